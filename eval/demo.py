@@ -1,0 +1,160 @@
+"""`personaagent demo`: the whole loop on a small sample, with nothing but the embedded model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.rule import Rule
+from rich.table import Table
+
+from eval.contracts import EvalUser, Query
+from eval.data.loading import load_users
+from optimizers.cli import align_user
+from optimizers.config import PAPER
+from program.agent import PersonaAgent
+from program.cli.options import Model, Wikipedia, model_in_use
+from program.cli.persona import diff_text
+from program.console import err, out, progress
+from program.errors import ConfigError, UnparsableAnswerError
+from program.home import home
+from program.ledger import Ledger, accounting
+from program.persona import GENERIC
+from program.session import open_session
+from program.store import UserStore
+from program.task import Task, get_task
+
+SAMPLE = Path(__file__).parent / "data" / "sample" / "movies.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """How one way of answering did on the held-out queries."""
+
+    name: str
+    agreement: float
+    n: int
+    unreadable: int
+    calls: int
+    seconds: float
+
+
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="Histories in the OPPU layout instead of the sample.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="What those users are asked.")] = "LaMP-2M",
+    user: Annotated[str | None, typer.Option(help="Which user to align; default: the first.")] = None,
+    queries: Annotated[int, typer.Option(help="Most held-out queries to answer.")] = 8,
+    model: Model = None,
+    wikipedia: Wikipedia = False,
+) -> None:
+    """Import users, align one persona, answer that user's held-out queries."""
+    asked = get_task(task)
+    people = list(load_users(data or SAMPLE, asked))
+    subject = _choose(people, user)
+    where = home() / "demo.db"
+    for leftover in (where, where.with_name("demo.db-wal"), where.with_name("demo.db-shm")):
+        leftover.unlink(missing_ok=True)
+    with UserStore(where) as store, model_in_use(model) as lm, accounting(Ledger()) as ledger:
+        for person in people:
+            store.append(person.user_id, person.history, task=asked.name)
+        name = subject.user_id
+        err.print(f"1. {len(people)} users imported; aligning {name!r} with {lm.model}", markup=False)
+        first = open_session(store, name, home=home(), wikipedia=wikipedia)
+        aligned = align_user(store, name, PAPER, home=home(), wikipedia=wikipedia)
+        _show_alignment(aligned)
+        held_out = subject.queries[-queries:]
+        err.print(f"2. answering {len(held_out)} held-out queries of {name!r}, three times", markup=False)
+        nobody = first.agent.deepcopy()
+        nobody.persona = GENERIC
+        arms = [_floor(subject, held_out, asked)]
+        with progress(ledger, 3 * len(held_out), "answers") as advance:
+            for label, agent in (
+                ("no persona", nobody),
+                ("initial persona", first.agent),
+                ("aligned persona", aligned),
+            ):
+                arms.append(_answer_all(label, agent, held_out, asked, advance))
+    _show_arms(arms, subject, lm.model, sample=data is None)
+    err.print(
+        f"\n{ledger.total().calls} model calls in {ledger.seconds:.0f} s. Everything is stored; look around:\n"
+        f"  personaagent persona history {name} --store {where}\n"
+        f"  personaagent ask {name} 'two rivals share a flat' --store {where}",
+        markup=False,
+    )
+
+
+def _choose(people: Sequence[EvalUser], user: str | None) -> EvalUser:
+    if user is None:
+        return people[0]
+    for person in people:
+        if person.user_id == user:
+            return person
+    raise ConfigError(
+        f"no user {user!r} in the data; there are {len(people)}, the first is {people[0].user_id!r}"
+    )
+
+
+def _answer_all(label: str, agent: PersonaAgent, queries: Sequence[Query], task: Task, advance: Any) -> Arm:
+    score, unreadable = 0.0, 0
+    with accounting(Ledger()) as ledger:
+        for query in queries:
+            try:
+                score += task.answer.agreement(agent(query=query.text).answer, str(query.gold))
+            except UnparsableAnswerError:
+                unreadable += 1
+            advance(label)
+    return Arm(
+        name=label,
+        agreement=score / len(queries),
+        n=len(queries),
+        unreadable=unreadable,
+        calls=ledger.total().calls,
+        seconds=ledger.seconds,
+    )
+
+
+def _floor(subject: EvalUser, queries: Sequence[Query], task: Task) -> Arm:
+    favourite = Counter(item.response for item in subject.history).most_common(1)[0][0]
+    score = sum(task.answer.agreement(favourite, str(query.gold)) for query in queries)
+    label = f"always {favourite!r}, no model"
+    return Arm(name=label, agreement=score / len(queries), n=len(queries), unreadable=0, calls=0, seconds=0.0)
+
+
+def _show_alignment(aligned: PersonaAgent) -> None:
+    for step in aligned.alignment.steps:
+        out.print(Rule(f"step {step.number}: the agent answers past interactions again", align="left"))
+        for made in step.simulations:
+            verdict = "right" if made.score == 1.0 else made.error or "wrong"
+            out.print(f"  said {made.answer!r}, the user said {made.truth!r}: {verdict}", markup=False)
+        out.print(Rule("the feedback made from that", align="left"))
+        for item in step.feedback:
+            out.print(f"  - {item.text or item.skipped}", markup=False)
+        out.print(Rule(f"the persona, before and after ({step.note or step.decision.reason})", align="left"))
+        out.print(diff_text(step.persona_before, step.persona_after, "before", "after"))
+
+
+def _show_arms(arms: Sequence[Arm], subject: EvalUser, model: str, *, sample: bool) -> None:
+    what = "made-up sample" if sample else "your data"
+    out.print(Rule(f"held-out queries of {subject.user_id} ({what})", align="left"))
+    table = Table("", "agreement", "n", "unreadable", "model calls", "s per query", box=None)
+    for arm in arms:
+        table.add_row(
+            arm.name,
+            f"{arm.agreement:.2f}",
+            str(arm.n),
+            str(arm.unreadable),
+            str(arm.calls),
+            f"{arm.seconds / arm.n:.1f}",
+        )
+    out.print(table)
+    out.print(
+        f"One user, n = {arms[0].n}, model {model}: this shows that the loop runs, not that it helps. "
+        "`personaagent eval` measures that.",
+        markup=False,
+    )

@@ -1,0 +1,1 @@
+"""The agent of one user: everything needed to answer."""

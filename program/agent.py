@@ -1,0 +1,229 @@
+"""The agent of one user: one predictor whose instructions are the persona, and a tool loop."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from program.answers import AnswerType
+from program.errors import ConfigError
+from program.home import home
+from program.ledger import reserve_call
+from program.loop import AgentSettings, Unreadable, run_loop
+from program.memory.base import Before, Memory
+from program.memory.semantic import Profile, count_facts
+from program.models.adapter import program_adapter
+from program.models.evidence import decision_client, probabilities
+from program.persona import checked, initial_persona
+from program.sync import run_now
+from program.task import Task
+from program.tools import default_tools
+from program.tools.base import ToolContext
+from program.tools.toolset import Observation, ToolSet
+from program.tracing import span
+
+
+class Act(dspy.Signature):  # type: ignore[misc]
+    """You are a personal assistant."""
+
+    task: str = dspy.InputField(desc="what every query asks for")
+    tools: str = dspy.InputField(desc="the tools you can call; `finish` gives the answer")
+    query: str = dspy.InputField(desc="what to answer")
+    steps: str = dspy.InputField(desc="what you did so far and what came of it")
+    thought: str = dspy.OutputField(desc="one sentence: what you still need to know")
+    action: Any = dspy.OutputField(desc='one tool call, such as {"tool": "NAME", "ARGUMENT": "..."}')
+
+
+class Conclude(dspy.Signature):  # type: ignore[misc]
+    """You are a personal assistant."""
+
+    task: str = dspy.InputField(desc="what every query asks for")
+    steps: str = dspy.InputField(desc="what was found out about the user")
+    query: str = dspy.InputField(desc="what to answer")
+    answer: Any = dspy.OutputField(desc="the final answer")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an agent works with. Copies of a program share it; nothing here is learned."""
+
+    task: Task
+    memory: Memory
+    tools: ToolSet
+    profile: Profile
+    settings: AgentSettings
+
+    def __deepcopy__(self, memo: object) -> Surroundings:
+        return self
+
+    def profile_at(self, before: Before) -> Profile:
+        """Return the profile resting only on what came before ``before``."""
+        if before is None:
+            return self.profile
+        return self.profile.seen_from(self.memory.latest(before=before), self.task.response_type)
+
+    def tool_context(self, before: Before, exclude: Collection[str]) -> ToolContext:
+        """Return what the tools may see while one query is answered."""
+        return ToolContext(
+            memory=self.memory,
+            profile=self.profile_at,
+            before=before,
+            exclude=exclude,
+            k=self.settings.k,
+            response_noun=self.task.response_noun,
+        )
+
+
+class PersonaAgent(dspy.Module):  # type: ignore[misc]
+    """Answers queries as one user needs them answered (paper, section 2.1).
+
+    The persona is ``act.signature.instructions``: the only text that DSPy's optimizers change and
+    that `save` and `load` carry. Tools, task and steps are inputs of that predictor.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        memory: Memory,
+        persona: str,
+        tools: ToolSet | None = None,
+        profile: Profile | None = None,
+        settings: AgentSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.surroundings = Surroundings(
+            task=task,
+            memory=memory,
+            tools=default_tools(home() / "cache") if tools is None else tools,
+            profile=profile or Profile(facts=count_facts(memory.latest(), task.response_type)),
+            settings=settings or AgentSettings(),
+        )
+        action = self.surroundings.tools.action_type(task.answer.annotation)
+        self.act = dspy.Predict(Act.with_updated_fields("action", type_=action))
+        self.persona = persona
+
+    @classmethod
+    def for_user(
+        cls,
+        user: str,
+        memory: Memory,
+        tools: ToolSet | None = None,
+        *,
+        task: Task,
+        profile: Profile | None = None,
+        persona: str | None = None,
+        settings: AgentSettings | None = None,
+    ) -> PersonaAgent:
+        """Make a user's agent; without a ``persona`` it gets the initial one of its profile.
+
+        Raises:
+            ConfigError: The memory is another user's.
+        """
+        if memory.user_id != user:
+            raise ConfigError("the memory belongs to another user than the agent")
+        profile = profile or Profile(facts=count_facts(memory.latest(), task.response_type))
+        text = persona if persona is not None else initial_persona(profile)
+        return cls(task=task, memory=memory, persona=text, tools=tools, profile=profile, settings=settings)
+
+    @property
+    def persona(self) -> str:
+        """The user's system prompt."""
+        return str(self.act.signature.instructions)
+
+    @persona.setter
+    def persona(self, text: str) -> None:
+        # Signatures are classes, shared by all copies of a program: rebind, never set in place.
+        self.act.signature = self.act.signature.with_instructions(checked(text))
+
+    def forward(self, query: str, before: Before = None, exclude: Collection[str] = ()) -> dspy.Prediction:
+        """Answer one query.
+
+        Args:
+            query: The query text, without the task's question.
+            before: No tool may show anything at or after this (see `program.memory.base.Before`).
+            exclude: Interaction ids no tool may show.
+
+        Returns:
+            A prediction with ``answer`` (text), ``steps`` (tuple of `program.loop.Step`) and
+            ``probabilities`` (label to probability, or ``None`` where the model gives none).
+
+        Raises:
+            UnparsableAnswerError: The forced final answer did not fit the task's answer type.
+            BudgetExceededError: A call would have passed the limit.
+            dspy.LMError: The model failed; this is never turned into an answer.
+        """
+        return run_now(self._answer(query, before, exclude, wait=False))
+
+    async def aforward(
+        self, query: str, before: Before = None, exclude: Collection[str] = ()
+    ) -> dspy.Prediction:
+        """Answer one query; as `forward`."""
+        return await self._answer(query, before, exclude, wait=True)
+
+    async def _answer(
+        self, query: str, before: Before, exclude: Collection[str], *, wait: bool
+    ) -> dspy.Prediction:
+        around = self.surroundings
+        context = around.tool_context(before, exclude)
+        fixed = {"task": around.task.question, "query": query}
+        decisions = decision_client(dspy.settings.lm, around.task.answer)
+
+        async def think(steps: str) -> Any:
+            return await self._predict({**fixed, "tools": around.tools.render(), "steps": steps}, wait)
+
+        async def conclude(steps: str) -> Any:
+            signature = _conclusion(self.persona, around.task.answer)
+            inputs = {**fixed, "steps": steps, "signature": signature}
+            if decisions is None:
+                return await self._predict(inputs, wait)
+            with probabilities() as read:
+                prediction = await self._predict({**inputs, "lm": decisions}, wait)
+            prediction.probabilities = read()
+            return prediction
+
+        async def use(action: Any) -> Observation:
+            with span("tool", action=action) as trace:
+                seen = await around.tools.arun(action, context) if wait else around.tools.run(action, context)
+                trace.output(observation=seen)
+                return seen
+
+        with span("agent", query=query) as trace, program_adapter():
+            finished = await run_loop(
+                query,
+                tools=around.tools,
+                answer_type=around.task.answer,
+                settings=around.settings,
+                think=think,
+                use=use,
+                conclude=conclude,
+                always_conclude=decisions is not None,
+            )
+            trace.output(finished=finished)
+        return dspy.Prediction(
+            answer=finished.answer, steps=finished.steps, probabilities=finished.probabilities
+        )
+
+    async def _predict(self, inputs: Mapping[str, Any], wait: bool) -> Any:
+        reserve_call()
+        with span("predict", inputs=inputs) as trace:
+            try:
+                prediction = await self.act.acall(**inputs) if wait else self.act(**inputs)
+            except AdapterParseError as error:
+                prediction = Unreadable(str(error.lm_response))
+            trace.output(prediction=prediction)
+            return prediction
+
+
+@lru_cache(maxsize=4096)
+def _conclusion(persona: str, answer: AnswerType) -> Any:
+    """Return the signature of the final answer; building one costs more than reading a persona."""
+    desc = f"the final answer, {answer.hint}"
+    return Conclude.with_updated_fields("answer", type_=answer.annotation, desc=desc).with_instructions(
+        persona
+    )

@@ -1,0 +1,1 @@
+"""Commands about one user: import, ask, observe, look at the persona."""

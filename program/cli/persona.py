@@ -1,0 +1,108 @@
+"""`personaagent persona`: show, history, diff, rollback."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from program.cli.options import Json, Store, User, open_store
+from program.console import out, print_json
+from program.errors import UnknownVersionError
+from program.store import UserStore
+from program.store.records import PersonaVersion
+
+app = typer.Typer(no_args_is_help=True, help="Look at a user's persona and undo changes.")
+
+Version = Annotated[int | None, typer.Option("--version", help="Version number; default: the current one.")]
+
+
+def _persona(users: UserStore, user: str, version: int | None) -> PersonaVersion:
+    found = users.persona(user, version)
+    if found is None:
+        raise UnknownVersionError(f"user {user!r} has no persona yet; run `personaagent align {user}`")
+    return found
+
+
+@app.command()
+def show(user: User, version: Version = None, store: Store = None, json: Json = False) -> None:
+    """Print a user's persona."""
+    with open_store(store) as users:
+        users.user(user)
+        found = _persona(users, user, version)
+    if json:
+        print_json(vars(found))
+    else:
+        out.print(found.text, markup=False)
+
+
+@app.command()
+def history(user: User, store: Store = None, json: Json = False) -> None:
+    """List the versions of a user's persona."""
+    with open_store(store) as users:
+        users.user(user)
+        versions = users.persona_history(user)
+    if json:
+        print_json(
+            [
+                {
+                    "version": v.version,
+                    "parent": v.parent,
+                    "source": v.source,
+                    "why": v.why,
+                    "time": v.created_at,
+                    "alignment_id": v.alignment_id,
+                }
+                for v in versions
+            ]
+        )
+        return
+    table = Table("version", "parent", "source", "time (UTC)", "why", box=None)
+    for v in versions:
+        parent = f"v{v.parent}" if v.parent else "-"
+        table.add_row(f"v{v.version}", parent, v.source, f"{v.created_at:%Y-%m-%d %H:%M:%S}", v.why)
+    out.print(table)
+
+
+@app.command()
+def diff(
+    user: User,
+    old: Annotated[int | None, typer.Argument(help="Older version; default: the parent.")] = None,
+    new: Annotated[int | None, typer.Argument(help="Newer version; default: the current one.")] = None,
+    store: Store = None,
+) -> None:
+    """Show what changed between two versions of a persona."""
+    with open_store(store) as users:
+        users.user(user)
+        after = _persona(users, user, new)
+        before = _persona(users, user, old if old is not None else after.parent or after.version)
+    out.print(diff_text(before.text, after.text, f"v{before.version}", f"v{after.version}"))
+
+
+@app.command()
+def rollback(
+    user: User,
+    version: Annotated[int, typer.Argument(help="The version to go back to.")],
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Go back to an older persona. It becomes a new version; nothing is deleted."""
+    with open_store(store) as users:
+        users.user(user)
+        made = users.rollback(user, version)
+    if json:
+        print_json(vars(made))
+    else:
+        out.print(f"v{made.version} has the text of v{version}")
+
+
+def diff_text(before: str, after: str, old: str, new: str) -> Text:
+    """Return a line diff of two personas, coloured where the terminal can."""
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    text = Text()
+    for line in difflib.unified_diff(before.splitlines(), after.splitlines(), old, new, lineterm="", n=1):
+        text.append(line + "\n", style=styles.get(line[0], ""))
+    return text if text.plain else Text("no difference\n", style="dim")

@@ -1,0 +1,107 @@
+"""`personaagent users`: import, list, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from program.cli.options import Json, Store, User, open_store
+from program.console import PARTIAL, err, out, print_json
+from program.memory.semantic import render
+from program.store.importers import import_users
+
+app = typer.Typer(no_args_is_help=True, help="Import and look at users.")
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A JSONL file, or a history file in a LaMP or OPPU layout.")],
+    task: Annotated[
+        str, typer.Option(help="What the users are asked: LaMP-2M, free-text, or module:TASK.")
+    ] = ("free-text"),
+    format_: Annotated[
+        Literal["auto", "jsonl", "lamp", "oppu"], typer.Option("--format", help="Layout of the file.")
+    ] = "auto",
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad records out and report them.")] = False,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Import interactions. Importing the same file again changes nothing."""
+    with open_store(store) as users:
+        report = import_users(users, path, format=format_, task=task, skip_bad=skip_bad)
+    for bad in report.skipped:
+        err.print(f"skipped {bad}", style="yellow", markup=False)
+    if json:
+        print_json(
+            {
+                "users": report.users,
+                "interactions": report.interactions,
+                "new": report.new,
+                "skipped": len(report.skipped),
+            }
+        )
+    else:
+        out.print(
+            f"{report.users} users, {report.interactions} interactions, {report.new} new, "
+            f"{len(report.skipped)} bad records skipped"
+        )
+    if report.skipped:
+        raise typer.Exit(PARTIAL)
+
+
+@app.command("list")
+def list_(store: Store = None, json: Json = False) -> None:
+    """List the users."""
+    with open_store(store) as users:
+        rows = list(users.users())
+    if json:
+        print_json(
+            [
+                {"user_id": r.user_id, "interactions": r.interactions, "persona_version": r.persona_version}
+                for r in rows
+            ]
+        )
+        return
+    table = Table("user", "task", "interactions", "persona", "", box=None)
+    for row in rows:
+        persona = f"v{row.persona_version}" if row.persona_version else "none yet"
+        table.add_row(row.user_id, row.task, str(row.interactions), persona, "new data" if row.stale else "")
+    out.print(table)
+    err.print(f"{len(rows)} users")
+
+
+@app.command()
+def show(user: User, store: Store = None, json: Json = False) -> None:
+    """Show what is known about a user."""
+    with open_store(store) as users:
+        summary = users.user(user)
+        profile = users.profile(user)
+        latest = users.interactions(user, latest=5)
+        runs = users.alignments(user)
+    if json:
+        print_json(
+            {
+                "user_id": user,
+                "task": summary.task,
+                "interactions": summary.interactions,
+                "persona_version": summary.persona_version,
+                "stale": summary.stale,
+                "profile": render(profile) if profile else None,
+                "alignments": [
+                    {"id": run.id, "status": run.status, "started_at": run.started_at, "error": run.error}
+                    for run in runs
+                ],
+            }
+        )
+        return
+    out.print(f"[bold]{summary.user_id}[/bold]  {summary.task}, {summary.interactions} interactions")
+    if profile:
+        out.print(render(profile), markup=False)
+    out.print("\nLatest interactions:")
+    for interaction in reversed(latest):
+        out.print(f"  {interaction.response}: {interaction.query[:90]}", markup=False)
+    for run in runs:
+        out.print(f"alignment {run.id}: {run.status} {run.error}", markup=False)

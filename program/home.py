@@ -1,0 +1,19 @@
+"""The data directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """Return the data directory: ``PERSONAAGENT_HOME``, else the platform's user data directory."""
+    where = os.environ.get("PERSONAAGENT_HOME")
+    if where:
+        path = Path(where)
+    else:
+        import platformdirs
+
+        path = platformdirs.user_data_path("personaagent", appauthor=False)
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path

@@ -1,0 +1,1 @@
+"""Which language model: any dspy.LM, or the embedded one."""

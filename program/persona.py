@@ -1,0 +1,59 @@
+"""The persona: the system prompt of one user's agent. First text, and guards on every later one.
+
+The wording is our own; the slots are those of the paper's initial persona (its appendix B): role,
+user summary, rules for the use of tools.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from program.errors import PersonaError
+from program.memory.semantic import Profile, render
+
+MAX_CHARS = 4000
+"""Default cap on a persona's length, in characters."""
+
+_INITIAL = """\
+You are the personal assistant of one user and answer exactly as this user would. Take more than two \
+actions to find out what this user prefers before you answer.
+
+What is known about this user:
+{profile}
+
+Rules for using tools:
+1. Think step by step about which information you still need.
+2. You MUST use at least TWO tools before you answer.
+3. Choose each tool and its words with care, and take the most accurate information from different tools.
+4. Give the final answer clearly and briefly, with no explanation."""
+
+GENERIC = """\
+You are a helpful assistant. Use the tools to find what you need, then answer clearly and briefly, with no \
+explanation."""
+"""A system prompt that knows no user: the agent without a persona."""
+
+
+def initial_persona(profile: Profile) -> str:
+    """Return the first persona of a user, filled with the semantic memory."""
+    return stable(_INITIAL.format(profile=render(profile)))
+
+
+def stable(text: str) -> str:
+    """Return ``text`` as DSPy will read it back: `inspect.cleandoc` until nothing changes."""
+    while (clean := inspect.cleandoc(text).strip()) != text:
+        text = clean
+    return text
+
+
+def checked(text: str, *, max_chars: int = MAX_CHARS) -> str:
+    """Return ``text`` as a persona can hold it.
+
+    Raises:
+        PersonaError: Nothing is left of it, or it is longer than ``max_chars`` characters.
+    """
+    text = stable(text)
+    if not text:
+        raise PersonaError("a persona must not be empty")
+    if len(text) > max_chars:
+        raise PersonaError(f"a persona has at most {max_chars} characters, this one has {len(text)}")
+    return text
