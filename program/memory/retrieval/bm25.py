@@ -1,0 +1,74 @@
+"""BM25 as LaMP uses it: rank-bm25's `BM25Okapi` over words split at white space, case kept."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rank_bm25 import BM25Okapi
+
+
+class Bm25(BM25Okapi):  # type: ignore[misc]  # rank-bm25 has no types
+    """A `Retriever` whose scores are those of a fresh `BM25Okapi` over all texts, bit for bit.
+
+    Counting and idf are the library's. What is added is an index from words to the texts that have
+    them, so that a query costs only its own words and the index can grow. Scores may be below zero
+    for words that most texts have (rank-bm25's floor on idf); no common word scores zero.
+
+    Source: LaMP's retrieval, defaults k1 = 1.5, b = 0.75, epsilon = 0.25.
+    """
+
+    def __init__(self) -> None:
+        self._texts_with: Counter[str] = Counter()
+        self._postings: dict[str, tuple[array[int], array[float]]] = defaultdict(
+            lambda: (array("q"), array("d"))
+        )
+        self._norms: npt.NDArray[np.float64] | None = None
+        super().__init__([])
+
+    def _initialize(self, corpus: Sequence[Sequence[str]]) -> dict[str, int]:
+        # The library divides by the number of texts.
+        return super()._initialize(corpus) if corpus else {}
+
+    def _calc_idf(self, nd: dict[str, int]) -> None:
+        # The library divides by the number of words.
+        if nd:
+            super()._calc_idf(nd)
+
+    def extend(self, texts: Sequence[str]) -> None:
+        """Add texts; idf and length norms are made new by the next query."""
+        first = self.corpus_size
+        self._texts_with.update(self._initialize([text.split() for text in texts]))
+        for number, frequencies in enumerate(self.doc_freqs, first):
+            for word, count in frequencies.items():
+                numbers, counts = self._postings[word]
+                numbers.append(number)
+                counts.append(count)
+        self.doc_freqs.clear()
+        self._norms = None
+
+    def scores(self, query: str) -> npt.NDArray[np.float64]:
+        """Return one score for each text."""
+        return self.get_scores(query.split())
+
+    def get_scores(self, query: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return the library's scores for a query in words."""
+        norms = self._refresh() if self._norms is None else self._norms
+        scores = np.zeros(self.corpus_size)
+        for word in query:
+            if word in self._postings:
+                numbers, counts = (np.frombuffer(part, part.typecode) for part in self._postings[word])
+                scores[numbers] += self.idf[word] * (counts * (self.k1 + 1) / (counts + norms[numbers]))
+        return scores
+
+    def _refresh(self) -> npt.NDArray[np.float64]:
+        self._calc_idf(self._texts_with)
+        lengths: npt.NDArray[Any] = np.array(self.doc_len)
+        # The library's own average is over the texts it was given last.
+        self.avgdl = lengths.sum() / max(self.corpus_size, 1)
+        self._norms = self.k1 * (1 - self.b + self.b * lengths / (self.avgdl or 1.0))
+        return self._norms

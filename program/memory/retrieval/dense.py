@@ -1,0 +1,59 @@
+"""Dense retrieval: cosine similarity of sentence embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from program.memory.retrieval.encoder import load_encoder
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors of length one. Safe to share between threads."""
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the embeddings, shape ``(len(texts), width)``."""
+        ...
+
+
+class Dense:
+    """A `Retriever` whose score is the cosine similarity to the query, in [-1, 1].
+
+    A text is encoded once, however often it was added: equal texts have exactly equal scores.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._row_of: dict[str, int] = {}
+        self._rows: list[int] = []
+        self._vectors: npt.NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_folder(cls, folder: str | Path | None = None) -> Dense:
+        """Use the sentence encoder in ``folder``, or the packaged all-MiniLM-L6-v2.
+
+        Raises:
+            ModelSetupError: It cannot be loaded; the message holds the command that fixes it.
+        """
+        return cls(load_encoder(folder))
+
+    def extend(self, texts: Sequence[str]) -> None:
+        """Encode the texts that are new."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._row_of]
+        if new:
+            vectors = self._encoder.encode(new)
+            known = [] if self._vectors is None else [self._vectors]
+            self._vectors = np.concatenate([*known, vectors])
+            self._row_of.update((text, row) for row, text in enumerate(new, len(self._row_of)))
+        self._rows.extend(self._row_of[text] for text in texts)
+
+    def scores(self, query: str) -> npt.NDArray[np.float64]:
+        """Return the cosine similarity of each text to the query."""
+        if self._vectors is None:
+            return np.zeros(0)
+        similarities: npt.NDArray[np.float32] = self._vectors @ self._encoder.encode([query])[0]
+        return similarities.astype(np.float64)[self._rows]

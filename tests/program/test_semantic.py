@@ -1,0 +1,120 @@
+"""Facts are counted, never guessed; prose keeps to what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+import dspy
+import pytest
+
+from program.answers import Labels, Rating, Text
+from program.errors import BudgetExceededError
+from program.ledger import Budget, Ledger, accounting
+from program.memory.episodic import EpisodicMemory
+from program.memory.interaction import Interaction
+from program.memory.semantic import Profile, count_facts, newest_within, render, render_facts
+from program.memory.summary import build_profile
+from program.models.scripted import scripted_lm
+from program.task import Item, Task
+
+LABELS = Labels(("a", "b", "c"))
+
+
+def history(responses: Sequence[str], *, dated: bool = True) -> list[Interaction]:
+    return [
+        Interaction(
+            id=f"i{n}",
+            user_id="u",
+            query=f"query {n}",
+            response=response,
+            timestamp=datetime(2025, 1, 1 + n, tzinfo=timezone.utc) if dated else None,
+        )
+        for n, response in enumerate(responses)
+    ]
+
+
+def task(answer: Labels | Rating | Text = LABELS) -> Task:
+    return Task(
+        name="t", question="Which?", answer=answer, read_item=lambda i: Item("", ""), read_query=str.strip
+    )
+
+
+def test_counts_labels_most_frequent_first_and_names_the_latest_newest_first() -> None:
+    facts = count_facts(history(["a", "b", "a", "c", "a", "b"]), LABELS)
+    assert facts.counts == (("a", 3), ("b", 2), ("c", 1))
+    assert facts.recent == ("b", "a", "c", "a", "b")
+    assert (facts.interactions, facts.mean) == (6, None)
+    assert facts.first == datetime(2025, 1, 1, tzinfo=timezone.utc)
+    assert facts.last == datetime(2025, 1, 6, tzinfo=timezone.utc)
+
+
+def test_mean_and_spread_of_ratings_by_hand() -> None:
+    facts = count_facts(history(["1", "3", "5", "5"]), Rating(1, 5))
+    assert facts.mean == 3.5
+    assert facts.spread == pytest.approx(1.6583123951777)  # sqrt((6.25 + .25 + 2.25 + 2.25) / 4)
+    assert "Mean rating 3.50, standard deviation 1.66." in render_facts(facts)
+
+
+def test_free_text_has_no_counts_and_no_dates_are_no_dates() -> None:
+    facts = count_facts(history(["x", "y"], dated=False), Text())
+    assert (facts.counts, facts.recent, facts.first) == ((), (), None)
+    assert render_facts(facts) == "This user has answered 2 times."
+
+
+def test_unknown_user_has_a_profile_too() -> None:
+    assert render(Profile(facts=count_facts([], LABELS))) == "Nothing is known about this user yet."
+
+
+def test_rendered_counts_add_up() -> None:
+    labels = Labels(tuple("abcdefghij"))
+    text = render_facts(count_facts(history(list("aabcdefghij")), labels))
+    assert "a (2), b (1)" in text
+    assert "others (2)" in text
+
+
+def test_profile_as_it_stood_earlier_counts_again_and_drops_prose_that_knew_more() -> None:
+    items = history(["a", "b", "a"])
+    profile = Profile(facts=count_facts(items, LABELS), prose="Likes a.", interaction_ids=("i2", "i1"))
+    earlier = profile.seen_from(items[:2], LABELS)
+    assert earlier.facts.counts == (("a", 1), ("b", 1))
+    assert earlier.prose == ""
+    assert profile.seen_from(items, LABELS).prose == "Likes a."
+
+
+def test_stale_when_the_history_outgrew_the_profile_by_a_tenth() -> None:
+    profile = Profile(facts=count_facts(history(["a"] * 20), LABELS))
+    assert not profile.is_stale(22)
+    assert profile.is_stale(23)
+
+
+def test_summary_reads_the_newest_that_fit_and_remembers_which() -> None:
+    items = [Interaction(id=f"i{n}", user_id="u", query="x" * 91, response="a") for n in range(10)]
+    assert [i.id for i in newest_within(items, max_tokens=75)] == ["i9", "i8", "i7"]
+    assert [i.id for i in newest_within(items, max_tokens=1)] == ["i9"]
+
+
+def test_profile_is_one_call_with_facts_before_prose() -> None:
+    lm = scripted_lm(lambda system, user: {"profile": "Prefers  a\nto b."})
+    memory = EpisodicMemory("u", history(["a", "b", "a"]))
+    with accounting(Ledger(), lm) as ledger:
+        profile = build_profile(memory, task())
+    assert render(profile).endswith("Prefers a to b.")
+    assert profile.interaction_ids == ("i2", "i1", "i0")
+    assert ledger.by_stage()["profile"].calls == 1
+    assert "- a: query 2\n- b: query 1\n- a: query 0" in lm.engine.prompts[0][1]
+
+
+def test_without_prose_or_history_no_call_is_made() -> None:
+    lm = scripted_lm(lambda system, user: {"profile": "never"})
+    with dspy.context(lm=lm):
+        build_profile(EpisodicMemory("u", history(["a"])), task(), prose=False)
+        build_profile(EpisodicMemory("u"), task())
+    assert lm.engine.prompts == []
+
+
+def test_budget_holds_for_the_summary_too() -> None:
+    lm = scripted_lm(lambda system, user: {"profile": "never"})
+    with accounting(Ledger(Budget(max_calls=0)), lm), pytest.raises(BudgetExceededError):
+        build_profile(EpisodicMemory("u", history(["a"])), task())
+    assert lm.engine.prompts == []

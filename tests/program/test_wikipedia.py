@@ -1,0 +1,285 @@
+import json
+import logging
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import pytest
+
+from program.errors import ConfigError
+from program.memory.episodic import EpisodicMemory
+from program.memory.semantic import Facts, Profile
+from program.tools import ToolContext, ToolSet, WikipediaSearch
+
+CONTEXT = ToolContext(
+    memory=EpisodicMemory("ann"), profile=lambda before: Profile(facts=Facts(interactions=0))
+)
+USER = {"id": 0, "name": "127.0.0.1", "anon": True}
+FOUND = {
+    "batchcomplete": True,
+    "query": {
+        "userinfo": USER,
+        "pages": [
+            {"pageid": 2, "ns": 0, "title": "Android", "index": 2, "extract": "An android is a robot."},
+            {"pageid": 1, "ns": 0, "title": "Blade Runner", "index": 1, "extract": "A 1982\nfilm by Scott."},
+        ],
+    },
+}
+NOTHING = {"batchcomplete": True, "query": {"userinfo": USER}}
+
+
+@dataclass
+class Reply:
+    """One scripted answer of the wiki."""
+
+    body: object = field(default_factory=lambda: FOUND)
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+
+
+@dataclass
+class Wiki:
+    """A MediaWiki on loopback that answers from a script, its last entry for ever."""
+
+    url: str
+    script: list[Reply] = field(default_factory=lambda: [Reply()])
+    asked: list[dict[str, str]] = field(default_factory=list)
+    agents: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def wiki(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wiki]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            state.paths.append(self.path)
+            state.agents.append(self.headers["User-Agent"])
+            state.asked.append({name: values[0] for name, values in parse_qs(body).items()})
+            reply = state.script.pop(0) if len(state.script) > 1 else state.script[0]
+            time.sleep(reply.delay)
+            text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
+            self.send_response(reply.status)
+            for name, value in reply.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state = Wiki(f"http://127.0.0.1:{server.server_port}/w/api.php")
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield state
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+Look = Callable[..., tuple[str, bool]]
+
+
+@pytest.fixture
+def look(wiki: Wiki, tmp_path: Path) -> Look:
+    """Search through the tool, as an agent does; returns the observation's text and whether it failed."""
+    made: list[ToolSet] = []
+
+    def search(query: str = "blade runner", **settings: float) -> tuple[str, bool]:
+        if settings or not made:
+            made.append(ToolSet([WikipediaSearch(tmp_path, wiki.url, **settings).tool]))  # type: ignore[arg-type]
+        seen = made[-1].run(made[-1].call("search_wikipedia", query=query), CONTEXT)
+        return seen.text, seen.failed
+
+    return search
+
+
+def test_summaries_are_shown_best_first(look: Look) -> None:
+    assert look() == ("- Blade Runner: A 1982 film by Scott.\n- Android: An android is a robot.", False)
+
+
+def test_the_request_is_a_search_for_plain_introductions(look: Look, wiki: Wiki) -> None:
+    look("  blade\n runner ")
+    (asked,) = wiki.asked
+    expected = {
+        "action": "query",
+        "generator": "search",
+        "gsrsearch": "blade runner",
+        "gsrlimit": "3",
+        "prop": "extracts",
+        "exintro": "1",
+        "explaintext": "1",
+        "format": "json",
+        "formatversion": "2",
+    }
+    assert {name: asked[name] for name in expected} == expected
+    assert wiki.agents[0].startswith("personaagent/")
+
+
+def test_the_query_stands_in_no_address_log_line_or_cache_file(
+    look: Look, wiki: Wiki, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wiki.script = [Reply(status=503, headers={"Retry-After": "0"}), Reply()]
+    look("zebraword")
+    assert len(wiki.asked) == 2
+    assert wiki.paths == ["/w/api.php"] * 2
+    assert "zebraword" not in caplog.text
+    assert "/w/api.php" in caplog.text
+    stored = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert stored
+    assert not any(b"zebraword" in path.read_bytes() for path in stored)
+
+
+def test_a_second_search_makes_no_request(look: Look, wiki: Wiki) -> None:
+    assert look() == look()
+    assert look("  blade runner ") == look()
+    assert len(wiki.asked) == 1
+
+
+def test_the_cache_outlives_the_process_that_filled_it(look: Look, wiki: Wiki) -> None:
+    first = look()
+    assert look(timeout=4.0) == first
+    assert len(wiki.asked) == 1
+
+
+def test_old_answers_are_asked_for_again(look: Look, wiki: Wiki) -> None:
+    look(keep=0.01)
+    time.sleep(0.02)
+    look()
+    assert len(wiki.asked) == 2
+
+
+def test_only_this_account_can_read_the_cache(look: Look, tmp_path: Path) -> None:
+    look()
+    assert stat.S_IMODE((tmp_path / "wikipedia").stat().st_mode) == 0o700
+
+
+def test_long_articles_share_the_room_and_long_queries_are_cut(look: Look, wiki: Wiki) -> None:
+    pages = [{"title": f"T{n}", "index": n, "extract": "long " * 500} for n in (1, 2, 3)]
+    wiki.script = [Reply({"query": {"pages": pages}})]
+    text, _ = look("word " * 200, max_chars=90)
+    assert [len(line) for line in text.splitlines()] == [29, 29, 29]
+    assert len(wiki.asked[0]["gsrsearch"]) == 300
+
+
+def test_no_article_is_said_plainly_and_remembered(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply(NOTHING)]
+    assert look() == ("Wikipedia has no article on that.", False)
+    look()
+    assert len(wiki.asked) == 1
+
+
+def test_an_empty_query_asks_nobody(look: Look, wiki: Wiki) -> None:
+    assert look(" \n") == ("The Wikipedia search needs at least one word.", True)
+    assert wiki.asked == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_busy_servers_are_asked_again(look: Look, wiki: Wiki, status: int) -> None:
+    wiki.script = [Reply("busy", status, {"Retry-After": "0"}), Reply("busy", status), Reply()]
+    assert look()[1] is False
+    assert len(wiki.asked) == 3
+
+
+def test_retries_end(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply("busy", 503, {"Retry-After": "0"})]
+    text, failed = look()
+    assert text == "Wikipedia could not be reached (it answered with status 503). Go on without it."
+    assert failed
+    assert len(wiki.asked) == 3
+
+
+def test_a_server_that_asks_for_a_long_wait_is_not_waited_for(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply("busy", 429, {"Retry-After": "120"})]
+    started = time.perf_counter()
+    assert "status 429" in look()[0]
+    assert time.perf_counter() - started < 2
+    assert len(wiki.asked) == 1
+
+
+def test_slow_answers_are_given_up_within_the_timeout(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply(delay=0.6)]
+    started = time.perf_counter()
+    text, failed = look(timeout=0.2)
+    assert text == "Wikipedia could not be reached (no answer in time). Go on without it."
+    assert failed
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("body", ["<html>Please log in</html>", '{"query": {"pages": [', ""])
+def test_answers_that_are_not_json_are_a_failure(look: Look, wiki: Wiki, body: str) -> None:
+    wiki.script = [Reply(body)]
+    assert look() == ("Wikipedia could not be reached (its answer cannot be read). Go on without it.", True)
+
+
+def test_a_refused_search_does_not_stop_the_next(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply({"error": {"code": "srsearch-text-disabled", "info": "no"}}), Reply()]
+    assert look() == ("Wikipedia refused the search (srsearch-text-disabled).", True)
+    assert look()[1] is False
+
+
+def test_without_a_network_only_the_first_call_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{taken.getsockname()[1]}/w/api.php"
+        tools = ToolSet([WikipediaSearch(tmp_path, closed).tool])
+        first = tools.run(tools.call("search_wikipedia", query="one"), CONTEXT)
+        second = tools.run(tools.call("search_wikipedia", query="two"), CONTEXT)
+    assert first.text == "Wikipedia could not be reached (no connection). Go on without it."
+    assert "not tried again for 60 s" in second.text
+    assert first.failed
+    assert second.failed
+    assert first.seconds < 3
+    assert second.seconds < 0.2
+
+
+def test_after_the_pause_it_is_tried_again_and_the_cache_answers_meanwhile(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply(), Reply("", 404), Reply()]
+    known = look("known", pause=0.3)
+    assert "status 404" in look("new")[0]
+    assert "not tried again" in look("new")[0]
+    assert look("known") == known
+    time.sleep(0.3)
+    assert look("new")[1] is False
+
+
+async def test_an_async_agent_is_not_blocked(wiki: Wiki, tmp_path: Path) -> None:
+    tools = ToolSet([WikipediaSearch(tmp_path, wiki.url).tool])
+    seen = await tools.arun(tools.call("search_wikipedia", query="blade runner"), CONTEXT)
+    assert seen.text.startswith("- Blade Runner")
+    assert tools.tools["search_wikipedia"].blocking
+
+
+def test_many_threads_share_one_search(wiki: Wiki, tmp_path: Path) -> None:
+    tools = ToolSet([WikipediaSearch(tmp_path, wiki.url).tool])
+    failed: list[str] = []
+
+    def work(number: int) -> None:
+        seen = tools.run(tools.call("search_wikipedia", query=f"film {number % 4}"), CONTEXT)
+        if seen.failed:
+            failed.append(seen.text)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failed == []
+    assert 4 <= len(wiki.asked) <= 12
+
+
+@pytest.mark.parametrize("url", ["en.wikipedia.org", "ftp://x/w/api.php", "https://en.wikipedia.org/wiki/"])
+def test_what_is_no_api_address_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="`base_url` must be"):
+        WikipediaSearch(tmp_path, url)
