@@ -13,7 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from eval.contracts import EvalUser, Query
-from eval.data.loading import load_users
+from eval.data import users as read_users
 from optimizers.cli import align_user
 from optimizers.config import PAPER
 from program.agent import PersonaAgent
@@ -55,7 +55,7 @@ def demo(
 ) -> None:
     """Import users, align one persona, answer that user's held-out queries."""
     asked = get_task(task)
-    people = list(load_users(data or SAMPLE, asked))
+    people = list(read_users(data or SAMPLE, asked))
     subject = _choose(people, user)
     where = home() / "demo.db"
     for leftover in (where, where.with_name("demo.db-wal"), where.with_name("demo.db-shm")):

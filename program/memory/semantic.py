@@ -82,14 +82,14 @@ class Profile:
 def count_facts(history: Sequence[Interaction], response_type: AnswerType) -> Facts:
     """Count the facts of a history given in time order."""
     times = [interaction.timestamp for interaction in history if interaction.timestamp is not None]
-    dated = {"first": min(times), "last": max(times)} if times else {}
+    first, last = (min(times), max(times)) if times else (None, None)
     if not isinstance(response_type, Labels | Rating):
-        return Facts(interactions=len(history), **dated)
+        return Facts(interactions=len(history), first=first, last=last)
     responses = [interaction.response for interaction in history]
     counts = Counter(responses).most_common()
     recent = tuple(reversed(responses[-RECENT:]))
     if isinstance(response_type, Labels) or not responses:
-        return Facts(interactions=len(history), counts=tuple(counts), recent=recent, **dated)
+        return Facts(interactions=len(history), counts=tuple(counts), recent=recent, first=first, last=last)
     ratings = [int(response) for response in responses]
     return Facts(
         interactions=len(history),
@@ -97,7 +97,8 @@ def count_facts(history: Sequence[Interaction], response_type: AnswerType) -> Fa
         recent=recent,
         mean=statistics.fmean(ratings),
         spread=statistics.pstdev(ratings),
-        **dated,
+        first=first,
+        last=last,
     )
 
 

@@ -13,7 +13,7 @@ from program.task import Task
 MAX_ITEM_CHARS = 400
 
 
-class SummarizeHistory(dspy.Signature):
+class SummarizeHistory(dspy.Signature):  # type: ignore[misc]
     """Describe one user so that an assistant can answer as this user would.
 
     Say what the user prefers, cares about and avoids, as far as the history shows it. Use only what

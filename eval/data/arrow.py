@@ -1,0 +1,123 @@
+"""Users as one Arrow file that Hugging Face `datasets` maps from disk, one row for each user.
+
+`datasets.Dataset.from_file("FOLDER/users.arrow")` opens it without this package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from eval.contracts import EvalUser, Query
+from eval.data.layout import ARROW_FILE
+from eval.data.read import Reading, repeated
+from program.errors import DataError
+from program.memory.interaction import Interaction
+from program.task import Task
+
+_MANIFEST = "manifest.json"
+
+
+def write_arrow(users: Iterable[EvalUser], manifest: Mapping[str, Any], folder: Path) -> Path:
+    """Write users, one in memory at a time, and their manifest; return the Arrow file.
+
+    A file that is there already is replaced when the new one is complete.
+    """
+    import pyarrow as pa
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished, file = folder / f"{ARROW_FILE}.part", folder / ARROW_FILE
+    schema = _schema()
+    with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for user in users:
+            writer.write_batch(pa.RecordBatch.from_pylist([_row(user)], schema=schema))
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return unfinished.replace(file)
+
+
+@dataclass(frozen=True)
+class ArrowFile:
+    """What `write_arrow` wrote."""
+
+    file: Path
+    task: Task
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The Arrow file."""
+        return (self.file,)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest that was written, or raise `DataError`: missing or of another task."""
+        path = self.file.with_name(_MANIFEST)
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"cannot read `{path}`, which says what `{self.file.name}` is; write it again"
+            ) from error
+        if manifest.get("task") != self.task.name:
+            raise DataError(f"`{path}`: field `task` is {manifest.get('task')!r}, not {self.task.name!r}")
+        return manifest
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield the users, mapped from disk; raises `DataError` where the file is damaged."""
+        from datasets import Dataset
+        from pyarrow import ArrowException
+
+        try:
+            rows = Dataset.from_file(str(self.file))
+        except (ArrowException, OSError) as error:
+            raise DataError(f"`{self.file}` is damaged ({type(error).__name__}); write it again") from error
+        for number in range(len(rows)):
+            user = _user(rows[number])
+            yield Reading(user, repeated(user, self.task))
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    time, text = pa.timestamp("us", tz="UTC"), pa.string()
+    interaction = {"id": text, "query": text, "response": text, "timestamp": time, "metadata": text}
+    query = {"id": text, "text": text, "gold": text, "timestamp": time, "metadata": text}
+    return pa.schema(
+        {
+            "user_id": text,
+            "history": pa.list_(pa.struct(interaction)),
+            "queries": pa.list_(pa.struct(query)),
+        }
+    )
+
+
+def _row(user: EvalUser) -> dict[str, Any]:
+    return {
+        "user_id": user.user_id,
+        "history": [_fields(interaction) for interaction in user.history],
+        "queries": [_fields(query) for query in user.queries],
+    }
+
+
+def _fields(thing: Interaction | Query) -> dict[str, Any]:
+    return {**vars(thing), "metadata": json.dumps(dict(thing.metadata), ensure_ascii=False)}
+
+
+def _user(row: Mapping[str, Any]) -> EvalUser:
+    user_id = row["user_id"]
+    return EvalUser(
+        user_id=user_id,
+        history=tuple(Interaction(user_id=user_id, **_values(fields)) for fields in row["history"]),
+        queries=tuple(Query(user_id=user_id, **_values(fields)) for fields in row["queries"]),
+    )
+
+
+def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    time: datetime | None = fields["timestamp"]
+    return {
+        **fields,
+        "timestamp": time and time.astimezone(timezone.utc),
+        "metadata": json.loads(fields["metadata"]),
+    }

@@ -1,0 +1,62 @@
+"""JSON lists of any size, one element in memory at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from program.errors import DataError
+
+
+def elements(path: Path) -> Iterator[Any]:
+    """Yield the elements of the list in a JSON file.
+
+    Raises:
+        DataError: The file is missing, an HTML page, no list, damaged or cut off.
+    """
+    import ijson
+
+    with open_file(path) as file:
+        number = 0
+        try:
+            for element in ijson.items(file, "item", use_float=True):
+                yield element
+                number += 1
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"`{path}` is damaged or cut off after record {number - 1}; download it again"
+            ) from error
+
+
+def first_element(path: Path) -> Any:
+    """Return the first element, or ``None`` for an empty list; raises as `elements` does."""
+    return next(elements(path), None)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file whose content begins like a JSON list, or raise `DataError` that says what it is."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read `{path}`: {error.strerror}; check the path") from error
+    start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
+    file.seek(0)
+    if start.startswith(b"["):
+        return file
+    file.close()
+    if start.startswith(b"<"):
+        raise DataError(f"`{path}` is an HTML page, not data: the address it came from was wrong")
+    raise DataError(
+        f"`{path}` is not a JSON list" + (": it is empty" if not start else "; is it the outputs file?")
+    )
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

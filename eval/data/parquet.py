@@ -1,0 +1,77 @@
+"""Signal-Before-Scale's parquet subsets: one row for each question, its profile as JSON text.
+
+Columns: task, qid, stratum, profile_len, input, gold, profile_json, source_split, seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.data.raw import RawQuery, RawUser, need, need_list, text_or_none
+from eval.tasks.base import LampTask
+from program.errors import DataError
+from program.task import Task
+
+_COLUMNS = ("task", "qid", "input", "gold", "profile_json")
+_ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """One parquet subset; every question is a user of its own."""
+
+    path: Path
+    task: Task
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The one file."""
+        return (self.path,)
+
+    def records(self) -> Iterator[RawUser]:
+        """Yield one record for each row."""
+        from pyarrow import ArrowException
+        from pyarrow import parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as file:
+                self._check_columns(file.schema_arrow.names)
+                number = 0
+                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS)):
+                    for row in batch.to_pylist():
+                        yield self._record(row, f"row {number}")
+                        number += 1
+        except (ArrowException, OSError) as error:
+            raise DataError(f"cannot read `{self.path}` as parquet ({type(error).__name__})") from error
+
+    def _check_columns(self, names: list[str]) -> None:
+        for column in _COLUMNS:
+            if column not in names:
+                raise DataError(f"`{self.path}`: column `{column}` is missing; there are: {', '.join(names)}")
+
+    def _record(self, row: dict[str, Any], position: str) -> RawUser:
+        where = f"`{self.path}`, {position}"
+        lamp = LampTask.of(self.task)
+        if _plain(row["task"]) not in {_plain(name) for name in (lamp.name, *lamp.file_names)}:
+            lamp.check_file(self.path, row["task"])
+        try:
+            profile = {"profile_json": json.loads(row["profile_json"])}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}: column `profile_json` is not JSON text") from error
+        query_id = str(need(row, "qid", where))
+        query = RawQuery(id=query_id, input=str(row["input"]), gold=text_or_none(row["gold"]), date=None)
+        return RawUser(
+            user_id=query_id,
+            profile=need_list(profile, "profile_json", where),
+            queries=(query,),
+            file=self.path,
+            position=position,
+        )
+
+
+def _plain(name: object) -> str:
+    return str(name).lower().replace("_", "").replace("-", "")

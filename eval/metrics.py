@@ -1,0 +1,228 @@
+"""Corpus metrics by LaMP's rules (`eval/evaluation.py` of LaMP-Benchmark/LaMP), with unit and direction.
+
+Every metric is a sum over answers and a formula on the sums, so one definition gives the corpus
+value and all values of a bootstrap over users. Differences from LaMP's scorer, all on purpose:
+
+- ROUGE is the plain mean of per-answer F; LaMP takes a randomised bootstrap's median of it.
+- A rating of ``nan`` or ``inf``, which crashes LaMP's scorer, counts as unparsable.
+- No answers is an error, not 0.0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from eval.tasks.base import LampTask
+from program.errors import ConfigError, DataError, UnparsableAnswerError
+from program.task import Task
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number about many answers.
+
+    Attributes:
+        unit: "share" is in [0, 1], "stars" are rating units.
+        terms: What one answer adds, from prediction, gold and task: a row of numbers. The same
+            length for every answer of a task.
+        formula: Sums of rows, shape ``(..., terms)``, to values, shape ``(...)``.
+        title: As tables print it.
+    """
+
+    name: str
+    title: str
+    unit: Literal["share", "stars"]
+    better: Literal["higher", "lower"]
+    terms: Callable[[str, str, LampTask], Sequence[float]]
+    formula: Callable[[Floats], Floats]
+
+    def rows(self, predictions: Sequence[str], golds: Sequence[str], task: Task) -> Floats:
+        """Return each answer's row, shape ``(answers, terms)``.
+
+        Raises:
+            ConfigError: Different lengths, or no answers at all.
+            DataError: A gold that the metric cannot read.
+        """
+        if len(predictions) != len(golds) or not golds:
+            raise ConfigError(
+                f"`{self.name}` needs as many golds as predictions and at least one, "
+                f"got {len(golds)} and {len(predictions)}"
+            )
+        lamp = LampTask.of(task)
+        return np.array(
+            [self.terms(p, g, lamp) for p, g in zip(predictions, golds, strict=True)], dtype=float
+        )
+
+    def score(self, predictions: Sequence[str], golds: Sequence[str], task: Task) -> float:
+        """Return the corpus value; raises as `rows` does."""
+        return float(self.formula(self.rows(predictions, golds, task).sum(axis=0)))
+
+    def utility(self, value: float) -> float:
+        """Return ``value`` so that larger is better."""
+        return value if self.better == "higher" else -value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A metric's value over ``n`` answers."""
+
+    name: str
+    value: float
+    unit: Literal["share", "stars"]
+    better: Literal["higher", "lower"]
+    n: int
+
+
+def metrics_of(task: Task) -> tuple[Metric, ...]:
+    """Return the task's metrics, main one first, and the invalid rate last.
+
+    Raises:
+        ConfigError: The task names a metric that does not exist.
+    """
+    return tuple(get_metric(name) for name in (*task.metrics, "invalid"))
+
+
+def get_metric(name: str) -> Metric:
+    """Return the metric called ``name``, or raise `ConfigError`."""
+    if name not in METRICS:
+        raise ConfigError(f"unknown metric {name!r}; there are: {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def scores(predictions: Sequence[str], golds: Sequence[str], task: Task) -> tuple[Score, ...]:
+    """Score answers with every metric of ``task``; raises as `Metric.rows` does."""
+    return tuple(
+        Score(
+            name=metric.name,
+            value=metric.score(predictions, golds, task),
+            unit=metric.unit,
+            better=metric.better,
+            n=len(golds),
+        )
+        for metric in metrics_of(task)
+    )
+
+
+def is_valid(prediction: str, task: Task) -> bool:
+    """Return whether a prediction fits the task's answer type; stricter than LaMP's rating parser."""
+    try:
+        task.answer.parse(prediction)
+    except UnparsableAnswerError:
+        return False
+    return True
+
+
+def _mean(sums: Floats) -> Floats:
+    return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def _root_mean(sums: Floats) -> Floats:
+    return np.sqrt(_mean(sums))
+
+
+def _index(text: str, task: LampTask) -> int:
+    labels = _labels(task)
+    text = text.strip()
+    return labels.index(text) if text in labels else -1
+
+
+def _labels(task: LampTask) -> tuple[str, ...]:
+    labels = task.labels()
+    if not labels:
+        raise ConfigError(f"task `{task.name}` has no labels; its metrics cannot be `accuracy` or `f1`")
+    return labels
+
+
+def _accuracy(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
+    # LaMP maps every unknown string to -1 on both sides, so an unknown gold equals an unknown answer.
+    return _index(prediction, task) == _index(gold, task), 1
+
+
+def _confusion(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
+    size = len(_labels(task))
+    row = [0.0] * (2 * size)
+    answered, truth = _index(prediction, task), _index(gold, task)
+    if answered == truth != -1:
+        row[truth] = 1.0
+    for index in (answered, truth):
+        if index != -1:
+            row[size + index] += 1.0
+    return row
+
+
+def _macro_f1(sums: Floats) -> Floats:
+    # 2 TP + FP + FN is how often the class was predicted plus how often it was true.
+    hits, mentions = np.split(sums, 2, axis=-1)
+    f1 = np.divide(2 * hits, mentions, out=np.zeros_like(mentions), where=mentions > 0)
+    return np.asarray(np.ascontiguousarray(f1).mean(axis=-1))
+
+
+def _distance(prediction: str, gold: str) -> float:
+    truth = _number(gold)
+    if truth is None:
+        raise DataError(f"gold {gold[:40]!r} is not a number; is this the gold file of a rating task?")
+    answered = _number(prediction)
+    if answered is None:
+        answered = 1.0 if truth > 3 else 5.0
+    return answered - truth
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text.strip())
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _absolute(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
+    return abs(_distance(prediction, gold)), 1
+
+
+def _squared(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
+    return _distance(prediction, gold) ** 2, 1
+
+
+def _rouge(key: str) -> Callable[[str, str, LampTask], Sequence[float]]:
+    def terms(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
+        return _rouge_scorer().score(gold.strip(), prediction.strip())[key].fmeasure, 1
+
+    return terms
+
+
+@lru_cache(maxsize=1)
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
+
+
+def _invalid(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
+    return not is_valid(prediction, task), 1
+
+
+def _by_name(metrics: Iterable[Metric]) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+METRICS = _by_name(
+    [
+        Metric("accuracy", "Accuracy", "share", "higher", _accuracy, _mean),
+        Metric("f1", "Macro F1", "share", "higher", _confusion, _macro_f1),
+        Metric("mae", "MAE", "stars", "lower", _absolute, _mean),
+        Metric("rmse", "RMSE", "stars", "lower", _squared, _root_mean),
+        Metric("rouge-1", "ROUGE-1", "share", "higher", _rouge("rouge1"), _mean),
+        Metric("rouge-L", "ROUGE-L", "share", "higher", _rouge("rougeL"), _mean),
+        Metric("invalid", "Invalid", "share", "lower", _invalid, _mean),
+    ]
+)
+"""Every metric, by name."""

@@ -1,0 +1,265 @@
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from eval.data import open_data
+from eval.data.download import LICENCE, MANIFEST, download, urls
+from eval.tasks.lamp_2m import TASK as MOVIES
+from eval.tasks.lamp_2n import TASK as NEWS
+from eval.tasks.lamp_3 import TASK as RATING
+from eval.tasks.lamp_6 import TASK as EMAIL
+from program.errors import ConfigError, DataError
+from program.task import FREE_TEXT
+
+QUESTIONS = json.dumps(
+    [
+        {
+            "id": "1",
+            "input": f"{RATING.lead}Good rope.",
+            "profile": [{"id": "10", "text": "x" * 5000, "score": "5"}],
+        }
+    ]
+).encode()
+OUTPUTS = b'{"task": "LaMP_3", "golds": [{"id": "1", "output": "5"}]}'
+HTML = b"<!DOCTYPE html><html><body>Not here, but 200.</body></html>"
+Q, GOLD = "/LaMP_3/dev/dev_questions.json", "/LaMP_3/dev/dev_outputs.json"
+
+
+class Loopback(ThreadingHTTPServer):
+    """Serves `files`; `break_after` cuts one answer short, `refuse` answers that many times with 503."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files = {Q: QUESTIONS, GOLD: OUTPUTS}
+        self.etag = '"v1"'
+        self.content_type = "application/json"
+        self.break_after = {}
+        self.refuse = 0
+        self.asked = []
+
+    @property
+    def base(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.0"
+
+    def do_GET(self):
+        server = self.server
+        wanted = self.headers.get("Range")
+        server.asked.append((self.path, wanted))
+        if server.refuse:
+            server.refuse -= 1
+            self.send_error(503)
+            return
+        body = server.files.get(self.path)
+        if body is None:
+            self.send_error(404)
+            return
+        start = 0
+        if wanted and self.headers.get("If-Range") == server.etag:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("Content-Type", server.content_type)
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.end_headers()
+        self.wfile.write(body[start : server.break_after.pop(self.path, len(body))])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    loopback = Loopback()
+    thread = threading.Thread(target=loopback.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield loopback
+    loopback.shutdown()
+    thread.join()
+    loopback.server_close()
+
+
+def fetch(server, folder, **changes):
+    return download(RATING, folder, lambda licence: True, **({"base": server.base, "wait": 0.0} | changes))
+
+
+def test_files_arrive_whole_and_are_recorded(server, tmp_path):
+    questions, outputs = fetch(server, tmp_path)
+    assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
+    assert (tmp_path / "dev_outputs.json").read_bytes() == OUTPUTS
+    assert questions.sha256 == hashlib.sha256(QUESTIONS).hexdigest()
+    assert outputs.bytes == len(OUTPUTS)
+    recorded = json.loads((tmp_path / MANIFEST).read_text())["files"]["dev_questions.json"]
+    assert recorded["url"] == server.base + Q
+    assert recorded["sha256"] == questions.sha256
+    assert recorded["licence"] == LICENCE
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "dev_outputs.json",
+        "dev_questions.json",
+        MANIFEST,
+    ]
+
+
+def test_downloaded_files_can_be_opened(server, tmp_path):
+    fetch(server, tmp_path)
+    assert open_data(tmp_path, RATING).manifest["queries"] == 1
+
+
+def test_present_files_are_not_fetched_again(server, tmp_path):
+    first = fetch(server, tmp_path)
+    server.asked.clear()
+    assert fetch(server, tmp_path) == first
+    assert server.asked == []
+
+
+def test_changed_file_is_fetched_again(server, tmp_path):
+    fetch(server, tmp_path)
+    (tmp_path / "dev_questions.json").write_bytes(QUESTIONS[:-9])
+    fetch(server, tmp_path)
+    assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
+
+
+def test_html_with_status_200_is_refused_and_leaves_nothing(server, tmp_path):
+    server.files[Q] = HTML
+    with pytest.raises(DataError, match=r"dev_questions\.json: .* is an HTML page"):
+        fetch(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.asked) == 1
+
+
+def test_html_that_says_so_is_refused_before_it_is_read(server, tmp_path):
+    server.content_type = "text/html; charset=UTF-8"
+    with pytest.raises(DataError, match="the answer is an HTML page"):
+        fetch(server, tmp_path)
+
+
+def test_html_in_place_of_outputs_is_refused(server, tmp_path):
+    server.files[GOLD] = HTML
+    with pytest.raises(DataError, match=r"dev_outputs\.json: .* is not JSON"):
+        fetch(server, tmp_path)
+    assert not (tmp_path / "dev_outputs.json").exists()
+
+
+@pytest.mark.parametrize("body", [QUESTIONS[:-1], QUESTIONS[: len(QUESTIONS) // 2], b"[]", b""])
+def test_content_that_is_no_questions_file_is_refused(server, tmp_path, body):
+    server.files[Q] = body
+    with pytest.raises(DataError, match=r"dev_questions\.json"):
+        fetch(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_of_another_task_are_refused(server, tmp_path):
+    server.files[GOLD] = OUTPUTS.replace(b"LaMP_3", b"LaMP_4")
+    with pytest.raises(DataError, match="field `task` is 'LaMP_4'"):
+        fetch(server, tmp_path)
+
+
+def test_cut_off_transfer_continues_where_it_stopped(server, tmp_path):
+    server.break_after[Q] = 1000
+    fetch(server, tmp_path)
+    assert server.asked[:2] == [(Q, None), (Q, "bytes=1000-")]
+    assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
+
+
+def test_next_run_continues_where_the_last_one_stopped(server, tmp_path):
+    server.break_after[Q] = 1000
+    with pytest.raises(DataError, match="1000 bytes are kept, run the command again"):
+        fetch(server, tmp_path, attempts=1)
+    assert not (tmp_path / "dev_questions.json").exists()
+    server.asked.clear()
+    fetch(server, tmp_path)
+    assert server.asked[0] == (Q, "bytes=1000-")
+    assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
+
+
+def test_part_of_another_version_is_not_continued(server, tmp_path):
+    server.break_after[Q] = 1000
+    with pytest.raises(DataError):
+        fetch(server, tmp_path, attempts=1)
+    server.etag = '"v2"'
+    server.files[Q] = QUESTIONS.replace(b"xxxx", b"yyyy")
+    fetch(server, tmp_path)
+    assert (tmp_path / "dev_questions.json").read_bytes() == server.files[Q]
+
+
+def test_part_of_an_unversioned_file_starts_again(server, tmp_path):
+    server.etag = ""
+    server.break_after[Q] = 1000
+    fetch(server, tmp_path)
+    assert server.asked[:2] == [(Q, None), (Q, None)]
+    assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
+
+
+def test_busy_server_is_asked_again(server, tmp_path):
+    server.refuse = 2
+    fetch(server, tmp_path)
+    assert [path for path, _ in server.asked] == [Q, Q, Q, GOLD]
+
+
+def test_busy_server_is_given_up_after_the_last_attempt(server, tmp_path):
+    server.refuse = 9
+    with pytest.raises(DataError, match="answered 503"):
+        fetch(server, tmp_path, attempts=3)
+    assert len(server.asked) == 3
+
+
+def test_missing_file_is_not_asked_for_again(server, tmp_path):
+    del server.files[Q]
+    with pytest.raises(DataError, match="answered 404; check the task"):
+        fetch(server, tmp_path)
+    assert len(server.asked) == 1
+
+
+def test_unreachable_server_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/LaMP_3"):
+        download(RATING, tmp_path, lambda licence: True, base="http://127.0.0.1:9", attempts=1)
+
+
+def test_licence_is_shown_first_and_refusal_fetches_nothing(server, tmp_path):
+    shown = []
+    with pytest.raises(ConfigError, match="licence was not accepted"):
+        download(RATING, tmp_path, lambda text: bool(shown.append(text)), base=server.base)
+    assert shown == [LICENCE]
+    assert server.asked == []
+
+
+def test_test_split_has_no_outputs(server, tmp_path):
+    server.files["/LaMP_3/test/test_questions.json"] = QUESTIONS
+    assert [done.name for done in fetch(server, tmp_path, split="test")] == ["test_questions.json"]
+
+
+@pytest.mark.parametrize(
+    ("task", "by", "folder"),
+    [
+        (RATING, "user", "LaMP_3/dev"),
+        (MOVIES, "user", "LaMP_2/new/dev"),
+        (NEWS, "user", "LaMP_2/dev"),
+        (RATING, "time", "time/LaMP_3/dev"),
+        (MOVIES, "time", "time/LaMP_2/new/dev"),
+    ],
+)
+def test_addresses_are_the_official_ones(task, by, folder):
+    base = "https://ciir.cs.umass.edu/downloads/LaMP"
+    assert urls(task, by=by) == [f"{base}/{folder}/dev_questions.json", f"{base}/{folder}/dev_outputs.json"]
+
+
+@pytest.mark.parametrize(
+    ("task", "split", "message"),
+    [
+        (EMAIL, "dev", "LDC2015T03"),
+        (FREE_TEXT, "dev", "not one of LaMP's tasks"),
+        (RATING, "validation", "got 'validation'"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_refused(task, split, message):
+    with pytest.raises(ConfigError, match=message):
+        urls(task, split)

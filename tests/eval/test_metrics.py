@@ -1,0 +1,287 @@
+import json
+import math
+import random
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, mean_squared_error
+
+from eval.metrics import METRICS, get_metric, is_valid, metrics_of, scores
+from eval.submission import read_outputs, score_files, write_predictions
+from eval.tasks.lamp_1 import TASK as CITATION
+from eval.tasks.lamp_2m import TASK as MOVIES
+from eval.tasks.lamp_2n import TASK as NEWS
+from eval.tasks.lamp_3 import TASK as RATING
+from eval.tasks.lamp_4 import TASK as HEADLINE
+from program.errors import ConfigError, DataError
+
+
+def score(name, predictions, golds, task):
+    return get_metric(name).score(predictions, golds, task)
+
+
+def test_accuracy_is_exact_and_case_sensitive():
+    predictions = ["comedy", " comedy\n", "Comedy", "comedy.", "action"]
+    assert score("accuracy", predictions, ["comedy"] * 5, MOVIES) == 0.4
+
+
+def test_bare_number_is_no_citation_label():
+    assert score("accuracy", ["1", "[1]"], ["[1]", "[1]"], CITATION) == 0.5
+
+
+def test_unknown_gold_equals_unknown_prediction():
+    assert score("accuracy", ["nonsense"], ["other nonsense"], MOVIES) == 1.0
+
+
+def test_absent_classes_stay_in_the_f1_denominator():
+    golds = ["comedy", "action", "comedy"]
+    assert score("f1", golds, golds, MOVIES) == pytest.approx(2 / 15, abs=1e-12)
+
+
+def test_f1_by_hand():
+    # [1]: TP 1, FP 0, FN 1 -> 2/3. [2]: TP 1, FP 0, FN 0 -> 1. The invalid answer costs recall only.
+    assert score("f1", ["[1]", "what?", "[2]"], ["[1]", "[1]", "[2]"], CITATION) == pytest.approx(
+        5 / 6, abs=1e-12
+    )
+
+
+def test_f1_may_exceed_accuracy_with_invalid_answers():
+    predictions, golds = ["[1]", "?", "[2]"], ["[1]", "[1]", "[2]"]
+    assert score("f1", predictions, golds, CITATION) > score("accuracy", predictions, golds, CITATION)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "distance"),
+    [
+        ("4", "5", 1.0),
+        (" 4 ", "5", 1.0),
+        ("4.5", "5", 0.5),
+        ("7", "5", 2.0),
+        ("-2", "1", 3.0),
+        ("1e0", "3", 2.0),
+        ("1_0", "5", 5.0),
+        ("\uff14", "4", 0.0),  # full-width 4
+        ("four", "5", 4.0),
+        ("four", "4", 3.0),
+        ("four", "3", 2.0),
+        ("four", "2", 3.0),
+        ("", "1", 4.0),
+        ("nan", "5", 4.0),
+        ("inf", "2", 3.0),
+    ],
+)
+def test_rating_distance(prediction, gold, distance):
+    assert score("mae", [prediction], [gold], RATING) == distance
+    assert score("rmse", [prediction], [gold], RATING) == distance
+
+
+def test_rmse_by_hand():
+    assert score("rmse", ["1", "5"], ["4", "1"], RATING) == math.sqrt((9 + 16) / 2)
+
+
+def test_rating_gold_must_be_a_number():
+    with pytest.raises(DataError, match="gold 'comedy' is not a number"):
+        score("mae", ["3"], ["comedy"], RATING)
+
+
+def test_rouge_by_hand():
+    # Prediction "the goat wins" against "goat wins big": 2 of 3 words each way.
+    assert score("rouge-1", ["The GOAT wins!"], ["goat wins big"], HEADLINE) == pytest.approx(2 / 3)
+    # Longest common subsequence of "wins goat" and "goat wins" is one word of two.
+    assert score("rouge-L", ["wins goat"], ["goat wins"], HEADLINE) == pytest.approx(0.5)
+    assert score("rouge-1", ["wins goat"], ["goat wins"], HEADLINE) == pytest.approx(1.0)
+
+
+def test_rouge_does_not_stem():
+    assert score("rouge-1", ["winning"], ["wins"], HEADLINE) == 0.0
+
+
+@pytest.mark.parametrize("prediction", ["", "   ", "\u4e2d\u6587"])
+def test_rouge_of_nothing_is_zero(prediction):
+    assert score("rouge-L", [prediction], ["goat wins"], HEADLINE) == 0.0
+
+
+def test_rouge_is_the_plain_mean():
+    assert score("rouge-1", ["a", "b"], ["a", "c"], HEADLINE) == 0.5
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_no_answers_is_an_error(name):
+    with pytest.raises(ConfigError, match="at least one"):
+        score(name, [], [], MOVIES)
+
+
+def test_label_metric_of_a_task_without_labels_is_refused():
+    with pytest.raises(ConfigError, match="`LaMP-3` has no labels"):
+        score("f1", ["1"], ["1"], RATING)
+
+
+def test_unknown_metric_is_refused_with_the_list():
+    with pytest.raises(ConfigError, match=r"unknown metric 'bleu'; there are: accuracy"):
+        get_metric("bleu")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "task", "valid"),
+    [
+        ("comedy", MOVIES, True),
+        ("Comedy", MOVIES, False),
+        ("4", RATING, True),
+        ("4.5", RATING, False),
+        ("7", RATING, False),
+        ("a headline", HEADLINE, True),
+        ("", HEADLINE, False),
+    ],
+)
+def test_validity_is_strict(prediction, task, valid):
+    assert is_valid(prediction, task) is valid
+
+
+def test_every_score_carries_unit_direction_and_n():
+    found = {s.name: (s.value, s.unit, s.better, s.n) for s in scores(["4", "x"], ["5", "5"], RATING)}
+    assert found == {
+        "mae": (2.5, "stars", "lower", 2),
+        "rmse": (math.sqrt(8.5), "stars", "lower", 2),
+        "invalid": (0.5, "share", "lower", 2),
+    }
+
+
+def test_utility_is_larger_for_the_better_value():
+    assert get_metric("mae").utility(0.2) > get_metric("mae").utility(0.3)
+    assert get_metric("f1").utility(0.3) > get_metric("f1").utility(0.2)
+
+
+@pytest.mark.parametrize("task", [CITATION, MOVIES, NEWS, RATING, HEADLINE])
+def test_metrics_of_a_task_end_with_the_invalid_rate(task):
+    assert [metric.name for metric in metrics_of(task)] == [*task.metrics, "invalid"]
+
+
+def write(path, task, outputs):
+    path.write_text(json.dumps({"task": task, "golds": [{"id": i, "output": o} for i, o in outputs.items()]}))
+    return path
+
+
+def reference(task, predictions, golds):
+    """LaMP's rules again, with scikit-learn and an own mapping."""
+    ids = sorted(golds)
+    if task is RATING:
+        truth = [float(golds[i]) for i in ids]
+        answered = []
+        for query_id, gold in zip(ids, truth, strict=True):
+            try:
+                answered.append(float(predictions[query_id]))
+            except ValueError:
+                answered.append(min([1.0, 5.0], key=lambda end: -abs(end - gold)) if gold != 3 else 5.0)
+        return {
+            "mae": mean_absolute_error(truth, answered),
+            "rmse": math.sqrt(mean_squared_error(truth, answered)),
+        }
+    places = {label: number for number, label in enumerate(task.scorer_labels or task.answer.values)}
+    truth = [places.get(golds[i].strip(), -1) for i in ids]
+    answered = [places.get(predictions[i].strip(), -1) for i in ids]
+    return {
+        "accuracy": accuracy_score(truth, answered),
+        "f1": f1_score(truth, answered, labels=list(places.values()), average="macro", zero_division=0),
+    }
+
+
+def random_answer(rng, task, gold):
+    strange = ["", "?", "Comedy", "1", "[3]", "4.5", "nonsense", "6", "-1", " 2"]
+    labels = list(task.labels()) or ["1", "2", "3", "4", "5"]
+    kind = rng.random()
+    if kind < 0.4:
+        return gold
+    return rng.choice(strange) if kind < 0.6 else rng.choice([*labels, f"{rng.choice(labels)} "])
+
+
+def test_1000_random_prediction_files_score_as_an_independent_implementation(tmp_path):
+    rng = random.Random(7)
+    for number in range(1000):
+        task = [CITATION, MOVIES, NEWS, RATING][number % 4]
+        labels = task.labels() or ("1", "2", "3", "4", "5")
+        golds = {str(i): rng.choice(labels) for i in range(rng.randint(1, 40))}
+        predictions = {i: random_answer(rng, task, gold) for i, gold in golds.items()}
+        name = task.file_names[0]
+        shuffled = dict(rng.sample(sorted(predictions.items()), len(predictions)))
+        found = score_files(
+            write(tmp_path / "predictions.json", name, shuffled),
+            write(tmp_path / "golds.json", name, golds),
+            task,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn warns of labels that a file does not have
+            expected = reference(task, predictions, golds)
+        values = {s.name: s.value for s in found if s.name != "invalid"}
+        assert values.keys() == expected.keys()
+        for metric, value in values.items():
+            assert abs(value - expected[metric]) <= 1e-12, (number, task.name, metric)
+
+
+def test_written_predictions_are_in_the_submission_format(tmp_path):
+    write_predictions(tmp_path / "p.json", {"310": "5", "311": "\u00fc"}, RATING)
+    assert json.loads((tmp_path / "p.json").read_text(encoding="utf-8")) == {
+        "task": "LaMP_3",
+        "golds": [{"id": "310", "output": "5"}, {"id": "311", "output": "\u00fc"}],
+    }
+    assert read_outputs(tmp_path / "p.json", RATING) == {"310": "5", "311": "\u00fc"}
+
+
+def test_last_of_duplicate_ids_wins(tmp_path):
+    golds = [{"id": "1", "output": "2"}, {"id": "1", "output": "4"}]
+    (tmp_path / "p.json").write_text(json.dumps({"task": "LaMP_3", "golds": golds}))
+    assert read_outputs(tmp_path / "p.json", RATING) == {"1": "4"}
+
+
+def test_numbers_as_ids_and_outputs_are_read_as_text(tmp_path):
+    (tmp_path / "p.json").write_text('{"task": "LaMP_3", "golds": [{"id": 7, "output": 4}]}')
+    assert read_outputs(tmp_path / "p.json", RATING) == {"7": "4"}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "message"),
+    [
+        ({"1": "5"}, r"1 missing query ids \('2'\)"),
+        ({"1": "5", "2": "5", "9": "5"}, r"1 unknown query ids \('9'\)"),
+    ],
+)
+def test_sets_of_ids_must_be_equal(tmp_path, predicted, message):
+    golds = write(tmp_path / "g.json", "LaMP_3", {"1": "5", "2": "4"})
+    with pytest.raises(DataError, match=message):
+        score_files(write(tmp_path / "p.json", "LaMP_3", predicted), golds, RATING)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<html>", "is not JSON"),
+        ('{"task": "LaMP_3", "golds": [', "is not JSON"),
+        ("[]", "no prediction or gold file"),
+        ('{"task": "LaMP_4", "golds": []}', "field `task` is 'LaMP_4', but `LaMP-3` needs 'LaMP_3'"),
+        ('{"task": "LaMP_3", "golds": [{"id": "1"}]}', r"`golds\[0\]` needs the fields `id` and `output`"),
+        ('{"task": "LaMP_3", "golds": ["x"]}', r"`golds\[0\]` needs the fields"),
+        ('{"task": "LaMP_3", "golds": [{"id": "1", "output": null}]}', "must be text, got NoneType"),
+    ],
+)
+def test_bad_prediction_file_is_named(tmp_path, content, message):
+    path = tmp_path / "p.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_outputs(path, RATING)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_prediction_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read .*absent\.json"):
+        read_outputs(tmp_path / "absent.json", RATING)
+
+
+def test_corpus_value_comes_from_summed_rows():
+    metric = get_metric("f1")
+    predictions, golds = ["comedy", "action", "x"], ["comedy", "comedy", "action"]
+    rows = metric.rows(predictions, golds, MOVIES)
+    assert rows.shape == (3, 30)
+    stacked = np.stack([rows.sum(axis=0), rows[:1].sum(axis=0)])
+    assert metric.formula(stacked) == pytest.approx(
+        [metric.score(predictions, golds, MOVIES), metric.score(predictions[:1], golds[:1], MOVIES)]
+    )
