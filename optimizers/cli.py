@@ -104,7 +104,6 @@ def align_user(
             alignment_id,
             aligned.alignment.as_dict(),
             persona=(aligned.persona, why) if changed else None,
-            expect_head=session.version.version,
         )
     except BaseException as error:
         store.fail_alignment(user_id, alignment_id, f"{type(error).__name__}: {error}")

@@ -48,8 +48,8 @@ class Step:
 
     Attributes:
         forced: Why the loop chose the action itself: the model's call could not be read
-            (``"unreadable"``), or it wanted to finish before ``min_actions`` (``"too early"``).
-            Empty where the model chose.
+            (``"unreadable"``), it wanted to finish before ``min_actions`` (``"too early"``), or it
+            asked for the very same look again (``"repeated"``). Empty where the model chose.
     """
 
     thought: str
@@ -123,6 +123,8 @@ async def run_loop(
                     break
                 return Finished(answer=answer_type.parse(action.answer), steps=tuple(steps))
             forced = "too early"
+        elif action is not None and _done(action.tool, action.model_dump(exclude={"tool"}), steps):
+            forced = "repeated"
         if forced:
             action = _own_action(query, tools, steps)
             if action is None:
@@ -151,14 +153,17 @@ def render(steps: Sequence[Step]) -> str:
     return "\n\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1)) or NO_STEPS
 
 
+def _done(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step]) -> bool:
+    return any(step.tool == tool and step.arguments == arguments for step in steps)
+
+
 def _own_action(query: str, tools: ToolSet, steps: Sequence[Step]) -> Any:
     """Return what the loop does in the model's place: search with the query itself, then the profile.
 
     ``None`` where both were done already or the tool set has neither: the same look twice would
     cost a model call and show nothing new.
     """
-    done = {(step.tool, str(dict(step.arguments))) for step in steps}
     for name, arguments in (("search_memory", {"query": query}), ("read_profile", {})):
-        if name in tools.call_models and (name, str(arguments)) not in done:
-            return tools.call_models[name](tool=name, **arguments)
+        if name in tools.call_models and not _done(name, arguments, steps):
+            return tools.call(name, **arguments)
     return None

@@ -125,6 +125,21 @@ def test_label_outside_the_task_is_not_an_answer(tmp_path: Path) -> None:
     assert [step.forced for step in said.steps] == ["unreadable", "unreadable"]
 
 
+def test_the_same_look_twice_is_replaced_and_then_ends_the_search(tmp_path: Path) -> None:
+    def reply(system: str, user: str) -> Mapping[str, Any]:
+        return call("search_memory", query="tonight") if "`action`" in user else {"answer": "rock"}
+
+    lm = scripted_lm(reply)
+    with dspy.context(lm=lm):
+        said = agent(tmp_path)(query="tonight")
+    assert [(step.tool, step.forced) for step in said.steps] == [
+        ("search_memory", ""),
+        ("read_profile", "repeated"),
+    ]
+    assert said.answer == "rock"
+    assert len(lm.engine.prompts) == 4
+
+
 def test_answer_is_forced_after_max_steps(tmp_path: Path) -> None:
     def reply(system: str, user: str) -> Mapping[str, Any]:
         return call("search_memory", query=f"look {len(user)}") if "`action`" in user else {"answer": "rock"}

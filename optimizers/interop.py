@@ -1,0 +1,228 @@
+"""DSPy's own optimizers on the same persona: what GEPA, MIPROv2 and SIMBA need to work on an agent.
+
+    rehearsal = Rehearsal(agent)
+    best = rehearsal.compile(dspy.GEPA(persona_metric(task), instruction_proposer=PersonaProposer(), ...),
+                             trainset=examples(memory, task)[-3:])
+    agent.persona = best
+
+They score a failed call as a wrong answer and write whole examples into log lines and to stdout.
+`Rehearsal` keeps both from happening: an outage ends the compile, and nothing is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from optimizers.loss import UpdatePersona
+from program.agent import PersonaAgent
+from program.errors import BudgetExceededError, PersonaError, UnparsableAnswerError
+from program.ledger import reserve_call, stage
+from program.memory.base import Before
+from program.models.adapter import program_adapter
+from program.persona import MAX_CHARS, checked
+from program.task import Task
+
+Metric = Callable[..., Any]
+
+
+def persona_metric(task: Task) -> Metric:
+    """Return a metric for any of DSPy's optimizers: agreement with the user's true response, in [0, 1].
+
+    GEPA calls it a second time for one predictor and then gets a feedback text beside the score. No
+    model is asked for either.
+    """
+
+    def metric(
+        gold: dspy.Example,
+        pred: dspy.Prediction,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> Any:
+        answer = (pred.get("answer") if pred is not None else None) or ""
+        score = task.answer.agreement(answer, gold.response) if answer else 0.0
+        if pred_name is None:
+            return score
+        return dspy.Prediction(score=score, feedback=_feedback(gold, pred, answer, score, task))
+
+    return metric
+
+
+def _feedback(gold: dspy.Example, pred: dspy.Prediction, answer: str, score: float, task: Task) -> str:
+    if not answer:
+        return f"The answer could not be read; it must be {task.answer.hint}."
+    verdict = "This is what the user said." if score == 1.0 else f"The user really said {gold.response!r}."
+    tools = [f"{step.tool}({', '.join(map(str, step.arguments.values()))})" for step in pred.steps]
+    used = ", ".join(tools) or "no tool"
+    return f"Asked about: {gold.query}\nThe agent used {used} and answered {answer!r}. {verdict}"
+
+
+class PersonaProposer:
+    """Rewrites a persona from feedback with `PersonaAlignment`'s own prompt (a GEPA ``ProposalFn``).
+
+    A rewrite that cannot be a persona leaves the old text.
+
+    Args:
+        max_chars: Longest persona that is accepted, in characters.
+    """
+
+    def __init__(self, *, max_chars: int = MAX_CHARS) -> None:
+        self.max_chars = max_chars
+
+    def __call__(
+        self,
+        candidate: Mapping[str, str],
+        reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
+        components_to_update: Sequence[str],
+    ) -> dict[str, str]:
+        """Return a new text for each component."""
+        return {
+            name: self._rewrite(
+                candidate[name], [str(row["Feedback"]) for row in reflective_dataset.get(name, ())]
+            )
+            for name in components_to_update
+        }
+
+    def _rewrite(self, persona: str, feedback: Sequence[str]) -> str:
+        numbered = "\n\n".join(f"{number}. {text}" for number, text in enumerate(feedback, 1))
+        reserve_call()
+        with stage("update"), dspy.context(trace=None), program_adapter():
+            try:
+                said = dspy.Predict(UpdatePersona)(current_system_prompt=persona, feedback=numbered)
+                return checked(str(said.new_system_prompt), max_chars=self.max_chars)
+            except (AdapterParseError, PersonaError):
+                return persona
+
+
+class _Runs:
+    """Counts agent runs; copies of a program share it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.outage: Exception | None = None
+
+    def __deepcopy__(self, memo: object) -> _Runs:
+        return self
+
+
+class Rehearsal(dspy.Module):  # type: ignore[misc]
+    """An agent as an optimizer may try it out: runs are counted, and outages are remembered.
+
+    An answer that cannot be read is an empty answer, which the metric scores 0.
+
+    Args:
+        agent: It is not changed.
+        traced: Whether the optimizer sees the agent's single steps. MIPROv2 pickles what it sees, and
+            actions are of types made at run time, so it must not; it needs them for examples only.
+    """
+
+    def __init__(self, agent: PersonaAgent, *, traced: bool = True) -> None:
+        super().__init__()
+        self.agent = agent.deepcopy()
+        self.runs = _Runs()
+        self.traced = traced
+
+    def forward(self, query: str, before: Before = None, exclude: Collection[str] = ()) -> dspy.Prediction:
+        """Answer one past interaction again."""
+        if self.runs.outage is not None:
+            raise self.runs.outage
+        self.runs.count += 1
+        untraced = contextlib.nullcontext() if self.traced else dspy.context(trace=None)
+        with stage("simulate"), untraced:
+            try:
+                return self.agent(query=query, before=before, exclude=exclude)
+            except UnparsableAnswerError:
+                return dspy.Prediction(answer="", steps=(), probabilities=None)
+            except (dspy.LMError, BudgetExceededError) as error:
+                self.runs.outage = error
+                raise
+
+    def compile(self, optimizer: Any, **arguments: Any) -> str:
+        """Return the persona that ``optimizer`` finds; ``arguments`` go to its ``compile``.
+
+        The optimizer must work in this thread (``num_threads=1``).
+
+        Raises:
+            dspy.LMError: A call failed; what was found until then is worth nothing.
+            BudgetExceededError: A call would have passed a limit.
+            PersonaError: What was found cannot be a persona.
+        """
+        with stage("update"), _silence(), program_adapter():
+            try:
+                best = optimizer.compile(self, **arguments)
+            finally:
+                # Optimizers turn what a program raises into a score of 0, or into errors of their own.
+                if self.runs.outage is not None:
+                    raise self.runs.outage
+        return checked(best.agent.persona)
+
+
+_compiling: ContextVar[bool] = ContextVar("personaagent_compiling", default=False)
+
+
+class _Silence:
+    """Keeps what a compile prints, and DSPy's log lines and warnings meanwhile, away from the terminal.
+
+    GEPA and MIPROv2 draw progress bars on both streams, and log lines of DSPy show whole examples. Only
+    what a compile writes is dropped, so a progress display of the caller goes on.
+    """
+
+    def __init__(self) -> None:
+        self._switching = threading.Lock()
+        self._inside = 0
+        self._undo = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        token = _compiling.set(True)
+        self._enter()
+        try:
+            yield
+        finally:
+            self._exit()
+            _compiling.reset(token)
+
+    def _enter(self) -> None:
+        with self._switching:
+            if self._inside == 0:
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._undo.enter_context(contextlib.redirect_stdout(_Muffled(sys.stdout)))
+                self._undo.enter_context(contextlib.redirect_stderr(_Muffled(sys.stderr)))
+                for name in ("dspy", "optuna"):
+                    logger = logging.getLogger(name)
+                    self._undo.callback(logger.setLevel, logger.level)
+                    logger.setLevel(logging.CRITICAL + 1)
+            self._inside += 1
+
+    def _exit(self) -> None:
+        with self._switching:
+            self._inside -= 1
+            if self._inside == 0:
+                self._undo.close()
+
+
+class _Muffled:
+    """A stream that drops what a compile writes, also from threads that it starts in its context."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if _compiling.get() else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_silence = _Silence()

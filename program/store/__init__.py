@@ -1,0 +1,5 @@
+"""Users, interactions, persona versions and alignments, in a database."""
+
+from program.store.user_store import UserStore
+
+__all__ = ["UserStore"]

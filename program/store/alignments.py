@@ -1,0 +1,142 @@
+"""Rows of alignment runs and their steps."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select
+
+from program.errors import StoreError
+from program.store import personas, users
+from program.store.process import is_gone, this_process
+from program.store.records import AlignmentRow, AlignmentStatus, PersonaVersion
+from program.store.schema import alignments, steps
+
+
+def start(connection: Connection, user_id: str, config: Mapping[str, Any]) -> str:
+    """Add a running alignment and return its id; runs whose process is gone become interrupted."""
+    user = users.get(connection, user_id, lock=True)
+    for row in _rows(connection, user_id):
+        if row.status == "running" and is_gone(row.owner):
+            _set(connection, row, status="interrupted", ended_at=users.now())
+    last = connection.scalar(select(func.max(alignments.c.number)).where(alignments.c.user_id == user_id))
+    alignment_id = uuid.uuid4().hex
+    values = {
+        "user_id": user_id,
+        "id": alignment_id,
+        "number": (last or 0) + 1,
+        "status": "running",
+        "owner": this_process(),
+        "started_at": users.now(),
+        "ended_at": None,
+        "head": user.head,
+        "interactions": user.interactions,
+        "config": dict(config),
+        "record": {},
+        "error": "",
+    }
+    connection.execute(insert(alignments), values)
+    return alignment_id
+
+
+def save_step(
+    connection: Connection, user_id: str, alignment_id: str, number: int, data: Mapping[str, Any]
+) -> None:
+    """Keep one step of a running alignment; the same number again replaces it."""
+    _running(connection, user_id, alignment_id)
+    keys = {"user_id": user_id, "alignment_id": alignment_id, "number": number}
+    users.put(connection, steps, keys, {"data": dict(data)})
+
+
+def read_steps(connection: Connection, user_id: str, alignment_id: str) -> list[dict[str, Any]]:
+    """Return the steps kept so far, in order."""
+    _get(connection, user_id, alignment_id)
+    query = select(steps.c.data).where(steps.c.user_id == user_id, steps.c.alignment_id == alignment_id)
+    return list(connection.scalars(query.order_by(steps.c.number)))
+
+
+def finish(
+    connection: Connection,
+    user_id: str,
+    alignment_id: str,
+    record: Mapping[str, Any],
+    persona: tuple[str, str] | None,
+) -> PersonaVersion | None:
+    """Close a running alignment, with its new persona where it made one."""
+    row = _running(connection, user_id, alignment_id)
+    _set(connection, row, status="done", ended_at=users.now(), record=dict(record))
+    if persona is not None:
+        text, why = persona
+        return personas.add(
+            connection,
+            user_id,
+            text,
+            source="alignment",
+            why=why,
+            expect_head=row.head,
+            settled=row.interactions,
+            alignment_id=alignment_id,
+        )
+    # The persona stood the test of what the run saw: it is not stale for that.
+    settled = users.get(connection, user_id).settled
+    users.change(connection, user_id, settled=max(settled, row.interactions))
+    return None
+
+
+def fail(connection: Connection, user_id: str, alignment_id: str, error: str) -> None:
+    """Close a running alignment as failed."""
+    row = _running(connection, user_id, alignment_id)
+    _set(connection, row, status="failed", ended_at=users.now(), error=error)
+
+
+def of_user(connection: Connection, user_id: str) -> list[AlignmentRow]:
+    """Return the user's alignments, oldest first."""
+    users.get(connection, user_id)
+    return [_alignment(row) for row in _rows(connection, user_id)]
+
+
+def _rows(connection: Connection, user_id: str) -> list[Row[Any]]:
+    query = select(alignments).where(alignments.c.user_id == user_id).order_by(alignments.c.number)
+    return list(connection.execute(query))
+
+
+def _get(connection: Connection, user_id: str, alignment_id: str) -> Row[Any]:
+    row = connection.execute(
+        select(alignments).where(alignments.c.user_id == user_id, alignments.c.id == alignment_id)
+    ).one_or_none()
+    if row is None:
+        raise StoreError(f"user {user_id!r} has no alignment {alignment_id!r}")
+    return row
+
+
+def _running(connection: Connection, user_id: str, alignment_id: str) -> Row[Any]:
+    users.get(connection, user_id, lock=True)
+    row = _get(connection, user_id, alignment_id)
+    if row.status != "running":
+        raise StoreError(
+            f"alignment {alignment_id!r} of user {user_id!r} has ended ({row.status}); start another one"
+        )
+    return row
+
+
+def _set(connection: Connection, row: Row[Any], **values: Any) -> None:
+    same = (alignments.c.user_id == row.user_id, alignments.c.id == row.id)
+    connection.execute(alignments.update().where(*same).values(values))
+
+
+def _alignment(row: Row[Any]) -> AlignmentRow:
+    status: AlignmentStatus = row.status
+    if status == "running" and is_gone(row.owner):
+        status = "interrupted"
+    return AlignmentRow(
+        id=row.id,
+        user_id=row.user_id,
+        status=status,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        config=row.config,
+        record=row.record,
+        error=row.error,
+    )

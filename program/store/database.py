@@ -1,0 +1,165 @@
+"""One connection door to the database: transactions, durability, and errors in our words."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from program.errors import ConfigError, StoreError
+
+BUSY_SECONDS = 30
+"""How long a writer waits for a writer of another process."""
+
+_HINTS = {
+    "locked": f"another process has been writing for {BUSY_SECONDS} s, try again",
+    "not a database": "give another path",
+    "is full": "free some space on the disk",
+    "readonly": "make the file and its folder writable",
+    "connection": "is the database server running?",
+}
+
+
+class Database:
+    """An open SQLite file or PostgreSQL database.
+
+    On SQLite a write takes the write lock when it begins, so it can never find out halfway that
+    somebody else was faster; a commit returns after the data is on disk (``synchronous=FULL``).
+    Inside one process writers queue on a lock, because SQLite's own waiting is unfair polling.
+
+    Args:
+        where: A file path, or any SQLAlchemy URL of SQLite or PostgreSQL.
+
+    Raises:
+        ConfigError: The URL cannot be read, or names another kind of database or a missing driver.
+        StoreError: The file cannot be created or opened.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        url = _url(where)
+        self.is_sqlite = url.get_backend_name() == "sqlite"
+        self.name = str(url.database) if self.is_sqlite else url.render_as_string(hide_password=True)
+        self._closed = False
+        self._turn = threading.Lock()
+        if self.is_sqlite:
+            _create_private(Path(self.name))
+        self.engine = _engine(url, self.is_sqlite)
+        self._writer = self.engine.execution_options(write=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a read transaction: one consistent view of the database."""
+        with self.errors(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a write transaction: all of it is committed when the block ends, or nothing."""
+        with self._turn if self.is_sqlite else nullcontext():
+            with self.errors(), self._writer.begin() as connection:
+                yield connection
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what the database raises into `StoreError`, without any stored text in it."""
+        if self._closed:
+            raise StoreError(f"the store `{self.name}` is closed; open it again")
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreError(f"store `{self.name}`: {_reason(error)}") from error
+
+    def close(self) -> None:
+        """Close all connections; closing twice is harmless."""
+        self._closed = True
+        self.engine.dispose()
+
+    def pragma(self, statement: str) -> Any:
+        """Run one SQLite pragma outside any transaction and return its first value."""
+        with self.errors():
+            connection = self.engine.raw_connection()
+            try:
+                row = connection.cursor().execute(f"PRAGMA {statement}").fetchone()
+            finally:
+                connection.close()
+        return row[0] if row else None
+
+
+def _url(where: str | Path) -> URL:
+    if not isinstance(where, str) or "://" not in where:
+        return URL.create("sqlite", database=str(Path(where).expanduser()))
+    try:
+        url = make_url(where)
+    except ArgumentError as error:
+        raise ConfigError("the store URL cannot be read; write `sqlite:///PATH` or a file path") from error
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigError(
+            f"a store lives in SQLite or PostgreSQL, not {url.get_backend_name()!r}; give a file path"
+        )
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ConfigError("a store in memory would be lost at the end; give a file path")
+    return url
+
+
+def _create_private(path: Path) -> None:
+    # SQLite would create the file readable for everybody; its side files copy the mode.
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except FileNotFoundError as error:
+        raise StoreError(f"store `{path}`: its folder does not exist; create it first") from error
+    except OSError as error:
+        raise StoreError(f"store `{path}` cannot be opened for writing: {error.strerror}") from error
+
+
+def _engine(url: URL, is_sqlite: bool) -> Engine:
+    # The parameters of a failed statement are users' texts.
+    options: dict[str, Any] = {"hide_parameters": True, "json_serializer": _plain}
+    if is_sqlite:
+        options |= {"connect_args": {"timeout": BUSY_SECONDS}, "pool_size": 16, "max_overflow": -1}
+    else:
+        options |= {"pool_pre_ping": True}
+    try:
+        engine = create_engine(url, **options)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigError(
+            f"the driver of `{url.drivername}` is missing ({error}); for PostgreSQL install `psycopg` "
+            "and write `postgresql+psycopg://...`"
+        ) from error
+    if is_sqlite:
+        event.listen(engine, "connect", _on_connect)
+        event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _plain(data: Any) -> str:
+    try:
+        return json.dumps(data)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"only plain data can be stored: {error}") from error
+
+
+def _on_connect(connection: Any, _: ConnectionPoolEntry) -> None:
+    # Python's own transaction control begins too late and never IMMEDIATE: `_on_begin` does it.
+    connection.isolation_level = None
+    for pragma in ("foreign_keys=ON", "synchronous=FULL", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _on_begin(connection: Connection) -> None:
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _reason(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    reason = str(cause).partition("\n")[0].rstrip(" .;")
+    return next((f"{reason}; {hint}" for sign, hint in _HINTS.items() if sign in reason), reason)

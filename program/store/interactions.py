@@ -1,0 +1,90 @@
+"""Rows of interactions: appended once, read in time order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from program.errors import ConfigError, StoreError
+from program.memory.interaction import Interaction
+from program.store import users
+from program.store.checks import check_interaction
+from program.store.schema import interactions
+
+_CHUNK = 500
+
+
+def append(connection: Connection, user_id: str, new: Iterable[Interaction]) -> int:
+    """Add what is not there yet and return how many that were (see `UserStore.append`)."""
+    before: int = users.get(connection, user_id, lock=True).interactions
+    count = before
+    source = iter(new)
+    while chunk := list(islice(source, _CHUNK)):
+        rows = _new_rows(connection, user_id, chunk)
+        for row in rows:
+            count += 1
+            row["position"] = count
+        if rows:
+            connection.execute(insert(interactions), rows)
+    if count > before:
+        users.change(connection, user_id, interactions=count)
+    return count - before
+
+
+def latest(connection: Connection, user_id: str, n: int | None) -> list[Interaction]:
+    """Return the latest ``n`` interactions (``None``: all) in time order."""
+    if n is not None and n < 0:
+        raise ConfigError(f"`latest` must be 0 or more, got {n!r}")
+    users.get(connection, user_id)
+    query = (
+        select(interactions)
+        .where(interactions.c.user_id == user_id)
+        .order_by(interactions.c.timestamp.desc(), interactions.c.position.desc())
+        .limit(n)
+    )
+    return [_interaction(row) for row in connection.execute(query)][::-1]
+
+
+def _new_rows(connection: Connection, user_id: str, chunk: list[Interaction]) -> list[dict[str, Any]]:
+    ids = [interaction.id for interaction in chunk]
+    stored = connection.execute(
+        select(interactions).where(interactions.c.user_id == user_id, interactions.c.id.in_(ids))
+    )
+    known = {row.id: _interaction(row) for row in stored}
+    rows = []
+    for interaction in chunk:
+        check_interaction(user_id, interaction)
+        if interaction.id not in known:
+            known[interaction.id] = interaction
+            rows.append(_row(interaction))
+        elif known[interaction.id] != interaction:
+            raise StoreError(
+                f"user {user_id!r} already has an interaction {interaction.id!r} with other content; "
+                "what happened cannot be changed, give the new one another id"
+            )
+    return rows
+
+
+def _row(interaction: Interaction) -> dict[str, Any]:
+    return {
+        "user_id": interaction.user_id,
+        "id": interaction.id,
+        "timestamp": interaction.timestamp,
+        "query": interaction.query,
+        "response": interaction.response,
+        "metadata": dict(interaction.metadata),
+    }
+
+
+def _interaction(row: Row[Any]) -> Interaction:
+    return Interaction(
+        id=row.id,
+        user_id=row.user_id,
+        query=row.query,
+        response=row.response,
+        timestamp=row.timestamp,
+        metadata=row.metadata,
+    )

@@ -1,0 +1,78 @@
+"""Rows of persona versions: added, never changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from program.errors import StoreError, UnknownVersionError
+from program.store import users
+from program.store.records import PersonaSource, PersonaVersion
+from program.store.schema import personas
+
+
+def add(
+    connection: Connection,
+    user_id: str,
+    text: str,
+    *,
+    source: PersonaSource,
+    why: str,
+    parent: int | None = None,
+    expect_head: int | None = None,
+    settled: int | None = None,
+    alignment_id: str | None = None,
+) -> PersonaVersion:
+    """Add a version and make it the current one (see `UserStore.add_persona`)."""
+    user = users.get(connection, user_id, lock=True)
+    if expect_head is not None and expect_head != user.head:
+        raise StoreError(
+            f"the persona of user {user_id!r} is now version {user.head}, not {expect_head}: somebody else "
+            "changed it meanwhile; read the current one and try again"
+        )
+    if parent is not None:
+        get(connection, user_id, parent)
+    # Versions are never deleted but with their user, so the head is the highest unless it is 0.
+    version = user.head + 1
+    row = {
+        "user_id": user_id,
+        "version": version,
+        "text": text,
+        "parent": parent or user.head or None,
+        "source": source,
+        "why": why,
+        "created_at": users.now(),
+        "alignment_id": alignment_id,
+    }
+    connection.execute(insert(personas), row)
+    users.change(connection, user_id, head=version, settled=user.interactions if settled is None else settled)
+    return get(connection, user_id, version)
+
+
+def get(connection: Connection, user_id: str, version: int) -> PersonaVersion:
+    """Return one version.
+
+    Raises:
+        UnknownVersionError: The user has no such version.
+    """
+    row = connection.execute(
+        select(personas).where(personas.c.user_id == user_id, personas.c.version == version)
+    ).one_or_none()
+    if row is None:
+        raise UnknownVersionError(
+            f"user {user_id!r} has no persona version {version!r}; "
+            "`personaagent persona history USER` lists them"
+        )
+    return _version(row)
+
+
+def history(connection: Connection, user_id: str) -> list[PersonaVersion]:
+    """Return all versions, oldest first."""
+    users.get(connection, user_id)
+    query = select(personas).where(personas.c.user_id == user_id).order_by(personas.c.version)
+    return [_version(row) for row in connection.execute(query)]
+
+
+def _version(row: Row[Any]) -> PersonaVersion:
+    return PersonaVersion(**row._mapping)

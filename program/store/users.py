@@ -1,0 +1,99 @@
+"""Rows of users: adding, finding, locking, listing, forgetting."""
+
+from __future__ import annotations
+
+import difflib
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from program.errors import StoreError, UnknownUserError
+from program.store.checks import check_user_id
+from program.store.records import UserSummary
+from program.store.schema import users
+
+_NEIGHBOURS = 500
+
+
+def now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def add(connection: Connection, user_id: str, task: str) -> None:
+    """Add a user unless there is one of that id, who must then have the same task."""
+    check_user_id(user_id)
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(
+        make(users).on_conflict_do_nothing(),
+        {"user_id": user_id, "task": task, "created_at": now(), "interactions": 0, "settled": 0, "head": 0},
+    )
+    found = connection.scalar(select(users.c.task).where(users.c.user_id == user_id))
+    if found != task:
+        raise StoreError(
+            f"user {user_id!r} is already stored with task {found!r} and cannot have {task!r} too; "
+            "use another user id or another store"
+        )
+
+
+def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]:
+    """Return the user's row; with ``lock`` no other transaction can change it until this one ends.
+
+    Raises:
+        UnknownUserError: There is no such user.
+    """
+    query = select(users).where(users.c.user_id == user_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise UnknownUserError(_unknown(connection, user_id))
+    return row
+
+
+def change(connection: Connection, user_id: str, **values: int) -> None:
+    """Set columns of the user's row."""
+    connection.execute(users.update().where(users.c.user_id == user_id).values(values))
+
+
+def page(connection: Connection, after: str, size: int) -> list[UserSummary]:
+    """Return the next ``size`` users in id order."""
+    query = select(users).where(users.c.user_id > after).order_by(users.c.user_id).limit(size)
+    return [summary(row) for row in connection.execute(query)]
+
+
+def summary(row: Row[Any]) -> UserSummary:
+    """Return a row as it is handed out."""
+    return UserSummary(
+        user_id=row.user_id,
+        task=row.task,
+        interactions=row.interactions,
+        persona_version=row.head or None,
+        stale=row.interactions > row.settled,
+    )
+
+
+def forget(connection: Connection, user_id: str) -> None:
+    """Delete the user; every other table follows by its foreign key."""
+    get(connection, user_id, lock=True)
+    connection.execute(delete(users).where(users.c.user_id == user_id))
+
+
+def put(connection: Connection, table: Table, keys: dict[str, Any], values: dict[str, Any]) -> None:
+    """Update the one row of ``table`` with these keys, or insert it; under the user's lock."""
+    row = table.update().where(*(table.c[name] == value for name, value in keys.items()))
+    if connection.execute(row.values(values)).rowcount == 0:
+        connection.execute(insert(table), keys | values)
+
+
+def _unknown(connection: Connection, user_id: str) -> str:
+    # Neighbours in id order only, so that a store of a million users answers at once.
+    near: list[str] = []
+    for side, order in (
+        (users.c.user_id >= user_id, users.c.user_id.asc()),
+        (users.c.user_id < user_id, users.c.user_id.desc()),
+    ):
+        near += connection.scalars(select(users.c.user_id).where(side).order_by(order).limit(_NEIGHBOURS))
+    close = difflib.get_close_matches(user_id, near, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown user {user_id[:80]!r}; {hint}`personaagent users list` shows all users"

@@ -1,0 +1,368 @@
+"""UserStore: what it keeps, in which order, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from program.errors import ConfigError, StoreError, UnknownUserError, UnknownVersionError
+from program.memory.interaction import Interaction
+from program.memory.semantic import Facts, Profile
+from program.store import UserStore
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
+
+
+def did(
+    name: str, user_id: str = "ann", *, response: str = "comedy", at: datetime | None = None
+) -> Interaction:
+    return Interaction(
+        id=name, user_id=user_id, query=f"film {name}", response=response, timestamp=at, metadata={"k": "v"}
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[UserStore]:
+    with UserStore(tmp_path / "store.db") as store:
+        yield store
+
+
+@pytest.fixture
+def ann(store: UserStore) -> UserStore:
+    store.add_user("ann", task="free-text")
+    return store
+
+
+class TestUsers:
+    def test_a_new_user_has_nothing(self, ann: UserStore) -> None:
+        user = ann.user("ann")
+        assert (user.task, user.interactions, user.persona_version, user.stale) == (
+            "free-text",
+            0,
+            None,
+            False,
+        )
+        assert ann.interactions("ann") == []
+        assert ann.persona("ann") is None
+        assert ann.profile("ann") is None
+        assert ann.alignments("ann") == []
+
+    def test_adding_twice_changes_nothing(self, ann: UserStore) -> None:
+        ann.append("ann", [did("1")])
+        ann.add_user("ann", task="free-text")
+        assert ann.user("ann").interactions == 1
+
+    def test_refuses_another_task_and_names_both(self, ann: UserStore) -> None:
+        with pytest.raises(StoreError, match=r"'free-text'.*'LaMP-3'"):
+            ann.add_user("ann", task="LaMP-3")
+
+    @pytest.mark.parametrize("user_id", ["", "x" * 257, "a\nb", "a\x7fb", "\ud800"])
+    def test_refuses_what_cannot_be_an_id(self, store: UserStore, user_id: str) -> None:
+        with pytest.raises(StoreError, match="`user_id`"):
+            store.add_user(user_id, task="free-text")
+
+    def test_lists_in_id_order_over_many_pages(
+        self, store: UserStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("program.store.user_store._PAGE", 2)
+        for user_id in ("d", "b", "a", "c"):
+            store.add_user(user_id, task="free-text")
+        assert [user.user_id for user in store.users()] == ["a", "b", "c", "d"]
+
+    def test_unknown_user_gets_a_suggestion(self, ann: UserStore) -> None:
+        with pytest.raises(UnknownUserError, match=r"did you mean 'ann'.*personaagent users list"):
+            ann.user("anne")
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda store: store.interactions("bob"),
+            lambda store: store.append("bob", [did("1", "bob")]),
+            lambda store: store.persona("bob"),
+            lambda store: store.persona("bob", 1),
+            lambda store: store.persona_history("bob"),
+            lambda store: store.rollback("bob", 1),
+            lambda store: store.add_persona("bob", "p", source="initial", why="w"),
+            lambda store: store.profile("bob"),
+            lambda store: store.save_profile("bob", Profile(facts=Facts(interactions=0))),
+            lambda store: store.alignments("bob"),
+            lambda store: store.start_alignment("bob", {}),
+            lambda store: store.forget("bob"),
+        ],
+    )
+    def test_every_call_knows_an_unknown_user(self, ann: UserStore, call: object) -> None:
+        with pytest.raises(UnknownUserError, match="'bob'"):
+            call(ann)  # type: ignore[operator]
+
+
+class TestInteractions:
+    def test_come_back_as_they_went_in(self, ann: UserStore) -> None:
+        tokyo = timezone(timedelta(hours=9))
+        ann.append("ann", [did("1", at=datetime(2024, 5, 1, 21, 0, 0, 7, tzinfo=tokyo))])
+        [back] = ann.interactions("ann")
+        assert back == did("1", at=NOON.replace(microsecond=7))
+        assert back.timestamp is not None
+        assert back.timestamp.tzinfo is timezone.utc
+
+    def test_appending_again_adds_nothing(self, ann: UserStore) -> None:
+        assert ann.append("ann", [did("1"), did("1"), did("2")]) == 2
+        assert ann.append("ann", [did("2"), did("3")]) == 1
+        assert [i.id for i in ann.interactions("ann")] == ["1", "2", "3"]
+
+    def test_append_adds_the_user_where_a_task_is_given(self, store: UserStore) -> None:
+        store.append("ann", [did("1")], task="LaMP-2M")
+        assert store.user("ann").task == "LaMP-2M"
+
+    def test_a_stored_id_with_other_content_stores_nothing(self, ann: UserStore) -> None:
+        ann.append("ann", [did("1")])
+        with pytest.raises(StoreError, match="interaction '1' with other content") as caught:
+            ann.append("ann", [did("2"), did("1", response="secret")])
+        assert [i.id for i in ann.interactions("ann")] == ["1"]
+        assert "secret" not in str(caught.value)
+        assert ann.user("ann").interactions == 1
+
+    def test_all_or_nothing_over_many_chunks(self, ann: UserStore) -> None:
+        many = [did(str(n)) for n in range(1200)]
+        with pytest.raises(StoreError):
+            ann.append("ann", [*many, did("3", response="action")])
+        assert ann.interactions("ann") == []
+        assert ann.append("ann", iter(many)) == 1200
+
+    def test_refuses_another_users_interaction(self, ann: UserStore) -> None:
+        with pytest.raises(StoreError, match="`user_id` 'bob'"):
+            ann.append("ann", [did("1", "bob")])
+
+    @pytest.mark.parametrize(
+        ("bad", "field"),
+        [
+            (did(""), "`id`"),
+            (did("1", response="\0"), "`response`"),
+            (did("1", response="\ud800"), "`response`"),
+            (did("1", at=datetime(2024, 1, 1)), "`timestamp`"),  # noqa: DTZ001
+        ],
+    )
+    def test_refuses_what_a_database_cannot_hold(self, ann: UserStore, bad: Interaction, field: str) -> None:
+        with pytest.raises(StoreError, match=field):
+            ann.append("ann", [bad])
+
+    def test_refuses_a_negative_number(self, ann: UserStore) -> None:
+        with pytest.raises(ConfigError, match="-1"):
+            ann.interactions("ann", latest=-1)
+
+    @given(hours=st.lists(st.none() | st.integers(0, 3), max_size=8), latest=st.integers(0, 9))
+    @settings(max_examples=40, deadline=None)
+    def test_time_order_is_undated_then_time_then_arrival(
+        self, tmp_path_factory: pytest.TempPathFactory, hours: list[int | None], latest: int
+    ) -> None:
+        arrived = [
+            did(str(n), at=None if hour is None else NOON + timedelta(hours=hour))
+            for n, hour in enumerate(hours)
+        ]
+        expected = sorted(arrived, key=lambda i: NOON - timedelta(1) if i.timestamp is None else i.timestamp)
+        with UserStore(tmp_path_factory.mktemp("order") / "store.db") as store:
+            store.append("ann", arrived, task="free-text")
+            assert store.interactions("ann") == expected
+            assert store.interactions("ann", latest=latest) == expected[max(0, len(expected) - latest) :]
+
+    def test_the_latest_are_found_by_index_alone(self, ann: UserStore) -> None:
+        sent: list[tuple[str, tuple[object, ...]]] = []
+
+        def note(_c: object, _k: object, statement: str, values: tuple[object, ...], *_: object) -> None:
+            sent.append((statement, values))
+
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            ann.interactions("ann", latest=3)
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        [(query, values)] = [(query, values) for query, values in sent if "ORDER BY" in query]
+        with ann._database.read() as connection:
+            plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all())
+        assert "USING INDEX pa_interactions_time" in plan
+        assert "TEMP B-TREE" not in plan
+
+    def test_memory_holds_this_users_interactions(self, ann: UserStore) -> None:
+        ann.append("ann", [did("2", at=NOON), did("1")])
+        ann.append("bob", [did("3", "bob")], task="free-text")
+        memory = ann.memory("ann")
+        assert memory.user_id == "ann"
+        assert [i.id for i in memory.latest()] == ["1", "2"]
+
+
+class TestPersonas:
+    def test_versions_count_from_one_within_the_user(self, ann: UserStore) -> None:
+        ann.add_user("bob", task="free-text")
+        first = ann.add_persona("ann", "one", source="initial", why="first")
+        second = ann.add_persona("ann", "two", source="edit", why="better")
+        assert ann.add_persona("bob", "his", source="initial", why="first").version == 1
+        assert [(v.version, v.parent, v.text) for v in ann.persona_history("ann")] == [
+            (1, None, "one"),
+            (2, 1, "two"),
+        ]
+        assert ann.persona("ann") == second
+        assert ann.persona("ann", 1) == first
+        assert second.created_at.tzinfo is timezone.utc
+
+    def test_a_parent_may_be_older_than_the_current_version(self, ann: UserStore) -> None:
+        for text in ("one", "two"):
+            ann.add_persona("ann", text, source="edit", why="w")
+        assert ann.add_persona("ann", "three", source="edit", why="w", parent=1).parent == 1
+        with pytest.raises(UnknownVersionError, match="version 9"):
+            ann.add_persona("ann", "four", source="edit", why="w", parent=9)
+
+    def test_does_not_overwrite_a_change_it_has_not_seen(self, ann: UserStore) -> None:
+        ann.add_persona("ann", "one", source="initial", why="w", expect_head=0)
+        with pytest.raises(StoreError, match="version 1, not 0"):
+            ann.add_persona("ann", "mine", source="edit", why="w", expect_head=0)
+        assert len(ann.persona_history("ann")) == 1
+
+    def test_rollback_is_a_new_version_with_the_old_text(self, ann: UserStore) -> None:
+        for text in ("one", "two"):
+            ann.add_persona("ann", text, source="edit", why="w")
+        back = ann.rollback("ann", 1)
+        assert (back.version, back.parent, back.text, back.source) == (3, 2, "one", "rollback")
+        assert "version 1" in back.why
+        assert len(ann.persona_history("ann")) == 3
+        with pytest.raises(UnknownVersionError):
+            ann.rollback("ann", 4)
+
+    def test_is_stale_from_the_next_interaction_on(self, ann: UserStore) -> None:
+        ann.append("ann", [did("1")])
+        assert ann.user("ann").stale
+        ann.add_persona("ann", "one", source="initial", why="w")
+        assert not ann.user("ann").stale
+        ann.append("ann", [did("1")])
+        assert not ann.user("ann").stale
+        ann.append("ann", [did("2")])
+        assert ann.user("ann").stale
+
+    def test_profile_comes_back_as_it_went_in(self, ann: UserStore) -> None:
+        facts = Facts(
+            interactions=3,
+            first=NOON,
+            last=NOON,
+            counts=(("comedy", 2), ("action", 1)),
+            recent=("comedy",),
+            mean=4.5,
+        )
+        profile = Profile(facts=facts, prose="Likes comedy.", interaction_ids=("2", "1"))
+        ann.save_profile("ann", Profile(facts=Facts(interactions=0)))
+        ann.save_profile("ann", profile)
+        assert ann.profile("ann") == profile
+
+
+class TestAlignments:
+    def test_a_finished_run_brings_record_and_persona_together(self, ann: UserStore) -> None:
+        ann.add_persona("ann", "one", source="initial", why="w")
+        run = ann.start_alignment("ann", {"steps": 1})
+        ann.save_step("ann", run, 1, {"feedback": "draft"})
+        ann.save_step("ann", run, 1, {"feedback": "be brief"})
+        ann.save_step("ann", run, 2, {"feedback": "more"})
+        made = ann.finish_alignment("ann", run, {"n": 3}, ("two", "accepted"))
+        assert made is not None
+        assert (made.version, made.parent, made.source, made.why) == (2, 1, "alignment", "accepted")
+        assert made.alignment_id == run
+        [row] = ann.alignments("ann")
+        assert (row.status, dict(row.config), dict(row.record)) == ("done", {"steps": 1}, {"n": 3})
+        assert row.ended_at is not None
+        assert row.ended_at >= row.started_at
+        assert ann.steps("ann", run) == [{"feedback": "be brief"}, {"feedback": "more"}]
+
+    def test_a_run_without_a_persona_settles_what_it_saw(self, ann: UserStore) -> None:
+        ann.append("ann", [did("1")])
+        run = ann.start_alignment("ann", {})
+        ann.append("ann", [did("2")])
+        assert ann.finish_alignment("ann", run, {}) is None
+        assert ann.user("ann").stale, "interaction 2 arrived during the run"
+        run = ann.start_alignment("ann", {})
+        ann.finish_alignment("ann", run, {})
+        assert not ann.user("ann").stale
+
+    def test_two_runs_at_once_cannot_both_write_a_persona(self, ann: UserStore) -> None:
+        ann.add_persona("ann", "one", source="initial", why="w")
+        first, second = (ann.start_alignment("ann", {}) for _ in range(2))
+        ann.finish_alignment("ann", first, {}, ("two", "w"))
+        with pytest.raises(StoreError, match="version 2, not 1"):
+            ann.finish_alignment("ann", second, {}, ("three", "w"))
+        ann.fail_alignment("ann", second, "overtaken")
+        assert [(row.status, row.error) for row in ann.alignments("ann")] == [
+            ("done", ""),
+            ("failed", "overtaken"),
+        ]
+        assert len(ann.persona_history("ann")) == 2
+
+    def test_an_ended_run_takes_nothing_more(self, ann: UserStore) -> None:
+        run = ann.start_alignment("ann", {})
+        ann.fail_alignment("ann", run, "no key")
+        for call in (
+            lambda: ann.save_step("ann", run, 1, {}),
+            lambda: ann.finish_alignment("ann", run, {}),
+            lambda: ann.fail_alignment("ann", run, "again"),
+        ):
+            with pytest.raises(StoreError, match="has ended"):
+                call()
+
+    def test_a_run_is_reached_through_its_own_user_only(self, ann: UserStore) -> None:
+        ann.add_user("bob", task="free-text")
+        run = ann.start_alignment("ann", {})
+        with pytest.raises(StoreError, match="user 'bob' has no alignment"):
+            ann.save_step("bob", run, 1, {})
+        with pytest.raises(StoreError, match="user 'bob' has no alignment"):
+            ann.steps("bob", run)
+
+    def test_what_is_no_plain_data_stores_nothing(self, ann: UserStore) -> None:
+        run = ann.start_alignment("ann", {})
+        with pytest.raises(StoreError, match="only plain data"):
+            ann.finish_alignment("ann", run, {"object": object()}, ("two", "w"))
+        assert ann.persona("ann") is None
+        assert ann.alignments("ann")[0].status == "running"
+
+
+class TestForget:
+    def test_leaves_no_byte_of_the_user_and_nothing_of_others_changes(
+        self, ann: UserStore, tmp_path: Path
+    ) -> None:
+        marker = "unforgettable-marker"
+        for user_id in ("ann", "bob"):
+            ann.append(
+                user_id,
+                [did(str(n), user_id, response=marker + user_id) for n in range(50)],
+                task="free-text",
+            )
+            ann.add_persona(user_id, marker + user_id, source="initial", why=marker + user_id)
+            run = ann.start_alignment(user_id, {"x": marker + user_id})
+            ann.save_step(user_id, run, 1, {"x": marker + user_id})
+            ann.save_profile(user_id, Profile(facts=Facts(interactions=1), prose=marker + user_id))
+        ann.forget("ann")
+        with pytest.raises(UnknownUserError):
+            ann.user("ann")
+        assert len(ann.interactions("bob")) == 50
+        assert len(ann.steps("bob", ann.alignments("bob")[0].id)) == 1
+        on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert (marker + "bob").encode() in on_disk
+        assert (marker + "ann").encode() not in on_disk
+
+    def test_the_id_is_free_again(self, ann: UserStore) -> None:
+        ann.append("ann", [did("1")])
+        ann.forget("ann")
+        ann.add_user("ann", task="LaMP-3")
+        assert ann.interactions("ann") == []
+
+
+class TestHandle:
+    def test_a_deep_copy_is_the_same_store(self, store: UserStore) -> None:
+        assert copy.deepcopy({"store": store})["store"] is store
+
+    def test_a_closed_store_says_so(self, store: UserStore) -> None:
+        store.close()
+        store.close()
+        with pytest.raises(StoreError, match="is closed"):
+            store.user("ann")

@@ -1,0 +1,166 @@
+"""Killed between any two statements, a store has all that was acknowledged and no half of anything.
+
+This file is also the program that dies: ``python test_store_crash.py FOLDER NAME`` runs a story
+again and again, each time on a fresh store, and kills the k-th run before its k-th statement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from program.memory.interaction import Interaction
+from program.memory.semantic import Facts, Profile
+from program.store import UserStore
+
+ROOT = Path(__file__).parents[2]
+
+Deed = Callable[[UserStore], object]
+
+
+def _did(user_id: str, *names: str) -> list[Interaction]:
+    return [Interaction(id=name, user_id=user_id, query=f"q{name}", response=f"r{name}") for name in names]
+
+
+def _run(store: UserStore) -> str:
+    return store.alignments("ann")[-1].id
+
+
+STORIES: dict[str, list[Deed]] = {
+    "birth": [lambda store: store.add_user("ann", task="free-text")],
+    "life": [
+        lambda store: store.append("ann", _did("ann", "1", "2", "3"), task="free-text"),
+        lambda store: store.append("bob", _did("bob", "1"), task="free-text"),
+        lambda store: store.add_persona("ann", "one", source="initial", why="w"),
+        lambda store: store.save_profile("ann", Profile(facts=Facts(interactions=3))),
+        lambda store: store.start_alignment("ann", {"steps": 1}),
+        lambda store: store.save_step("ann", _run(store), 1, {"n": 1}),
+        lambda store: store.append("ann", _did("ann", "4", "5")),
+        lambda store: store.finish_alignment("ann", _run(store), {"n": 1}, ("two", "better")),
+        lambda store: store.rollback("ann", 1),
+        lambda store: store.forget("bob"),
+    ],
+}
+
+
+def snapshot(store: UserStore) -> list[object]:
+    """Return everything in the store but times and random ids."""
+    return [
+        (
+            user,
+            store.interactions(user.user_id),
+            store.profile(user.user_id),
+            [(v.version, v.parent, v.text, v.source, v.why) for v in store.persona_history(user.user_id)],
+            [
+                (row.status == "done", row.ended_at is None, row.record, store.steps(user.user_id, row.id))
+                for row in store.alignments(user.user_id)
+            ],
+        )
+        for user in store.users()
+    ]
+
+
+@pytest.fixture(scope="module", params=STORIES)
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("killed")
+    subprocess.run(
+        [sys.executable, __file__, str(folder), request.param],
+        check=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    return request.param, folder
+
+
+def test_keeps_all_that_was_acknowledged_and_no_half(killed: tuple[str, Path], tmp_path: Path) -> None:
+    name, folder = killed
+    with UserStore(tmp_path / "whole.db") as whole:
+        after = [snapshot(whole)]
+        for deed in STORIES[name]:
+            deed(whole)
+            after.append(snapshot(whole))
+    runs = json.loads((folder / "runs.json").read_text())
+    assert runs[-1] == len(STORIES[name]), "the last run was not killed"
+    assert len(runs) > 2 * len(STORIES[name]), "kills between, not only before, the deeds"
+    for k, acknowledged in enumerate(runs):
+        with UserStore(folder / f"{k}.db") as store:
+            found = snapshot(store)
+            assert found in after[acknowledged : acknowledged + 2], f"killed before statement {k}"
+            for deed in STORIES[name][after.index(found) :]:
+                deed(store)
+            assert snapshot(store) == after[-1], f"does not go on after a kill before statement {k}"
+        with closing(sqlite3.connect(folder / f"{k}.db")) as raw:
+            assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_a_run_of_a_dead_process_shows_as_interrupted(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from program.store import UserStore; "
+        "UserStore(sys.argv[1]).start_alignment('ann', {}); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "store.db"
+    with UserStore(path) as store:
+        store.add_user("ann", task="free-text")
+        subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+        [row] = store.alignments("ann")
+        assert (row.status, row.ended_at) == ("interrupted", None)
+        store.start_alignment("ann", {})
+        first, second = store.alignments("ann")
+        assert (first.status, second.status) == ("interrupted", "running")
+        assert first.ended_at is not None
+
+
+def _die_before(k: int, path: Path, deeds: list[Deed], acknowledge: int) -> None:
+    count = 0
+
+    def step(*_: object) -> None:
+        nonlocal count
+        if count == k:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    event.listen(Engine, "before_cursor_execute", step)
+    event.listen(Engine, "commit", step)
+    store = UserStore(path)
+    for deed in deeds:
+        deed(store)
+        os.write(acknowledge, b".")
+
+
+def _main(folder: Path, name: str) -> None:
+    start = folder / "start.db"
+    if name == "birth":
+        start.touch()
+    UserStore(start if name != "birth" else folder / "warm.db").close()
+    runs: list[int] = []
+    status = -1
+    while status != 0:
+        path = folder / f"{len(runs)}.db"
+        shutil.copy(start, path)
+        heard, said = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _die_before(len(runs), path, STORIES[name], said)
+            os._exit(0)
+        os.close(said)
+        status = os.waitpid(child, 0)[1]
+        runs.append(len(os.read(heard, 1000)))
+        os.close(heard)
+    (folder / "runs.json").write_text(json.dumps(runs))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), sys.argv[2])

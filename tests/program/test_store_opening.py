@@ -1,0 +1,132 @@
+"""Opening a store: new, existing, older, newer, and what is none."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from program.errors import ConfigError, StoreError
+from program.store import UserStore
+from program.store.schema import SCHEMA, VERSION_TABLE, metadata
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_empty_file_becomes_a_store_and_opens_again(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.touch()
+    for _ in range(2):
+        with UserStore(path) as store:
+            store.add_user("ann", task="free-text")
+            assert [user.user_id for user in store.users()] == ["ann"]
+
+
+def test_the_migrations_make_exactly_the_declared_tables(tmp_path: Path) -> None:
+    with UserStore(tmp_path / "store.db") as store, store._database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_newest_migration_is_the_one_the_code_expects() -> None:
+    config = Config()
+    config.set_main_option("script_location", "program.store:migrations")
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
+
+
+def test_an_up_to_date_store_opens_without_alembic(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    UserStore(path).close()
+    code = (
+        "import sys; from program.store import UserStore; "
+        "UserStore(sys.argv[1]).close(); sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True)
+
+
+def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
+    with UserStore(tmp_path / "store.db") as store:
+        store.add_user("ann", task="free-text")
+        names = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert names == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+
+
+def test_commits_are_durable_and_deletions_overwrite(tmp_path: Path) -> None:
+    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1}
+    with UserStore(tmp_path / "store.db") as store:
+        assert {name: store._database.pragma(name) for name in wanted} == wanted
+
+
+def test_a_url_and_a_path_are_the_same_store(tmp_path: Path) -> None:
+    with UserStore(f"sqlite:///{tmp_path}/store.db") as store:
+        store.add_user("ann", task="free-text")
+    with UserStore(str(tmp_path / "store.db")) as store:
+        assert store.user("ann").task == "free-text"
+
+
+@pytest.mark.parametrize("content", [b"hello", b"<html>" * 1000, bytes(range(256)) * 40])
+def test_refuses_a_file_that_is_no_database_and_leaves_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"notes\.txt`: file is not a database"):
+        UserStore(path)
+    assert path.read_bytes() == content
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_refuses_another_programs_database_and_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("CREATE TABLE songs (title TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="another program's database"):
+        UserStore(path)
+    assert path.read_bytes() == before
+
+
+def test_refuses_a_newer_schema_and_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    UserStore(path).close()
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = 'v9999'")
+    with pytest.raises(StoreError, match=r"newer personaagent.*'v9999'.*update personaagent"):
+        UserStore(path)
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [("v9999",)]
+
+
+def test_refuses_a_folder_and_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="Is a directory"):
+        UserStore(tmp_path)
+    with pytest.raises(StoreError, match="folder does not exist"):
+        UserStore(tmp_path / "missing" / "store.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://host/db", "not 'mysql'"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("://", "cannot be read"),
+    ],
+)
+def test_refuses_a_url_of_no_store(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        UserStore(url)
+
+
+def test_a_missing_driver_is_named_without_the_password() -> None:
+    with pytest.raises(ConfigError, match="driver of `postgresql\\+pg8000` is missing") as caught:
+        UserStore("postgresql+pg8000://ann:secret@localhost/db")
+    assert "secret" not in str(caught.value)
