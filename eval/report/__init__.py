@@ -1,0 +1,5 @@
+"""Tables, figures and the page."""
+
+from eval.report.make import ReportFiles, make_report
+
+__all__ = ["ReportFiles", "make_report"]

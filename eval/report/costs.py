@@ -1,0 +1,89 @@
+"""What each method cost, preparing and answering apart, in totals and per unit."""
+
+from __future__ import annotations
+
+from eval.records import Cost
+from eval.report.data import MethodRun, Run
+from eval.report.section import Section
+from eval.report.table import Column, Row, Scalar, Table, plain, show
+
+
+def section(run: Run) -> Section:
+    """Return the cost of each method of a run."""
+    return Section(
+        id="costs",
+        title="What each method cost",
+        text=[
+            "Preparing (summaries, alignment) happens once for each user, off the answering path; "
+            "answering once for each query. Every attempt that was paid is counted, failed ones too."
+        ],
+        tables=[cost_table(run)],
+    )
+
+
+def cost_table(run: Run) -> Table:
+    """Return two rows for each method: prepare, each user, and answer, each answer."""
+    return Table(
+        name="costs",
+        title="Cost of each method",
+        rows=[
+            {"method": method.name, "stage": stage, **cost_cells(method, stage, run)}
+            for method in run.methods
+            for stage in ("prepare", "answer")
+        ],
+        columns=[
+            plain("method", "Method", number=False),
+            Column("Stage, each", lambda row: f"{row['stage']}, each {row['unit']}", number=False),
+            plain("units", "Units"),
+            plain("calls", "Calls"),
+            plain("calls_each", "Calls each", digits=1),
+            plain("input_tokens", "Tokens in"),
+            plain("output_tokens", "Tokens out"),
+            plain("tokens_each", "Tokens each", digits=0),
+            usd_column("USD"),
+            plain("seconds", "Seconds", digits=1),
+            plain("seconds_each", "Seconds each", digits=2),
+        ],
+        notes=[
+            "Seconds are wall time of the attempts added up; attempts that ran side by side slow each other.",
+            "USD: “unpriced” where no call had a known price, “≥” where some had none.",
+        ],
+    )
+
+
+def cost_cells(method: MethodRun, stage: str, run: Run) -> dict[str, Scalar]:
+    """Return what ``prepare`` or ``answer`` cost a method, in all and for each user or answer."""
+    if stage == "prepare":
+        return _cells(method.prepare, len(run.users), "user")
+    return _cells(method.answer, len(method.answers) - method.missing, "answer")
+
+
+def usd_column(title: str, prefix: str = "") -> Column:
+    """Return a column of the cells ``usd``, honest about calls without a known price (``unpriced``)."""
+
+    def text(row: Row) -> str:
+        usd = row[f"{prefix}usd"]
+        if not row[f"{prefix}unpriced"]:
+            return show(usd, 4)
+        return f"≥ {show(usd, 4)}" if usd else "unpriced"
+
+    return Column(title, text)
+
+
+def _cells(cost: Cost, units: int, unit: str) -> dict[str, Scalar]:
+    usage = cost.usage
+    tokens = usage.input_tokens + usage.output_tokens
+    return {
+        "unit": unit,
+        "units": units,
+        "attempts": cost.attempts,
+        "calls": usage.calls,
+        "calls_each": usage.calls / units if units else None,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "tokens_each": tokens / units if units else None,
+        "usd": float(usage.usd),
+        "unpriced": usage.unpriced,
+        "seconds": float(cost.seconds),
+        "seconds_each": cost.seconds / units if units else None,
+    }

@@ -1,0 +1,128 @@
+"""The results: no score without its n, interval, floor, invalid rate, gaps and cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from eval.metrics import get_metric
+from eval.report.analysis import Analysis
+from eval.report.compare import marks
+from eval.report.costs import cost_cells, usd_column
+from eval.report.data import MethodRun, Run
+from eval.report.forest import Bar, forest
+from eval.report.section import Figure, Section
+from eval.report.table import Column, Row, Scalar, Table, percent, plain, show
+from eval.report.words import findings, heading, interval_cells, interval_column
+
+
+def section(analysis: Analysis) -> Section:
+    """Return the main table, its chart, and what may be said in words."""
+    table = main_table(analysis)
+    return Section(
+        id="results",
+        title="Results",
+        text=findings(analysis.against_reference, analysis.main),
+        tables=[table, *_missing_table(analysis.run)],
+        figures=[_figure(analysis, table)],
+    )
+
+
+def main_table(analysis: Analysis) -> Table:
+    """Return one row for each method, floors first."""
+    run = analysis.run
+    return Table(
+        name="main",
+        title=f"{run.label}{f', model {run.model}' if run.model else ''}",
+        rows=[_row(analysis, method) for method in sorted(analysis.methods, key=lambda m: not m.floor)],
+        columns=[
+            Column("Method", lambda row: f"{row['method']}{' (floor)' if row['floor'] else ''}", False),
+            plain("n", "n"),
+            plain("users", "Users"),
+            *(interval_column(metric.name, heading(metric)) for metric in analysis.metrics),
+            Column("Invalid", _invalid_text),
+            plain("missing", "Missing"),
+            plain("prepare_calls_each", "Calls to prepare a user", digits=1),
+            plain("answer_calls_each", "Calls an answer", digits=1),
+            plain("answer_seconds_each", "Seconds an answer", digits=2),
+            plain("tokens", "Tokens, all"),
+            usd_column("USD, all"),
+        ],
+        notes=[
+            "In brackets: 95 % intervals over users. n: answers that were scored.",
+            "Invalid: share of them that do not fit the answer's type; scored as LaMP's scorer does. "
+            "Missing: queries without an answer; never scored as wrong.",
+            "A floor needs no model: it is what a method must beat to be worth its calls.",
+        ],
+    )
+
+
+def _invalid_text(row: Row) -> str:
+    invalid = row["invalid"]
+    return percent(invalid, 1) if isinstance(invalid, float) else show(None)
+
+
+def _row(analysis: Analysis, method: MethodRun) -> Row:
+    place = list(analysis.methods).index(method)
+    answered = analysis.marks[analysis.main.name][place]
+    scored: dict[str, Scalar] = {}
+    for name, row in analysis.marks.items():
+        scored |= interval_cells(name, row[place].interval)
+    invalid = marks(method, get_metric("invalid"), analysis.run.task).interval
+    usages = (method.prepare.usage, method.answer.usage)
+    return {
+        "method": method.name,
+        "floor": int(method.floor),
+        "n": len(answered.users),
+        "users": len(set(answered.users)),
+        **scored,
+        "invalid": invalid.value if invalid else None,
+        "missing": method.missing,
+        "tokens": sum(usage.input_tokens + usage.output_tokens for usage in usages),
+        "usd": float(sum(usage.usd for usage in usages)),
+        "unpriced": sum(usage.unpriced for usage in usages),
+        **{
+            f"{stage}_{key}": value
+            for stage in ("prepare", "answer")
+            for key, value in cost_cells(method, stage, analysis.run).items()
+        },
+    }
+
+
+def _missing_table(run: Run) -> list[Table]:
+    counts = [
+        (method.name, Counter(a.failure or "unknown" for a in method.answers if a.prediction is None))
+        for method in run.methods
+    ]
+    rows: list[Row] = [
+        {"method": name, "why": why, "missing": number}
+        for name, reasons in counts
+        for why, number in sorted(reasons.items())
+    ]
+    columns = [
+        plain("method", "Method", number=False),
+        plain("why", "Why", number=False),
+        plain("missing", "Missing"),
+    ]
+    return [Table(name="missing", title="Missing answers", rows=rows, columns=columns)] if rows else []
+
+
+def _figure(analysis: Analysis, table: Table) -> Figure:
+    metric = analysis.main
+    kept = ("method", "floor", "n", "users", *interval_cells(metric.name, None))
+    numbers = Table(
+        name="scores",
+        title=f"{metric.title} of every method",
+        rows=[{key: row[key] for key in kept} for row in table.rows],
+        columns=[*table.columns[:3], interval_column(metric.name, heading(metric))],
+    )
+    bars = [
+        Bar.of(str(row["method"]), row, metric.name, "hollow" if row["floor"] else "filled")
+        for row in numbers.rows
+    ]
+    return Figure(
+        caption="Dots are values, lines are 95 % intervals over users, hollow dots are floors. Whether two "
+        "methods differ is not to be read here but in the differences, which are taken query by query.",
+        alt=f"{metric.title} and interval of each method, as in the table of numbers.",
+        svg=forest("scores", bars, heading(metric)),
+        numbers=numbers,
+    )

@@ -1,0 +1,139 @@
+"""How results move with one setting: alignment batch, steps, memories k, the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from eval.metrics import Metric, get_metric
+from eval.report.canvas import INK, LINES, MARKERS, draw
+from eval.report.compare import Comparison, Marks, compare, marks
+from eval.report.costs import cost_cells
+from eval.report.data import MethodRun, Run, Sweep
+from eval.report.section import Figure, Section
+from eval.report.table import Row, Scalar, Table, plain
+from eval.report.words import heading, interval_cells, interval_column
+
+_WHAT = {
+    "batch": "interactions an alignment learns from (batch)",
+    "steps": "alignment iterations (steps)",
+    "k": "memories retrieved (k)",
+    "model": "base model",
+}
+
+_LONG_VALUE = 12
+"""Characters of a value, such as a model's name, from which the labels of the axis are slanted."""
+
+
+def section(sweep: Sweep) -> Section:
+    """Return a sweep's chart and table."""
+    metric = get_metric(sweep.points[0].run.task.metrics[0])
+    table = _table(sweep, metric)
+    label, what = sweep.points[0].run.label, _WHAT.get(sweep.over, sweep.over)
+    return Section(
+        id=sweep.name,
+        title=f"{label}: {what}",
+        text=[
+            "Each point is a run of its own, alike in everything but this setting. The last columns "
+            f"compare a run with the first one ({sweep.over}={sweep.points[0].value}) query by query; "
+            "where they say undecided, the line's slope is not a finding."
+        ],
+        figures=[
+            Figure(
+                caption="Points are values, lines 95 % intervals over users; each method has its own marker "
+                "and line style. Points are set side by side only to keep intervals apart.",
+                alt=f"{metric.title} of each method by {what}, as in the table of numbers.",
+                svg=_chart(sweep, metric, table.rows),
+                numbers=table,
+                open=True,
+            )
+        ],
+    )
+
+
+def _table(sweep: Sweep, metric: Metric) -> Table:
+    rows: list[Row] = []
+    for methods in zip(*(point.run.methods for point in sweep.points), strict=False):
+        scored = [marks(m, metric, p.run.task) for m, p in zip(methods, sweep.points, strict=True)]
+        for point, found in zip(sweep.points, scored, strict=True):
+            change = None if found is scored[0] else compare(found, scored[0])
+            cells = _cells(point.run, found, change)
+            rows.append(
+                {"over": sweep.over, "value": point.value, "method": _name(methods[0], sweep.over), **cells}
+            )
+    return Table(
+        name=sweep.name,
+        title=f"{metric.title} by {sweep.over}",
+        rows=rows,
+        columns=[
+            plain("method", "Method", number=False),
+            plain("value", sweep.over),
+            plain("n", "n"),
+            plain("users", "Users"),
+            interval_column(metric.name, heading(metric)),
+            plain("missing", "Missing"),
+            plain("prepare_calls_each", "Calls to prepare a user", digits=1),
+            plain("answer_calls_each", "Calls an answer", digits=1),
+            interval_column("change", "Minus the first", difference=True),
+            plain("verdict", "Against the first", number=False),
+        ],
+    )
+
+
+def _cells(run: Run, found: Marks, change: Comparison | None) -> dict[str, Scalar]:
+    difference = change.difference if change else None
+    verdict = difference.verdict if difference else change.verdict if change else None
+    return {
+        "model": run.model,
+        "n": len(found.users),
+        "users": len(set(found.users)),
+        **interval_cells(found.metric.name, found.interval),
+        "missing": found.method.missing,
+        "prepare_calls_each": cost_cells(found.method, "prepare", run)["calls_each"],
+        "answer_calls_each": cost_cells(found.method, "answer", run)["calls_each"],
+        **interval_cells("change", difference.interval if difference else None),
+        "verdict": verdict,
+    }
+
+
+def _name(method: MethodRun, over: str) -> str:
+    """Return a method's label without the setting that is swept: ``personaagent`` of ``personaagent:k=1``."""
+    head, _, settings = method.name.rpartition(":")
+    if "=" not in settings:
+        return method.name
+    kept = ",".join(part for part in settings.split(",") if not part.startswith(f"{over}="))
+    return f"{head}:{kept}" if kept else head
+
+
+def _chart(sweep: Sweep, metric: Metric, rows: Sequence[Row]) -> str:
+    values = [point.value for point in sweep.points]
+    names = list(dict.fromkeys(row["method"] for row in rows))
+
+    def paint(axes: Any) -> None:
+        for number, name in enumerate(names):
+            shift = 0.07 * (number - (len(names) - 1) / 2)
+            found = [row for row in rows if row["method"] == name and row[metric.name] is not None]
+            places = [values.index(str(row["value"])) + shift for row in found]
+            for place, row in zip(places, found, strict=True):
+                if row[f"{metric.name}_low"] is not None:
+                    ends = [row[f"{metric.name}_low"], row[f"{metric.name}_high"]]
+                    axes.plot([place, place], ends, color=INK, linewidth=1.0)
+            axes.plot(
+                places,
+                [row[metric.name] for row in found],
+                color=INK,
+                linestyle=LINES[number % len(LINES)],
+                linewidth=1.2,
+                marker=MARKERS[number % len(MARKERS)],
+                markerfacecolor="white" if number % 2 else INK,
+                label=name,
+            )
+        axes.grid(visible=True, axis="y")
+        slanted = {"rotation": 15, "ha": "right"} if max(map(len, values)) > _LONG_VALUE else {}
+        axes.set_xticks(range(len(values)), values, **slanted)
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        axes.set_xlabel(sweep.over)
+        axes.set_ylabel(heading(metric))
+        axes.figure.legend(loc="outside lower center", ncols=3)
+
+    return draw(sweep.name, 6.0, 3.6 + 0.2 * (len(names) // 3), paint)
