@@ -79,14 +79,15 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-def main() -> None:
-    """Run the command line (console entry point)."""
+def command_line() -> Any:
+    """Return the whole command line, a Typer app."""
     import typer
 
+    from eval.cli import app as eval_app
     from eval.demo import demo
     from optimizers.cli import align
     from program.cli import persona, talk, users
-    from program.cli.options import guarded
+    from program.tracing.cli import app as trace_app
 
     app = typer.Typer(
         no_args_is_help=True,
@@ -99,7 +100,16 @@ def main() -> None:
     app.command()(talk.observe)
     app.command()(align)
     app.add_typer(persona.app, name="persona")
-    sys.exit(guarded(app))
+    app.add_typer(eval_app, name="eval")
+    app.add_typer(trace_app, name="trace")
+    return app
+
+
+def main() -> None:
+    """Run the command line (console entry point)."""
+    from program.cli.options import guarded
+
+    sys.exit(guarded(command_line()))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from eval.data import users as read_users
 from optimizers.cli import align_user
 from optimizers.config import PAPER
 from program.agent import PersonaAgent
-from program.cli.options import Model, Wikipedia, model_in_use
+from program.cli.options import Model, Trace, Wikipedia, model_in_use
 from program.cli.persona import diff_text
 from program.console import err, out, progress
 from program.errors import ConfigError, UnparsableAnswerError
@@ -49,9 +49,10 @@ def demo(
     ] = None,
     task: Annotated[str, typer.Option(help="What those users are asked.")] = "LaMP-2M",
     user: Annotated[str | None, typer.Option(help="Which user to align; default: the first.")] = None,
-    queries: Annotated[int, typer.Option(help="Most held-out queries to answer.")] = 8,
+    queries: Annotated[int, typer.Option(help="Most held-out queries to answer.")] = 5,
     model: Model = None,
     wikipedia: Wikipedia = False,
+    trace: Trace = "local",
 ) -> None:
     """Import users, align one persona, answer that user's held-out queries."""
     asked = get_task(task)
@@ -60,7 +61,7 @@ def demo(
     where = home() / "demo.db"
     for leftover in (where, where.with_name("demo.db-wal"), where.with_name("demo.db-shm")):
         leftover.unlink(missing_ok=True)
-    with UserStore(where) as store, model_in_use(model) as lm, accounting(Ledger()) as ledger:
+    with UserStore(where) as store, model_in_use(model, trace) as lm, accounting(Ledger()) as ledger:
         for person in people:
             store.append(person.user_id, person.history, task=asked.name)
         name = subject.user_id

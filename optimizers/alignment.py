@@ -143,10 +143,13 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
                 simulations = await run.simulate_batch()
                 feedback = await run.textual_losses(simulations)
                 candidate, note = await run.update(feedback)
-                evidence = await run.evidence(simulations, candidate)
-                decision = decide(self.config.gate, persona, candidate, evidence)
+                with span("gate", rule=self.config.gate) as gate:
+                    evidence = await run.evidence(simulations, candidate)
+                    decision = decide(self.config.gate, persona, candidate, evidence)
+                    gate.output(decision=decision)
                 if decision.accept:
-                    run.agent.persona = candidate
+                    with span("persona", text=candidate):
+                        run.agent.persona = candidate
                 step = AlignmentStep(
                     number=number,
                     persona_before=persona,

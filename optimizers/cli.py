@@ -14,13 +14,14 @@ from optimizers.alignment import PersonaAlignment
 from optimizers.batch import examples
 from optimizers.config import PAPER, AlignmentConfig
 from program.agent import PersonaAgent
-from program.cli.options import Json, Model, Store, Wikipedia, model_in_use, open_store
+from program.cli.options import Json, Model, Store, Trace, TraceContent, Wikipedia, model_in_use, open_store
 from program.console import PARTIAL, err, explain, out, print_json, progress
 from program.errors import BudgetExceededError, ConfigError, PersonaAgentError
 from program.home import home
 from program.ledger import Budget, Ledger, accounting
 from program.session import open_session
 from program.store import UserStore
+from program.tracing import about
 
 Users = Annotated[list[str] | None, typer.Argument(help="User ids.", show_default=False)]
 
@@ -47,6 +48,8 @@ def align(
     ] = None,
     max_usd: Annotated[float | None, typer.Option(help="Stop once this much was spent.")] = None,
     wikipedia: Wikipedia = True,
+    trace: Trace = "local",
+    trace_content: TraceContent = "full",
     store: Store = None,
     json: Json = False,
 ) -> None:
@@ -55,7 +58,7 @@ def align(
     if bool(users) == all_:
         raise ConfigError("name the users to align, or use `--all`")
     titles = _lines(negatives)
-    with open_store(store) as opened, model_in_use(model):
+    with open_store(store) as opened, model_in_use(model, trace, trace_content):
         chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users()]))
         for user_id in chosen:
             opened.user(user_id)
@@ -96,18 +99,19 @@ def align_user(
         on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
     )
     try:
-        aligned = optimizer.compile(session.agent, trainset=trainset)
-        changed = aligned.persona != session.agent.persona
-        why = aligned.alignment.steps[-1].decision.reason if aligned.alignment.steps else "no step"
-        store.finish_alignment(
-            user_id,
-            alignment_id,
-            aligned.alignment.as_dict(),
-            persona=(aligned.persona, why) if changed else None,
-        )
+        with about(user_id=user_id, persona_version=session.version.version):
+            aligned = optimizer.compile(session.agent, trainset=trainset)
     except BaseException as error:
         store.fail_alignment(user_id, alignment_id, f"{type(error).__name__}: {error}")
         raise
+    changed = aligned.persona != session.agent.persona
+    why = aligned.alignment.steps[-1].decision.reason if aligned.alignment.steps else "no step"
+    store.finish_alignment(
+        user_id,
+        alignment_id,
+        aligned.alignment.as_dict(),
+        persona=(aligned.persona, why) if changed else None,
+    )
     return aligned
 
 

@@ -11,19 +11,15 @@ They score a failed call as a wrong answer and write whole examples into log lin
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.loss import UpdatePersona
+from optimizers.silence import silence
 from program.agent import PersonaAgent
 from program.errors import BudgetExceededError, PersonaError, UnparsableAnswerError
 from program.ledger import reserve_call, stage
@@ -137,7 +133,7 @@ class Rehearsal(dspy.Module):  # type: ignore[misc]
         if self.runs.outage is not None:
             raise self.runs.outage
         self.runs.count += 1
-        untraced = contextlib.nullcontext() if self.traced else dspy.context(trace=None)
+        untraced = nullcontext() if self.traced else dspy.context(trace=None)
         with stage("simulate"), untraced:
             try:
                 return self.agent(query=query, before=before, exclude=exclude)
@@ -157,7 +153,7 @@ class Rehearsal(dspy.Module):  # type: ignore[misc]
             BudgetExceededError: A call would have passed a limit.
             PersonaError: What was found cannot be a persona.
         """
-        with stage("update"), _silence(), program_adapter():
+        with stage("update"), silence(), program_adapter():
             try:
                 best = optimizer.compile(self, **arguments)
             finally:
@@ -165,64 +161,3 @@ class Rehearsal(dspy.Module):  # type: ignore[misc]
                 if self.runs.outage is not None:
                     raise self.runs.outage
         return checked(best.agent.persona)
-
-
-_compiling: ContextVar[bool] = ContextVar("personaagent_compiling", default=False)
-
-
-class _Silence:
-    """Keeps what a compile prints, and DSPy's log lines and warnings meanwhile, away from the terminal.
-
-    GEPA and MIPROv2 draw progress bars on both streams, and log lines of DSPy show whole examples. Only
-    what a compile writes is dropped, so a progress display of the caller goes on.
-    """
-
-    def __init__(self) -> None:
-        self._switching = threading.Lock()
-        self._inside = 0
-        self._undo = contextlib.ExitStack()
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        token = _compiling.set(True)
-        self._enter()
-        try:
-            yield
-        finally:
-            self._exit()
-            _compiling.reset(token)
-
-    def _enter(self) -> None:
-        with self._switching:
-            if self._inside == 0:
-                self._undo.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-                self._undo.enter_context(contextlib.redirect_stdout(_Muffled(sys.stdout)))
-                self._undo.enter_context(contextlib.redirect_stderr(_Muffled(sys.stderr)))
-                for name in ("dspy", "optuna"):
-                    logger = logging.getLogger(name)
-                    self._undo.callback(logger.setLevel, logger.level)
-                    logger.setLevel(logging.CRITICAL + 1)
-            self._inside += 1
-
-    def _exit(self) -> None:
-        with self._switching:
-            self._inside -= 1
-            if self._inside == 0:
-                self._undo.close()
-
-
-class _Muffled:
-    """A stream that drops what a compile writes, also from threads that it starts in its context."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return len(text) if _compiling.get() else int(self._stream.write(text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-_silence = _Silence()

@@ -106,9 +106,8 @@ class AlignmentRun:
             return Evidence()
         changed = self.agent.deepcopy()
         changed.persona = candidate
-        with span("gate"):
-            parent = await self._simulate(self.agent, self._valset) if self._valset else simulations
-            after = await self._simulate(changed, self._valset or self._batch)
+        parent = await self._simulate(self.agent, self._valset) if self._valset else simulations
+        after = await self._simulate(changed, self._valset or self._batch)
         both = [
             (p.score, a.score)
             for p, a in zip(parent, after, strict=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from program.answers import AnswerType
 from program.errors import ConfigError
 from program.home import home
 from program.ledger import reserve_call
@@ -20,32 +18,13 @@ from program.memory.semantic import Profile, count_facts
 from program.models.adapter import program_adapter
 from program.models.evidence import decision_client, probabilities
 from program.persona import checked, initial_persona
+from program.signatures import Act, conclusion
 from program.sync import run_now
 from program.task import Task
 from program.tools import default_tools
 from program.tools.base import ToolContext
 from program.tools.toolset import Observation, ToolSet
 from program.tracing import span
-
-
-class Act(dspy.Signature):  # type: ignore[misc]
-    """You are a personal assistant."""
-
-    task: str = dspy.InputField(desc="what every query asks for")
-    tools: str = dspy.InputField(desc="the tools you can call; `finish` gives the answer")
-    query: str = dspy.InputField(desc="what to answer")
-    steps: str = dspy.InputField(desc="what you did so far and what came of it")
-    thought: str = dspy.OutputField(desc="one sentence: what you still need to know")
-    action: Any = dspy.OutputField(desc='one tool call, such as {"tool": "NAME", "ARGUMENT": "..."}')
-
-
-class Conclude(dspy.Signature):  # type: ignore[misc]
-    """You are a personal assistant."""
-
-    task: str = dspy.InputField(desc="what every query asks for")
-    steps: str = dspy.InputField(desc="what was found out about the user")
-    query: str = dspy.InputField(desc="what to answer")
-    answer: Any = dspy.OutputField(desc="the final answer")
 
 
 @dataclass(frozen=True)
@@ -178,7 +157,7 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
             return await self._predict({**fixed, "tools": around.tools.render(), "steps": steps}, wait)
 
         async def conclude(steps: str) -> Any:
-            signature = _conclusion(self.persona, around.task.answer)
+            signature = conclusion(self.persona, around.task.answer)
             inputs = {**fixed, "steps": steps, "signature": signature}
             if decisions is None:
                 return await self._predict(inputs, wait)
@@ -218,12 +197,3 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
                 prediction = Unreadable(str(error.lm_response))
             trace.output(prediction=prediction)
             return prediction
-
-
-@lru_cache(maxsize=4096)
-def _conclusion(persona: str, answer: AnswerType) -> Any:
-    """Return the signature of the final answer; building one costs more than reading a persona."""
-    desc = f"the final answer, {answer.hint}"
-    return Conclude.with_updated_fields("answer", type_=answer.annotation, desc=desc).with_instructions(
-        persona
-    )

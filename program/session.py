@@ -29,7 +29,7 @@ def open_session(
     user_id: str,
     *,
     home: Path,
-    prose: bool = True,
+    prose: bool | None = None,
     wikipedia: bool = True,
     retrieval: str = "bm25",
     tools: ToolSet | None = None,
@@ -37,8 +37,8 @@ def open_session(
 ) -> Session:
     """Return a user's program as stored; a user without a persona gets the initial one, stored first.
 
-    The profile is made anew when the history has outgrown it; with ``prose`` this costs one call of
-    the configured model.
+    The profile is made anew when the history has outgrown it; its prose costs one call of the
+    configured model (``None``: where that is worth it, see `build_profile`).
 
     Raises:
         UnknownUserError: No such user.

@@ -47,7 +47,12 @@ print(sorted(heavy & set(sys.modules)))
     tmp_path.chmod(0o500)
     environment = {**os.environ, "DSPY_CACHEDIR": str(tmp_path / "no")}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
     assert done.stdout.strip() == "[]"
 
@@ -61,9 +66,9 @@ def test_readme_s_python_runs(tmp_path: Path) -> None:
 from personaagent import scripted_lm
 def reply(system, user):
     if "`feedback`" in user:
-        return {"feedback": "F."}
+        return "F."
     if "`new_system_prompt`" in user:
-        return {"new_system_prompt": "N."}
+        return "N."
     return {"thought": "", "action": {"tool": "finish", "answer": "comedy"}}
 scripted = scripted_lm(reply)
 """

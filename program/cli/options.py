@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 import typer
 
 from program.console import err, exit_code, explain
 from program.home import home
 from program.store import UserStore
+from program.tracing import about
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Model = Annotated[
@@ -27,6 +30,12 @@ User = Annotated[str, typer.Argument(help="User id; see `personaagent users list
 Wikipedia = Annotated[
     bool, typer.Option(help="Let the agent search Wikipedia; its search words leave this machine.")
 ]
+Trace = Annotated[
+    str, typer.Option(help="Where traces go: local (this machine), off, or wandb:ENTITY/PROJECT.")
+]
+TraceContent = Annotated[
+    Literal["full", "hash", "none"], typer.Option(help="What of users' texts is kept in traces.")
+]
 
 
 @contextmanager
@@ -37,19 +46,28 @@ def open_store(where: str | None) -> Iterator[UserStore]:
 
 
 @contextmanager
-def model_in_use(spec: str | None) -> Iterator[Any]:
-    """Run the command with this language model; without one, with the embedded model."""
+def model_in_use(
+    spec: str | None, trace: str = "off", trace_content: Literal["full", "hash", "none"] = "full"
+) -> Iterator[Any]:
+    """Run the command with this language model (without one: the embedded model) and trace it."""
     import dspy
 
     from program.models.resolve import resolve_lm
+    from program.tracing.setup import open_tracer
 
     lm = resolve_lm(spec)
-    with dspy.context(lm=lm, disable_history=True, trace=None):
+    with (
+        dspy.context(lm=lm, disable_history=True, trace=None),
+        open_tracer(trace, home=home(), content=trace_content),
+        about(run_id=uuid4().hex[:12]),
+    ):
         yield lm
 
 
 def guarded(main: Any) -> int:
     """Run a command line and turn what it raises into one line and an exit code."""
+    # DSPy warns about every answer that was cut; what matters of that is in the results.
+    logging.getLogger("dspy").setLevel(logging.ERROR)
     try:
         main()
     except SystemExit as end:

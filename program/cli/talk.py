@@ -8,7 +8,17 @@ from uuid import uuid4
 
 import typer
 
-from program.cli.options import Json, Model, Store, User, Wikipedia, model_in_use, open_store
+from program.cli.options import (
+    Json,
+    Model,
+    Store,
+    Trace,
+    TraceContent,
+    User,
+    Wikipedia,
+    model_in_use,
+    open_store,
+)
 from program.console import err, out, print_json
 from program.errors import DataError, UnparsableAnswerError
 from program.home import home
@@ -16,7 +26,7 @@ from program.ledger import Ledger, accounting
 from program.memory.interaction import Interaction
 from program.session import open_session
 from program.task import get_task
-from program.tracing import span
+from program.tracing import about, span
 
 
 def ask(
@@ -26,16 +36,22 @@ def ask(
     ],
     model: Model = None,
     wikipedia: Wikipedia = True,
+    trace: Trace = "local",
+    trace_content: TraceContent = "full",
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Ask a user's agent. Nothing is remembered; see `observe`."""
     with open_store(store) as users:
         users.user(user)
-        with model_in_use(model), accounting(Ledger()) as ledger:
+        with model_in_use(model, trace, trace_content), accounting(Ledger()) as ledger:
             session = open_session(users, user, home=home(), wikipedia=wikipedia)
-            with span("ask", user_id=user, persona_version=session.version.version):
+            with (
+                about(user_id=user, persona_version=session.version.version),
+                span("ask", query=query) as asked,
+            ):
                 said = session.agent(query=query)
+                asked.output(answer=said.answer)
     usage = ledger.total()
     if json:
         print_json(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.progress import Progress
 from rich.table import Table
 
 from program.cli.options import Json, Store, User, open_store
@@ -30,8 +31,16 @@ def import_(
     json: Json = False,
 ) -> None:
     """Import interactions. Importing the same file again changes nothing."""
-    with open_store(store) as users:
-        report = import_users(users, path, format=format_, task=task, skip_bad=skip_bad)
+    with open_store(store) as users, Progress(console=err, transient=True) as bar:
+        reading = bar.add_task(path.name, total=None)
+        report = import_users(
+            users,
+            path,
+            format=format_,
+            task=task,
+            skip_bad=skip_bad,
+            progress=lambda done, total: bar.update(reading, completed=done, total=total),
+        )
     for bad in report.skipped:
         err.print(f"skipped {bad}", style="yellow", markup=False)
     if json:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 from program.ledger import reserve_call, stage
 from program.memory.base import Memory
@@ -11,6 +14,8 @@ from program.models.adapter import program_adapter
 from program.task import Task
 
 MAX_ITEM_CHARS = 400
+
+logger = logging.getLogger("personaagent.program.memory")
 
 
 class SummarizeHistory(dspy.Signature):  # type: ignore[misc]
@@ -27,7 +32,7 @@ class SummarizeHistory(dspy.Signature):  # type: ignore[misc]
 
 
 def build_profile(
-    memory: Memory, task: Task, *, prose: bool = True, max_tokens: int = 1500, max_chars: int = 800
+    memory: Memory, task: Task, *, prose: bool | None = None, max_tokens: int = 1500, max_chars: int = 800
 ) -> Profile:
     """Make the profile of a user from the whole history (paper, section 2.1, f_s with prompt S_t).
 
@@ -35,6 +40,7 @@ def build_profile(
         memory: The user's episodic memory; may be empty.
         task: What the user is asked.
         prose: Whether to ask the configured model for a summary; without it no call is made.
+            ``None``: unless the model says that its summaries are not worth it (``summarises``).
         max_tokens: How much of the history the model reads, newest first, about.
         max_chars: Longest summary kept, in characters.
 
@@ -44,14 +50,20 @@ def build_profile(
     """
     history = memory.latest()
     facts = count_facts(history, task.response_type)
+    if prose is None:
+        prose = getattr(dspy.settings.lm, "summarises", True)
     if not prose or not history:
         return Profile(facts=facts)
     read = newest_within(history, max_tokens)
     lines = [f"- {i.response}: {i.query[:MAX_ITEM_CHARS]}" for i in read]
     with stage("profile"), program_adapter():
         reserve_call()
-        summary = dspy.Predict(SummarizeHistory)(
-            task=task.question, facts=render_facts(facts), history="\n".join(lines)
-        )
+        try:
+            summary = dspy.Predict(SummarizeHistory)(
+                task=task.question, facts=render_facts(facts), history="\n".join(lines)
+            )
+        except AdapterParseError:
+            logger.warning("a user's summary could not be read; the profile has the counted facts only")
+            return Profile(facts=facts)
     text = " ".join(str(summary.profile).split())
     return Profile(facts=facts, prose=text[:max_chars], interaction_ids=tuple(i.id for i in read))

@@ -1,9 +1,10 @@
 """How a predictor's fields become a prompt: short, and rendered once for each persona.
 
-DSPy's own JSON adapter writes the schema of every field into the system message, twice, and builds
-it anew for each call. An engine that enforces the schema does not need to read it; a small model is
-confused by it. Here the shared instructions come first and the persona last, so that a provider's
-prefix cache serves all users.
+A single text is asked for and read as it is: a persona inside JSON costs escapes and, with small
+models, sense. Everything else is one JSON object. DSPy's own JSON adapter writes the schema of every
+field into the system message, twice, and builds it anew for each call; an engine that enforces the
+schema does not need to read it. The shared instructions come first and the persona last, so that a
+provider's prefix cache serves all users.
 """
 
 from __future__ import annotations
@@ -14,11 +15,57 @@ from weakref import WeakKeyDictionary
 
 import dspy
 from dspy.adapters.json_adapter import JSONAdapter
+from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, ValidationError
 
 
-class CompactJSONAdapter(JSONAdapter):  # type: ignore[misc]
-    """Asks for one JSON object whose schema the engine enforces; one call, no fallback."""
+class _PlainText:
+    """Mixed into an adapter: a prediction of one text has no format at all."""
+
+    def format_system_message(self, signature: Any) -> str:
+        """Return the instructions alone."""
+        if _is_text(signature):
+            return str(signature.instructions)
+        said: str = super().format_system_message(signature)  # type: ignore[misc]
+        return said
+
+    def format_user_message_content(
+        self, signature: Any, inputs: Any, prefix: str = "", suffix: str = "", main_request: bool = False
+    ) -> str:
+        """Return the inputs under their names; plain texts without DSPy's type checks of each."""
+        if not all(isinstance(inputs.get(name), str) for name in signature.input_fields):
+            said: str = super().format_user_message_content(  # type: ignore[misc]
+                signature, inputs, prefix, suffix, main_request
+            )
+            return said
+        parts = [f"[[ ## {name} ## ]]\n{inputs[name]}" for name in signature.input_fields]
+        ask = self.user_message_output_requirements(signature) if main_request else ""
+        return "\n\n".join(part for part in (prefix, *parts, ask, suffix) if part).strip()
+
+    def user_message_output_requirements(self, signature: Any) -> str:
+        """Return the reminder at the end of the user message."""
+        if _is_text(signature):
+            return f"Write only the `{next(iter(signature.output_fields))}`."
+        said: str = super().user_message_output_requirements(signature)  # type: ignore[misc]
+        return said
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        """Return the text as it is; an empty one cannot be read."""
+        if not _is_text(signature):
+            fields: dict[str, Any] = super().parse(signature, completion)  # type: ignore[misc]
+            return fields
+        if not completion.strip():
+            raise AdapterParseError(
+                adapter_name=type(self).__name__,
+                signature=signature,
+                lm_response=completion,
+                message="the text is empty",
+            )
+        return {next(iter(signature.output_fields)): completion.strip()}
+
+
+class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
+    """For models whose engine enforces a JSON schema: one call, no fallback."""
 
     def __init__(self) -> None:
         super().__init__(use_native_function_calling=False)
@@ -27,6 +74,8 @@ class CompactJSONAdapter(JSONAdapter):  # type: ignore[misc]
 
     def format_system_message(self, signature: Any) -> str:
         """Return what the fields mean, then the instructions (the persona) verbatim."""
+        if _is_text(signature):
+            return super().format_system_message(signature)
         if signature not in self._system:
             inputs = _describe(signature.input_fields)
             outputs = _describe(signature.output_fields)
@@ -36,19 +85,10 @@ class CompactJSONAdapter(JSONAdapter):  # type: ignore[misc]
             )
         return self._system[signature]
 
-    def format_user_message_content(
-        self, signature: Any, inputs: Any, prefix: str = "", suffix: str = "", main_request: bool = False
-    ) -> str:
-        """Return the inputs under their names; plain texts without DSPy's type checks of each."""
-        if not all(isinstance(inputs.get(name), str) for name in signature.input_fields):
-            said = super().format_user_message_content(signature, inputs, prefix, suffix, main_request)
-            return str(said)
-        parts = [f"[[ ## {name} ## ]]\n{inputs[name]}" for name in signature.input_fields]
-        ask = self.user_message_output_requirements(signature) if main_request else ""
-        return "\n\n".join(part for part in (prefix, *parts, ask, suffix) if part).strip()
-
     def user_message_output_requirements(self, signature: Any) -> str:
         """Return the reminder at the end of the user message."""
+        if _is_text(signature):
+            return super().user_message_output_requirements(signature)
         return f"Reply with a JSON object with {', '.join(f'`{name}`' for name in signature.output_fields)}."
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
@@ -61,10 +101,11 @@ class CompactJSONAdapter(JSONAdapter):  # type: ignore[misc]
                 pass
             else:
                 return {name: getattr(read, name) for name in signature.output_fields}
-        fields: dict[str, Any] = super().parse(signature, completion)
-        return fields
+        return super().parse(signature, completion)
 
     def _prepare_response_format(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any) -> None:
+        if _is_text(signature):
+            return
         if signature not in self._format:
             super()._prepare_response_format(lm, lm_kwargs, signature)
             self._format[signature] = lm_kwargs.get("response_format")
@@ -72,12 +113,24 @@ class CompactJSONAdapter(JSONAdapter):  # type: ignore[misc]
             lm_kwargs["response_format"] = self._format[signature]
 
 
+class MarkedAdapter(_PlainText, dspy.ChatAdapter):  # type: ignore[misc]
+    """For models without schemas: DSPy's field markers, without its second call in another format."""
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
+
+
+def _is_text(signature: Any) -> bool:
+    outputs = signature.output_fields
+    return len(outputs) == 1 and next(iter(outputs.values())).annotation is str
+
+
 def _describe(fields: Any) -> str:
     return "\n".join(f"- {name}: {field.json_schema_extra['desc']}" for name, field in fields.items())
 
 
-_JSON = CompactJSONAdapter()
-_CHAT = dspy.ChatAdapter(use_json_adapter_fallback=False)
+_SCHEMA = SchemaAdapter()
+_MARKED = MarkedAdapter()
 
 
 def adapter_for(lm: Any) -> Any:
@@ -87,7 +140,7 @@ def adapter_for(lm: Any) -> Any:
     """
     if dspy.settings.adapter is not None:
         return dspy.settings.adapter
-    return _JSON if getattr(lm, "supports_response_schema", False) else _CHAT
+    return _SCHEMA if getattr(lm, "supports_response_schema", False) else _MARKED
 
 
 def program_adapter() -> AbstractContextManager[Any]:

@@ -30,11 +30,11 @@ def reply(system, user):
     if calls == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
     if "`feedback`" in user:
-        return {"feedback": "Be brief."}
+        return "Be brief."
     if "`new_system_prompt`" in user:
-        return {"new_system_prompt": f"Version of call {calls}."}
+        return f"Version of call {calls}."
     if "`profile`" in user:
-        return {"profile": "Likes brevity."}
+        return "Likes brevity."
     return {"thought": "", "action": {"tool": "finish", "answer": "yes"}}
 
 with UserStore(home / "users.db") as store:

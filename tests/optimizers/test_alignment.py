@@ -65,8 +65,8 @@ def is_update(system: str) -> bool:
 
 
 def listener(
-    loss: Callable[[str], Any] = lambda user: {"feedback": f"Learn this. {RULE}"},
-    update: Callable[[str], Any] = lambda user: {"new_system_prompt": f"You play music. {RULE}"},
+    loss: Callable[[str], Any] = lambda user: f"Learn this. {RULE}",
+    update: Callable[[str], Any] = lambda user: f"You play music. {RULE}",
 ) -> Callable[[str, str], Any]:
     """A model whose answers obey the persona: rock always, unless the persona holds the rule."""
 
@@ -178,7 +178,7 @@ def test_loss_sees_question_truth_and_answer_but_not_the_persona(tmp_path: Path)
 
 def test_one_update_sees_the_persona_and_all_feedback(tmp_path: Path) -> None:
     numbers = iter(range(1, 4))
-    reply = listener(loss=lambda user: {"feedback": f"Feedback number {next(numbers)}."})
+    reply = listener(loss=lambda user: f"Feedback number {next(numbers)}.")
     _, prompts = align(student(tmp_path, persona="OLD persona."), reply)
     ((_, user),) = [pair for pair in prompts if is_update(pair[0])]
     assert "OLD persona." in user
@@ -201,7 +201,7 @@ def test_skip_right_saves_the_loss_and_the_update(tmp_path: Path) -> None:
 
 
 def test_gate_best_refuses_a_worse_persona(tmp_path: Path) -> None:
-    spoiled = listener(update=lambda user: {"new_system_prompt": "You forgot everything."})
+    spoiled = listener(update=lambda user: "You forgot everything.")
     aligned, _ = align(student(tmp_path, persona=f"You play. {RULE}"), spoiled, gate="best")
     decision = aligned.alignment.steps[0].decision
     assert aligned.persona == f"You play. {RULE}"
@@ -247,14 +247,14 @@ def test_separate_prompt_model_gets_feedback_and_update_only(tmp_path: Path) -> 
 def test_one_unreadable_feedback_and_update_are_asked_for_again(tmp_path: Path) -> None:
     seen: list[str] = []
 
-    def once(kind: str, good: Mapping[str, str]) -> Callable[[str], Any]:
+    def once(kind: str, good: str) -> Callable[[str], Any]:
         def reply(user: str) -> Any:
             seen.append(kind)
-            return "garbage" if seen.count(kind) == 1 else good
+            return "" if seen.count(kind) == 1 else good
 
         return reply
 
-    reply = listener(once("loss", {"feedback": "F."}), once("update", {"new_system_prompt": f"New. {RULE}"}))
+    reply = listener(once("loss", "F."), once("update", f"New. {RULE}"))
     aligned, prompts = align(student(tmp_path), reply)
     assert aligned.persona == f"New. {RULE}"
     assert (seen.count("loss"), seen.count("update")) == (4, 2)
@@ -262,7 +262,7 @@ def test_one_unreadable_feedback_and_update_are_asked_for_again(tmp_path: Path) 
 
 
 def test_update_unreadable_twice_keeps_the_persona_and_says_so(tmp_path: Path) -> None:
-    aligned, _ = align(student(tmp_path), listener(update=lambda user: "garbage"))
+    aligned, _ = align(student(tmp_path), listener(update=lambda user: " "))
     step = aligned.alignment.steps[0]
     assert aligned.persona == "You play music."
     assert step.note == "the rewrite could not be used twice, the old persona stays"
@@ -270,7 +270,7 @@ def test_update_unreadable_twice_keeps_the_persona_and_says_so(tmp_path: Path) -
 
 
 def test_overlong_rewrite_is_not_a_persona(tmp_path: Path) -> None:
-    aligned, _ = align(student(tmp_path), listener(update=lambda user: {"new_system_prompt": "x" * 300}),
+    aligned, _ = align(student(tmp_path), listener(update=lambda user: "x" * 300),
                        max_chars=200)  # fmt: skip
     assert aligned.persona == "You play music."
 
@@ -346,3 +346,27 @@ def test_compile_events_reach_callbacks(tmp_path: Path) -> None:
     with dspy.context(callbacks=[heard]):
         align(student(tmp_path), listener())
     assert heard.events == ["start", "end"]
+
+
+def test_citations_become_questions_and_papers_without_one_are_left_out(tmp_path: Path) -> None:
+    from program.task import get_task
+
+    task = get_task("LaMP-1")
+    papers = EpisodicMemory(
+        "ana",
+        [
+            Interaction(id="p1", user_id="ana", query="On Tides", response="A Theory of Tides"),
+            Interaction(id="p2", user_id="ana", query="On Wells", response=""),
+            Interaction(id="p3", user_id="ana", query="On Rain", response="A Theory of Rain"),
+        ],
+    )
+    made = examples(papers, task, seed=7, negatives=["Foreign Work"])
+    assert [example.before for example in made] == ["p1", "p3"]
+    for example in made:
+        options = [f'[{n}]: "{title}"' for n, title in ((1, "Foreign Work"), (2, "Foreign Work"))]
+        wrong = 0 if options[0] in example.query else 1
+        assert options[wrong] in example.query
+        assert example.response == ("[2]", "[1]")[wrong]
+    assert [dict(e) for e in made] == [
+        dict(e) for e in examples(papers, task, seed=7, negatives=["Foreign Work"])
+    ]

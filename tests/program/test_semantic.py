@@ -95,7 +95,7 @@ def test_summary_reads_the_newest_that_fit_and_remembers_which() -> None:
 
 
 def test_profile_is_one_call_with_facts_before_prose() -> None:
-    lm = scripted_lm(lambda system, user: {"profile": "Prefers  a\nto b."})
+    lm = scripted_lm(lambda system, user: "Prefers  a\nto b.")
     memory = EpisodicMemory("u", history(["a", "b", "a"]))
     with accounting(Ledger(), lm) as ledger:
         profile = build_profile(memory, task())
@@ -105,8 +105,15 @@ def test_profile_is_one_call_with_facts_before_prose() -> None:
     assert "- a: query 2\n- b: query 1\n- a: query 0" in lm.engine.prompts[0][1]
 
 
+def test_unreadable_summary_leaves_the_facts(caplog: pytest.LogCaptureFixture) -> None:
+    with dspy.context(lm=scripted_lm(lambda system, user: "  ")):
+        profile = build_profile(EpisodicMemory("u", history(["a", "b"])), task())
+    assert (profile.prose, profile.facts.interactions) == ("", 2)
+    assert "could not be read" in caplog.text
+
+
 def test_without_prose_or_history_no_call_is_made() -> None:
-    lm = scripted_lm(lambda system, user: {"profile": "never"})
+    lm = scripted_lm(lambda system, user: "never")
     with dspy.context(lm=lm):
         build_profile(EpisodicMemory("u", history(["a"])), task(), prose=False)
         build_profile(EpisodicMemory("u"), task())
@@ -114,7 +121,7 @@ def test_without_prose_or_history_no_call_is_made() -> None:
 
 
 def test_budget_holds_for_the_summary_too() -> None:
-    lm = scripted_lm(lambda system, user: {"profile": "never"})
+    lm = scripted_lm(lambda system, user: "never")
     with accounting(Ledger(Budget(max_calls=0)), lm), pytest.raises(BudgetExceededError):
         build_profile(EpisodicMemory("u", history(["a"])), task())
     assert lm.engine.prompts == []

@@ -1,0 +1,73 @@
+"""Quiet while an optimizer that is not ours compiles."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+_compiling: ContextVar[bool] = ContextVar("personaagent_compiling", default=False)
+
+
+class _Silence:
+    """Keeps what a compile prints, and DSPy's log lines and warnings meanwhile, away from the terminal.
+
+    GEPA and MIPROv2 draw progress bars on both streams, and log lines of DSPy show whole examples. Only
+    what a compile writes is dropped, so a progress display of the caller goes on.
+    """
+
+    def __init__(self) -> None:
+        self._switching = threading.Lock()
+        self._inside = 0
+        self._undo = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        token = _compiling.set(True)
+        self._enter()
+        try:
+            yield
+        finally:
+            self._exit()
+            _compiling.reset(token)
+
+    def _enter(self) -> None:
+        with self._switching:
+            if self._inside == 0:
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._undo.enter_context(contextlib.redirect_stdout(_Muffled(sys.stdout)))
+                self._undo.enter_context(contextlib.redirect_stderr(_Muffled(sys.stderr)))
+                for name in ("dspy", "optuna"):
+                    logger = logging.getLogger(name)
+                    self._undo.callback(logger.setLevel, logger.level)
+                    logger.setLevel(logging.CRITICAL + 1)
+            self._inside += 1
+
+    def _exit(self) -> None:
+        with self._switching:
+            self._inside -= 1
+            if self._inside == 0:
+                self._undo.close()
+
+
+class _Muffled:
+    """A stream that drops what a compile writes, also from threads that it starts in its context."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if _compiling.get() else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+silence = _Silence()
+"""A context in which a compile prints nothing."""

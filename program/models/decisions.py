@@ -1,0 +1,186 @@
+"""Decision requests (DSPy 3.4, experimental): a probability for each label instead of text.
+
+A `dspy.Predict` whose outputs are all `Literal`, `bool` or DSPy's decision types sends its inputs
+and questions here when its LM is a `DecisionLM`. Labels are scored by likelihood after a short
+prompt without markers: at 135M parameters the form of the prompt decides whether the user's own
+items are used (see ``benchmarks/bench_embedded.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import dspy
+from dspy.clients.base_lm import LM_CLASS_STATE_KEY
+from dspy.clients.errors import error_boundary
+from dspy.utils.callback import with_callbacks
+
+from program.models.likelihood import Scored, label_likelihood
+from program.models.server import ModelFile, get_server
+from program.models.weights import find_model
+
+_BOOLEAN = ("yes", "no")
+
+
+class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
+    """Answers decision requests with the model in the process. Costs nothing, needs no key.
+
+    Attributes:
+        source: ``embedded`` or ``gguf:PATH``.
+        context: Longest prompt, in tokens.
+        calibrate: Divide the probabilities by those the labels have without inputs, instructions
+            (the persona) and examples. Helps where the prompt has no examples, hurts where it has.
+    """
+
+    supports_decision_requests = True
+
+    def __init__(
+        self,
+        source: str = "embedded",
+        *,
+        context: int = 8192,
+        calibrate: bool = False,
+        callbacks: list[Any] | None = None,
+    ) -> None:
+        """Name the model; it is loaded at the first call.
+
+        Raises:
+            ModelSetupError: The file is missing or wrong.
+        """
+        model = find_model(source)
+        super().__init__(model.name, cache=False, num_retries=0, callbacks=callbacks)
+        self.source, self.context, self.calibrate = model.source, context, calibrate
+        self._file = ModelFile(path=model.path, context=context)
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def __call__(self, state: Mapping[str, Any], questions: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer each question about one state.
+
+        Args:
+            state: ``instructions``, ``inputs`` (name to value) and perhaps ``demos``.
+            questions: Output name to ``type`` (``choice``, ``score`` or ``noul``) and ``criteria``.
+
+        Returns:
+            Output name to evidence, in the form DSPy decodes: ``probabilities`` (sum 1) and
+            ``confidence`` (that of the best label), or ``noul``, the probability of true.
+
+        Raises:
+            dspy.LMError: The prompt does not fit, or the model failed.
+        """
+        return self._answer(state, questions)
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    async def acall(self, state: Mapping[str, Any], questions: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer without blocking the event loop; as `__call__`."""
+        return await asyncio.to_thread(self._answer, state, questions)
+
+    def _answer(self, state: Mapping[str, Any], questions: Mapping[str, Any]) -> dict[str, Any]:
+        with error_boundary(self.model, unexpected=True):
+            scored = {name: self._score(state, name, question) for name, question in questions.items()}
+        answers = {name: _evidence(questions[name], scored[name].probabilities) for name in questions}
+        self._report(state, questions, answers, list(scored.values()))
+        return answers
+
+    def _score(self, state: Mapping[str, Any], name: str, question: Mapping[str, Any]) -> Scored:
+        labels = list(_labels(question))
+        server = get_server(self._file)
+        with server.turn:
+            scored = label_likelihood(server, render(state, name), labels)
+            if not self.calibrate:
+                return scored
+            prior = label_likelihood(server, render(_without_content(state), name), labels)
+        weights = {
+            label: share / max(prior.probabilities[label], 1e-9)
+            for label, share in scored.probabilities.items()
+        }
+        total = sum(weights.values())
+        return Scored(
+            {label: weight / total for label, weight in weights.items()},
+            scored.prompt_tokens + prior.prompt_tokens,
+            scored.cached_tokens + prior.cached_tokens,
+            scored.forward_passes + prior.forward_passes,
+        )
+
+    def _report(
+        self, state: Mapping[str, Any], questions: Any, answers: Mapping[str, Any], scored: list[Scored]
+    ) -> None:
+        usage = {
+            "prompt_tokens": sum(one.prompt_tokens for one in scored),
+            "completion_tokens": sum(one.forward_passes for one in scored),
+            "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in scored)},
+        }
+        if dspy.settings.usage_tracker:
+            dspy.settings.usage_tracker.add_usage(self.model, usage)
+        if dspy.settings.disable_history:
+            return
+        self.update_history(
+            {
+                "prompt": "\n\n".join(render(state, name) for name in questions),
+                "messages": None,
+                "kwargs": {},
+                "outputs": [json.dumps(answers)],
+                "usage": usage,
+                "cost": 0.0,
+                "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+                "model": self.model,
+                "response_model": self.model,
+                "model_type": "decision",
+            }
+        )
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return what `load_state` needs; the weights are named, not copied."""
+        return {
+            LM_CLASS_STATE_KEY: f"{__name__}.{type(self).__qualname__}",
+            "source": self.source,
+            "context": self.context,
+            "calibrate": self.calibrate,
+        }
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> DecisionLM:
+        """Make the client again from `dump_state`.
+
+        Raises:
+            ModelSetupError: The file is missing or wrong on this machine.
+        """
+        return cls(**{key: value for key, value in state.items() if key != LM_CLASS_STATE_KEY})
+
+
+def render(state: Mapping[str, Any], question: str) -> str:
+    """Return the prompt whose continuation is the answer to ``question``.
+
+    Instructions, then examples, then one line for each input, then the name of the output.
+    """
+    blocks = [str(state["instructions"]).strip()]
+    blocks += [_lines(demo) for demo in state.get("demos", ())]
+    blocks.append(_lines(state["inputs"]) + f"\n{question}:")
+    return "\n\n".join(block for block in blocks if block).strip()
+
+
+def _lines(fields: Mapping[str, Any]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in fields.items())
+
+
+def _without_content(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same form with nothing in it, not even the persona, whose effect must stay."""
+    return {"instructions": "", "inputs": dict.fromkeys(state["inputs"], "N/A")}
+
+
+def _labels(question: Mapping[str, Any]) -> list[str]:
+    if question["type"] == "noul":
+        return list(_BOOLEAN)
+    if question["type"] == "score":
+        return [str(level) for level in range(len(question["criteria"]))]
+    return [str(label) for label in question["criteria"]]
+
+
+def _evidence(question: Mapping[str, Any], probabilities: Mapping[str, float]) -> dict[str, Any]:
+    if question["type"] == "noul":
+        return {"noul": probabilities["yes"]}
+    best = max(probabilities.values())
+    return {"probabilities": dict(probabilities), "confidence": best}

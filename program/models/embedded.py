@@ -1,0 +1,209 @@
+"""A language model inside the process, as DSPy wants it: an engine, and an `LM` around it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import dspy
+from dspy import lm15
+from dspy.clients.base_lm import LM_CLASS_STATE_KEY
+from dspy.clients.lm15_boundary import request_kwargs
+
+from program.models.decisions import DecisionLM
+from program.models.server import ModelFile, Server, get_server
+from program.models.weights import find_model
+
+_seeds = itertools.count(1)
+_SENTENCE = 100
+"""Longest string, in characters, where an answer has several."""
+_BOUNDS = ("enum", "const", "maxLength", "format", "pattern")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedEngine:
+    """DSPy's engine contract (`dspy.clients.engines.base`) for a model in the process."""
+
+    file: ModelFile
+
+    supports_response_schema: ClassVar[bool] = True
+    supported_params: ClassVar[frozenset[str]] = frozenset(
+        {"temperature", "max_tokens", "top_p", "stop", "seed", "frequency_penalty", "presence_penalty"}
+        | {"response_format"}
+    )
+
+    @property
+    def server(self) -> Server:
+        """The loaded model; the first use in the process loads it."""
+        return get_server(self.file)
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Answer one request; a JSON schema in it is enforced token by token.
+
+        Raises:
+            lm15.LM15Error: See `program.models.server.Server`.
+        """
+        reply = self.server.chat(_body(request))
+        # llama.cpp names the model by its path, which is nobody's business.
+        reply["model"] = request.model
+        return lm15.response_from_openai_chat(reply, model=request.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsyncEmbeddedEngine:
+    """The same for asyncio: the call waits in a thread, because llama.cpp releases the GIL."""
+
+    engine: EmbeddedEngine
+
+    supports_response_schema: ClassVar[bool] = True
+    supported_params: ClassVar[frozenset[str]] = EmbeddedEngine.supported_params
+
+    async def complete(self, request: lm15.Request) -> lm15.Response:
+        """Answer one request without blocking the event loop."""
+        return await asyncio.to_thread(self.engine.complete, request)
+
+
+def _body(request: lm15.Request) -> dict[str, Any]:
+    body = request_kwargs(request, "chat")
+    body["max_tokens"] = body.pop("max_completion_tokens", None) or body.get("max_tokens") or 400
+    body["cache_prompt"] = True
+    # A fixed seed would make repeated samples of one prompt identical.
+    body.setdefault("seed", next(_seeds))
+    # Without it a small model repeats itself until its tokens run out. Only repeated phrases are
+    # held down: a penalty on single tokens spoils numbers and names that must be copied.
+    body.setdefault("dry_multiplier", 0.8)
+    format_ = body.get("response_format")
+    if format_ and format_.get("type") == "json_schema":
+        body["response_format"] = _bounded(format_, body["max_tokens"])
+    return dict(body)
+
+
+def _bounded(format_: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
+    """Return the response format with a length for each string that has none.
+
+    A small model that falls into a loop then still closes its JSON before its tokens run out.
+    Two characters a token is half of what English takes.
+    """
+    bounded = copy.deepcopy(dict(format_))
+    open_strings = [part for part in _parts(bounded) if _is_open_string(part)]
+    # Beside other strings, as in a step of an agent, each is a thought or a search: one sentence.
+    limit = (
+        2 * max_tokens
+        if len(open_strings) == 1
+        else min(_SENTENCE, 2 * max_tokens // max(len(open_strings), 1))
+    )
+    for part in open_strings:
+        part["maxLength"] = max(16, limit)
+    return bounded
+
+
+def _parts(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _parts(child)
+
+
+def _is_open_string(part: Mapping[str, Any]) -> bool:
+    return part.get("type") == "string" and part.keys().isdisjoint(_BOUNDS)
+
+
+class EmbeddedLM(dspy.LM):  # type: ignore[misc]
+    """A `dspy.LM` that runs in the process and costs nothing.
+
+    Every structured answer is constrained by its JSON schema: use it with `dspy.JSONAdapter`. At
+    temperature 0 the same prompt gives the same answer, whatever was asked before or beside it.
+
+    Attributes:
+        source: ``embedded`` or ``gguf:PATH``.
+        context: Longest prompt plus answer, in tokens.
+        calibrate: Whether `decisions` divides by the labels' prior.
+        summarises: Whether its prose about a user is worth keeping. The packaged model's is not: it
+            is fluent and invented, so profiles keep to the counted facts unless prose is asked for.
+    """
+
+    def __init__(
+        self,
+        source: str = "embedded",
+        *,
+        context: int = 8192,
+        calibrate: bool = False,
+        temperature: float = 0.0,
+        max_tokens: int = 400,
+        callbacks: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Name the model; it is loaded at the first call.
+
+        Args:
+            source: ``embedded`` for the packaged model, ``gguf:PATH`` for any file.
+            context: Longest prompt plus answer, in tokens.
+            calibrate: Divide label probabilities by their prior; helps without examples in the
+                prompt, hurts with them.
+            temperature: 0 for the most likely answer.
+            max_tokens: Longest answer, in tokens.
+            callbacks: DSPy callbacks of this object.
+            **kwargs: Further request defaults, such as ``frequency_penalty``.
+
+        Raises:
+            ModelSetupError: The file is missing or wrong.
+        """
+        model = find_model(source)
+        engine = EmbeddedEngine(file=ModelFile(path=model.path, context=context))
+        super().__init__(
+            model.name,
+            engine=engine,
+            async_engine=AsyncEmbeddedEngine(engine=engine),
+            temperature=temperature,
+            max_tokens=max_tokens,
+            callbacks=callbacks,
+            # The prefix cache serves repeats, and DSPy's cache key knows nothing of `context`.
+            cache=False,
+            num_retries=0,
+            **kwargs,
+        )
+        self.source, self.context, self.calibrate = model.source, context, calibrate
+        self.summarises = model.source != "embedded"
+        self._receive: Callable[[Mapping[str, Any]], None] | None = None
+
+    @property
+    def decisions(self) -> DecisionLM:
+        """The same model for decision requests; its calls are reported where this object's are."""
+        client = DecisionLM(self.source, context=self.context, calibrate=self.calibrate)
+        client.callbacks = self.callbacks
+        client.update_history = self.update_history
+        return client
+
+    @property
+    def update_history(self) -> Callable[[Mapping[str, Any]], None]:
+        """Where DSPy reports a finished call. Assign a function to receive them instead."""
+        # DSPy leaves the cost of custom engines unknown; a model in the process is free.
+        receive = self._receive or super().update_history
+        return lambda entry: receive({**entry, "cost": 0.0})
+
+    @update_history.setter
+    def update_history(self, receive: Callable[[Mapping[str, Any]], None]) -> None:
+        self._receive = receive
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return what `load_state` needs; the weights are named, not copied."""
+        return {
+            LM_CLASS_STATE_KEY: f"{__name__}.{type(self).__qualname__}",
+            "source": self.source,
+            "context": self.context,
+            "calibrate": self.calibrate,
+            **self.kwargs,
+        }
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> EmbeddedLM:
+        """Make the model again from `dump_state`.
+
+        Raises:
+            ModelSetupError: The file is missing or wrong on this machine.
+        """
+        return cls(**{key: value for key, value in state.items() if key != LM_CLASS_STATE_KEY})

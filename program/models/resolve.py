@@ -1,0 +1,149 @@
+"""From what a user typed to a language model, and from a model's error to one clear line."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+import dspy
+from dspy.utils import exceptions as lm_errors
+
+from program.errors import ModelSetupError
+
+_KEYS = {
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "cohere": ("COHERE_API_KEY", "CO_API_KEY"),
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    "fireworks_ai": ("FIREWORKS_AI_API_KEY", "FIREWORKS_API_KEY"),
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "groq": ("GROQ_API_KEY",),
+    "mistral": ("MISTRAL_API_KEY",),
+    "openai": ("OPENAI_API_KEY",),
+    "openrouter": ("OPENROUTER_API_KEY",),
+    "together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY"),
+    "xai": ("XAI_API_KEY",),
+}
+"""Where each provider's key is looked for. Providers not listed are left to DSPy."""
+
+_LOCAL = {
+    "ollama": "ollama serve",
+    "ollama_chat": "ollama serve",
+    "hosted_vllm": "vllm serve MODEL",
+}
+
+
+def resolve_lm(
+    spec: str | dspy.LM | None = None,
+    *,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+) -> Any:
+    """Return the language model that ``spec`` names. Nothing is called or loaded yet.
+
+    Args:
+        spec: ``None`` or ``embedded`` for the model that ships as a package, ``gguf:PATH`` for a
+            GGUF file, ``python:MODULE:NAME`` for an LM object of your own code, any DSPy model
+            string (``anthropic/claude-…``, ``ollama_chat/…``), or an LM object, returned as it is.
+        temperature: ``None`` for the model's default, which is 0 for models in the process.
+        max_tokens: Longest answer in tokens; ``None`` for the model's default, which is 256 for
+            models in the process.
+
+    Raises:
+        ModelSetupError: The model cannot work as named; the message says what to do.
+    """
+    if spec is not None and not isinstance(spec, str):
+        return spec
+    settings: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if spec is None or spec == "embedded" or spec.startswith("gguf:"):
+        from program.models.embedded import EmbeddedLM
+        from program.models.server import import_runtime
+
+        import_runtime()
+        return EmbeddedLM(spec or "embedded", **given)
+    if spec.startswith("python:"):
+        return _imported(spec)
+    provider, separator, model = spec.partition("/")
+    if not separator or not model:
+        raise ModelSetupError(
+            f"unknown model {spec!r}: use `embedded`, `gguf:PATH`, `python:MODULE:NAME`, "
+            "or `PROVIDER/MODEL` as in `openai/gpt-4o`"
+        )
+    _check_key(spec, provider)
+    try:
+        return dspy.LM(spec, **given)
+    except (dspy.LMError, ValueError) as error:
+        raise ModelSetupError(f"cannot use model {spec!r}: {_one_line(error)}") from error
+
+
+def _imported(spec: str) -> Any:
+    module, _, name = spec.removeprefix("python:").partition(":")
+    try:
+        lm = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelSetupError(f"cannot import the model {spec!r}: {_one_line(error)}") from error
+    if not isinstance(lm, dspy.BaseLM):
+        raise ModelSetupError(f"{spec!r} is not a `dspy.LM` but {type(lm).__name__}")
+    return lm
+
+
+def _check_key(spec: str, provider: str) -> None:
+    # A gateway named by the environment may need no key at all.
+    gateway = any(os.environ.get(f"{provider.upper()}_{end}") for end in ("API_BASE", "BASE_URL"))
+    names = _KEYS.get(provider, ())
+    if names and not gateway and not any(os.environ.get(name) for name in names):
+        raise ModelSetupError(f"model {spec!r} needs a key: run `export {names[0]}=...`, or use `embedded`")
+
+
+def explain(error: BaseException) -> str | None:
+    """Return one line that says what a model's error means and what to do; ``None`` for others.
+
+    The line holds the model's name and the provider's own words, cut short, and no prompt text.
+    """
+    if isinstance(error.__cause__, ModelSetupError):
+        return str(error.__cause__)
+    if not isinstance(error, dspy.LMError):
+        return None
+    model = getattr(error, "model", None) or "the model"
+    provider = str(model).partition("/")[0]
+    if isinstance(error, lm_errors.LMAuthError):
+        names = _KEYS.get(provider, ("its key",))
+        return f"{model} refused the key: check `{names[0]}`"
+    if isinstance(error, lm_errors.LMBillingError):
+        return f"{model} wants payment: check the account's credit"
+    if isinstance(error, lm_errors.LMRateLimitError):
+        wait = f" in {error.retry_after:.0f} s" if error.retry_after else ""
+        return f"{model} limits the rate: try again{wait}, or with fewer workers"
+    if isinstance(error, lm_errors.ContextWindowExceededError):
+        return f"the prompt is too long for {model}: use fewer or shorter interactions, or another model"
+    if isinstance(error, lm_errors.LMUnsupportedModelError) or error.status == 404:
+        return f"{model} is not known to its provider: check the name{_pull(provider, str(model))}"
+    if isinstance(error, lm_errors.LMNotConfiguredError):
+        return f"{model} is not set up: {_one_line(error)}"
+    if isinstance(error, lm_errors.LMTimeoutError):
+        return f"{model} did not answer in time: try again"
+    if isinstance(error, lm_errors.LMTransportError) or _refused(error):
+        start = f": is the server running? Start it with `{_LOCAL[provider]}`" if provider in _LOCAL else ""
+        return f"{model} cannot be reached{start or ': check the network and its address'}"
+    if isinstance(error, lm_errors.LMServerError):
+        return f"{model} failed on its side: try again later"
+    return f"{model} failed: {_one_line(error)}"
+
+
+def _refused(error: BaseException | None) -> bool:
+    # LiteLLM reports a server that does not listen as one that failed; only its words differ.
+    while error is not None:
+        if isinstance(error, ConnectionError) or "connection error" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _pull(provider: str, model: str) -> str:
+    name = model.partition("/")[2]
+    return f", or fetch it with `ollama pull {name}`" if provider.startswith("ollama") else ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

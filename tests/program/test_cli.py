@@ -1,0 +1,238 @@
+"""The command line: what it prints where, how it fails, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import dspy
+import pytest
+
+import personaagent
+from program.cli.options import guarded
+from program.models.scripted import scripted_lm
+
+ROWS = [
+    {"user_id": "ana", "id": str(n), "query": f"what about number {n}", "response": f"reply {n}"}
+    for n in range(5)
+]
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+def polite(system: str, user: str) -> Any:
+    if "`feedback`" in user:
+        return "Be brief."
+    if "`new_system_prompt`" in user:
+        return "You are brief."
+    if "`profile`" in user:
+        return "Likes brevity."
+    return {"thought": "", "action": {"tool": "finish", "answer": "short"}}
+
+
+def outage(system: str, user: str) -> Any:
+    raise dspy.LMServerError("down")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    models = ModuleType("my_models")
+    models.polite = scripted_lm(polite)  # type: ignore[attr-defined]
+    models.outage = scripted_lm(outage)  # type: ignore[attr-defined]
+    models.garbage = scripted_lm(lambda system, user: " ")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_models", models)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: str) -> Done:
+        app = personaagent.command_line()
+        code = guarded(lambda: app(list(words)))
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    path = tmp_path / "history.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+MODEL = ("--model", "python:my_models:polite", "--no-wikipedia", "--trace", "off")
+
+
+def test_the_whole_story(run: Run, history: Path) -> None:
+    assert run("users", "import", str(history)).out.startswith("1 users, 5 interactions, 5 new")
+    assert "5 interactions, 0 new" in run("users", "import", str(history)).out
+    listed = json.loads(run("users", "list", "--json").out)
+    assert listed == [{"user_id": "ana", "interactions": 5, "persona_version": None}]
+    asked = run("ask", "ana", "what now", *MODEL)
+    assert (asked.code, asked.out) == (0, "short\n")
+    assert "search_memory(what now) (too early)" in asked.err
+    aligned = json.loads(run("align", "ana", *MODEL, "--json").out)
+    assert aligned[0]["persona_version"] == 2
+    assert aligned[0]["agent_runs"] == 3
+    assert run("persona", "show", "ana").out == "You are brief.\n"
+    assert "+You are brief." in run("persona", "diff", "ana").out
+    versions = json.loads(run("persona", "history", "ana", "--json").out)
+    assert [(v["version"], v["parent"], v["source"]) for v in versions] == [
+        (1, None, "initial"),
+        (2, 1, "alignment"),
+    ]
+    assert all(v["time"].endswith("+00:00") for v in versions)
+    assert run("persona", "rollback", "ana", "1").out == "v3 has the text of v1\n"
+    assert run("observe", "ana", "--query", "q", "--response", "r").code == 0
+    assert "6 interactions" in run("users", "show", "ana").out
+
+
+def test_every_command_has_help_and_is_in_the_readme(run: Run) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for command in ("demo", "users import", "ask", "observe", "align", "persona", "eval run", "trace"):
+        assert f"personaagent {command}" in readme
+        assert run(*command.split(), "--help").code == 0
+
+
+def test_unknown_user(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    for command in (
+        ("ask", "anna", "x"),
+        ("align", "anna"),
+        ("persona", "show", "anna"),
+        ("users", "show", "anna"),
+    ):
+        done = run(*command)
+        assert done.code == 1
+        assert done.out == ""
+        assert "'anna'" in done.err
+        assert "ana" in done.err
+        assert "personaagent users list" in done.err
+
+
+def test_user_without_history(run: Run, tmp_path: Path) -> None:
+    from program.store import UserStore
+
+    with UserStore(tmp_path / "users.db") as store:
+        store.add_user("new", task="free-text")
+    done = run("align", "new", *MODEL, "--store", str(tmp_path / "users.db"))
+    assert done.code == 3
+    assert "no interaction to learn from" in done.out
+
+
+def test_broken_line_names_file_and_line_and_writes_nothing(run: Run, history: Path) -> None:
+    with history.open("a", encoding="utf-8") as file:
+        file.write('{"user_id": "bo", "query": \n')
+    done = run("users", "import", str(history))
+    assert done.code == 1
+    assert "history.jsonl" in done.err
+    assert "6" in done.err
+    assert json.loads(run("users", "list", "--json").out) == []
+    skipped = run("users", "import", str(history), "--skip-bad")
+    assert skipped.code == 4
+    assert "5 new, 1 bad" in skipped.out
+
+
+def test_label_outside_the_task(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "tags.jsonl"
+    path.write_text(
+        json.dumps({"user_id": "ana", "query": "a film", "response": "Comedy!"}), encoding="utf-8"
+    )
+    done = run("users", "import", str(path), "--task", "LaMP-2M")
+    assert done.code == 1
+    assert "'Comedy!'" in done.err
+    good = path.with_name("good.jsonl")
+    good.write_text(json.dumps({"user_id": "ana", "query": "a film", "response": "comedy"}), encoding="utf-8")
+    run("users", "import", str(good), "--task", "LaMP-2M")
+    done = run("observe", "ana", "--query", "another film", "--response", "funny")
+    assert done.code == 1
+    assert "`--response`" in done.err
+    assert "comedy" in done.err
+
+
+def test_two_users_with_one_id(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    item = {"id": "1", "tag": "comedy", "description": "a film"}
+    path.write_text(json.dumps([{"user_id": "ana", "profile": [item], "query": []}] * 2), encoding="utf-8")
+    done = run("users", "import", str(path), "--format", "oppu", "--task", "LaMP-2M")
+    assert done.code == 1
+    assert "'ana'" in done.err
+
+
+def test_unreadable_database_is_left_alone(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("these are my notes, not a database" * 100, encoding="utf-8")
+    before = path.read_bytes()
+    done = run("users", "list", "--store", str(path))
+    assert done.code == 1
+    assert "notes.db" in done.err
+    assert path.read_bytes() == before
+
+
+def test_a_database_of_somebody_else_is_left_alone(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table mine (x)")
+    connection.close()
+    assert run("users", "list", "--store", str(path)).code == 1
+
+
+def test_model_that_returns_garbage(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    done = run("ask", "ana", "x", "--model", "python:my_models:garbage", "--no-wikipedia", "--trace", "off")
+    assert done.code == 3
+    assert done.out == ""
+
+
+def test_outage_stops_the_run_and_keeps_the_persona(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    run("ask", "ana", "x", *MODEL)
+    done = run("align", "--all", "--model", "python:my_models:outage", "--no-wikipedia", "--trace", "off")
+    assert done.code == 3
+    assert len(json.loads(run("persona", "history", "ana", "--json").out)) == 1
+    assert "failed on its side" in done.out
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("openai/gpt-4o-mini", "export OPENAI_API_KEY"),
+        ("gguf:nowhere.gguf", "nowhere.gguf"),
+        ("gpt", "`embedded`"),
+        ("python:my_models:nobody", "nobody"),
+    ],
+)
+def test_a_model_that_is_not_set_up(
+    run: Run, history: Path, monkeypatch: pytest.MonkeyPatch, model: str, says: str
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    run("users", "import", str(history))
+    done = run("ask", "ana", "x", "--model", model, "--trace", "off")
+    assert done.code == 2
+    assert says in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_budget_is_reported_and_the_persona_stays(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    done = run("align", "ana", *MODEL, "--max-calls", "4")
+    assert done.code == 3
+    assert "the limit is 4 calls" in done.out
+    assert [v["version"] for v in json.loads(run("persona", "history", "ana", "--json").out)] == [1]
+
+
+def test_align_wants_users_or_all(run: Run) -> None:
+    assert run("align").code == 2
+    assert run("align", "ana", "--all").code == 2
+    assert run("align", "ana", "--steps", "-1").code == 2

@@ -1,0 +1,155 @@
+"""Label likelihood, with the packaged model itself."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any, Literal
+
+import dspy
+import pytest
+from dspy.adapters.decision import record_evidence
+
+from program.models.decisions import DecisionLM, render
+from program.models.likelihood import label_likelihood
+from program.models.server import ModelFile, Server, get_server
+from program.models.weights import find_model
+
+TAGS = ["comedy", "dark comedy", "romance", "romance and war", "sci-fi"]
+EXAMPLES = "movie: Aliens attack.\ntag: sci-fi\n\nmovie: A wedding by the sea.\ntag: romance\n\n"
+PARIS = f"{EXAMPLES}movie: Two strangers fall in love in Paris.\ntag:"
+MARS = f"{EXAMPLES}movie: A spaceship of robots lands on Mars.\ntag:"
+
+
+class Tag(dspy.Signature):  # type: ignore[misc]
+    """You tag movies."""
+
+    movie: str = dspy.InputField(desc="a movie")
+    tag: Literal["comedy", "romance", "sci-fi"] = dspy.OutputField(desc="its tag")
+
+
+class Judge(dspy.Signature):  # type: ignore[misc]
+    """You judge statements."""
+
+    statement: str = dspy.InputField(desc="a statement")
+    true: bool = dspy.OutputField(desc="whether it is true")
+    stars: Literal[1, 2, 3, 4, 5] = dspy.OutputField(desc="how good it is")
+
+
+@pytest.fixture(scope="module")
+def client() -> DecisionLM:
+    return DecisionLM()
+
+
+@pytest.fixture(scope="module")
+def server() -> Server:
+    return get_server(ModelFile(path=find_model("embedded").path))
+
+
+def test_probabilities_sum_to_one_and_follow_the_text(server: Server) -> None:
+    paris, mars = (label_likelihood(server, prompt, TAGS).probabilities for prompt in (PARIS, MARS))
+    assert list(paris) == TAGS
+    assert sum(paris.values()) == pytest.approx(1.0)
+    assert paris["romance"] > mars["romance"]
+    assert mars["sci-fi"] > paris["sci-fi"]
+
+
+def test_a_label_that_begins_another_is_told_from_it(server: Server) -> None:
+    scored = label_likelihood(
+        server, "country: Love and bombs in 1944.\ntag:", ["romance", "romance and war"]
+    )
+    assert all(0.0 < share < 1.0 for share in scored.probabilities.values())
+    assert scored.forward_passes == 1
+
+
+def test_probabilities_are_those_of_the_whole_vocabulary_shared_out(server: Server) -> None:
+    words = [" comedy", " romance"]
+    tokens = [server.tokenize(word) for word in words]
+    assert [len(token) for token in tokens] == [1, 1]
+    reply = server.complete({"prompt": PARIS, "max_tokens": 1, "temperature": 1.0, "n_probs": 49152})
+    top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    logprob = {entry["id"]: entry["logprob"] for entry in top}
+    comedy, romance = (math.exp(logprob[token[0]]) for token in tokens)
+    scored = label_likelihood(server, PARIS, ["comedy", "romance"])
+    assert scored.probabilities["comedy"] == pytest.approx(comedy / (comedy + romance), abs=1e-4)
+
+
+def test_the_order_of_labels_changes_nothing(server: Server) -> None:
+    forward = label_likelihood(server, PARIS, TAGS).probabilities
+    assert label_likelihood(server, PARIS, TAGS[::-1]).probabilities == pytest.approx(forward)
+
+
+def test_long_prompts_give_the_same_cold_and_warm(server: Server) -> None:
+    prompt = "A fox met a traveller at the edge of the wood. " * 12 + PARIS
+    label_likelihood(server, "something else entirely\ntag:", TAGS)
+    cold = label_likelihood(server, prompt, TAGS)
+    warm = label_likelihood(server, prompt, TAGS)
+    assert warm.cached_tokens > cold.cached_tokens
+    assert warm.probabilities == cold.probabilities
+
+
+def test_a_predictor_returns_the_best_label_with_its_evidence(client: DecisionLM) -> None:
+    with record_evidence() as log:
+        answer = dspy.Predict(Tag)(movie="Two strangers fall in love in Paris.", lm=client)
+    probabilities = log[0][2]["probabilities"]
+    assert answer.tag == max(probabilities, key=probabilities.__getitem__)
+    assert log[0][2]["confidence"] == probabilities[answer.tag]
+
+
+def test_booleans_and_integers_keep_their_types(client: DecisionLM) -> None:
+    answer = dspy.Predict(Judge)(statement="Water is wet.", lm=client)
+    assert isinstance(answer.true, bool)
+    assert answer.stars in {1, 2, 3, 4, 5}
+
+
+async def test_asyncio_gives_the_same(client: DecisionLM) -> None:
+    tag = dspy.Predict(Tag)
+    answers = await asyncio.gather(*(tag.acall(movie="A robot dreams.", lm=client) for _ in range(3)))
+    assert {answer.tag for answer in answers} == {tag(movie="A robot dreams.", lm=client).tag}
+
+
+def test_the_prompt_is_short_and_ends_with_the_question() -> None:
+    state = {
+        "instructions": "You know Ann.",
+        "inputs": {"task": "Which tag?", "query": "A robot dreams."},
+        "demos": [{"query": "Two clowns.", "tag": "comedy"}],
+    }
+    assert render(state, "tag") == (
+        "You know Ann.\n\nquery: Two clowns.\ntag: comedy\n\ntask: Which tag?\nquery: A robot dreams.\ntag:"
+    )
+
+
+def test_calibration_divides_by_a_prior_without_the_persona(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[str] = []
+    from program.models import decisions
+
+    def listening(server: Any, prompt: str, labels: list[str]) -> Any:
+        prompts.append(prompt)
+        return label_likelihood(server, prompt, labels)
+
+    monkeypatch.setattr(decisions, "label_likelihood", listening)
+    with record_evidence() as log:
+        dspy.Predict(Tag.with_instructions("Ann loves sci-fi."))(
+            movie="A robot.", lm=DecisionLM(calibrate=True)
+        )
+    assert [("Ann" in prompt, "robot" in prompt) for prompt in prompts] == [(True, True), (False, False)]
+    assert sum(log[0][2]["probabilities"].values()) == pytest.approx(1.0)
+
+
+def test_a_text_output_is_refused(client: DecisionLM) -> None:
+    with pytest.raises(ValueError, match="Unsupported System One output"):
+        dspy.Predict("movie -> review")(movie="A robot.", lm=client)
+
+
+def test_a_prompt_beyond_the_context_says_so(client: DecisionLM) -> None:
+    with pytest.raises(dspy.ContextWindowExceededError):
+        dspy.Predict(Tag)(movie="word " * 9000, lm=client)
+
+
+def test_a_saved_predictor_finds_its_client_again(client: DecisionLM) -> None:
+    program = dspy.Predict(Tag)
+    program.lm = DecisionLM(calibrate=True)
+    loaded = dspy.Predict(Tag)
+    loaded.load_state(program.dump_state(), allow_unsafe_lm_state=True)
+    assert isinstance(loaded.lm, DecisionLM)
+    assert loaded.lm.calibrate is True
