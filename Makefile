@@ -21,6 +21,8 @@ check: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_agent.py
 	$(BIN)/python benchmarks/bench_import.py
+	$(BIN)/python benchmarks/bench_runner.py
+	$(BIN)/python benchmarks/bench_tracing.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -34,12 +34,20 @@ class EvalUser:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a method may see of a user: the history and the task, never a query or a gold."""
+    """What a method may see of a user: the history and the task, never a query or a gold.
+
+    Attributes:
+        history: In time order, all of it older than the user's queries.
+        seed: Of everything random.
+        others: How often the histories of all other users of the run give each label or rating.
+            Empty where responses are text: another user's words never come here.
+    """
 
     user_id: str
     task: Task
     history: Sequence[Interaction]
     seed: int
+    others: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +78,42 @@ class Failed:
 class Method(Protocol):
     """A way to answer a task for a user. One instance serves all users; it keeps no user state.
 
-    ``prepare`` may be slow (summaries, alignment) and is called once for each user; ``answer``
-    once for each query. Both run under the runner's language model and ledger. They raise what
-    they like: the runner turns it into `Failed`.
+    A user is served in three steps: ``prepare`` may be slow and may ask the model (summaries,
+    alignment), and what it learned is stored, so it is paid for once, also when the run is killed
+    and started again; ``open`` turns that into whatever ``answer`` needs, without asking the
+    model; ``answer`` is called once for each query, in the file's order, by one thread. All run
+    under the runner's language model and ledger. They raise what they like: the runner turns it
+    into `Failed`. A method that calls the model itself asks `program.ledger.reserve_call` first.
+
+    `eval.methods.base.BaseMethod` has all of it but ``answer``.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As users type it."""
+        ...
+
+    @property
+    def floor(self) -> bool:
+        """Whether it needs no model at all."""
+        ...
 
     def settings(self) -> Mapping[str, Any]:
         """Every setting that changes the result, as plain data."""
         ...
 
-    def prepare(self, subject: Subject) -> Any:
-        """Return what ``answer`` needs for this user, made from the history only."""
+    def check(self, task: Task) -> None:
+        """Raise `ConfigError` where the method makes no sense for ``task``."""
         ...
 
-    def answer(self, prepared: Any, query: Query) -> Answer:
-        """Answer one query."""
+    def prepare(self, subject: Subject) -> Mapping[str, Any]:
+        """Return what was learned about this user, from the history only, as plain data for JSON."""
+        ...
+
+    def open(self, subject: Subject, learned: Mapping[str, Any]) -> Any:
+        """Return what ``answer`` needs for this user."""
+        ...
+
+    def answer(self, opened: Any, query: Query) -> Answer:
+        """Answer one query; its ``gold`` is always ``None`` here."""
         ...

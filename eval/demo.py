@@ -22,11 +22,15 @@ from program.cli.persona import diff_text
 from program.console import err, out, progress
 from program.errors import ConfigError, UnparsableAnswerError
 from program.home import home
-from program.ledger import Ledger, accounting
+from program.ledger import Ledger, accounting, current_ledger
+from program.loop import AgentSettings
 from program.persona import GENERIC
 from program.session import open_session
 from program.store import UserStore
 from program.task import Task, get_task
+
+QUICK = AgentSettings(max_steps=2, k=3, item_chars=160)
+"""Two short looks, then the answer, so that the demo takes minutes on two cores."""
 
 SAMPLE = Path(__file__).parent / "data" / "sample" / "movies.json"
 
@@ -49,7 +53,7 @@ def demo(
     ] = None,
     task: Annotated[str, typer.Option(help="What those users are asked.")] = "LaMP-2M",
     user: Annotated[str | None, typer.Option(help="Which user to align; default: the first.")] = None,
-    queries: Annotated[int, typer.Option(help="Most held-out queries to answer.")] = 5,
+    queries: Annotated[int, typer.Option(help="Most held-out queries to answer.")] = 4,
     model: Model = None,
     wikipedia: Wikipedia = False,
     trace: Trace = "local",
@@ -66,8 +70,8 @@ def demo(
             store.append(person.user_id, person.history, task=asked.name)
         name = subject.user_id
         err.print(f"1. {len(people)} users imported; aligning {name!r} with {lm.model}", markup=False)
-        first = open_session(store, name, home=home(), wikipedia=wikipedia)
-        aligned = align_user(store, name, PAPER, home=home(), wikipedia=wikipedia)
+        first = open_session(store, name, home=home(), wikipedia=wikipedia, settings=QUICK)
+        aligned = align_user(store, name, PAPER, home=home(), wikipedia=wikipedia, settings=QUICK)
         _show_alignment(aligned)
         held_out = subject.queries[-queries:]
         err.print(f"2. answering {len(held_out)} held-out queries of {name!r}, three times", markup=False)
@@ -83,7 +87,7 @@ def demo(
                 arms.append(_answer_all(label, agent, held_out, asked, advance))
     _show_arms(arms, subject, lm.model, sample=data is None)
     err.print(
-        f"\n{ledger.total().calls} model calls in {ledger.seconds:.0f} s. Everything is stored; look around:\n"
+        f"\n{ledger.total().calls} model calls in {ledger.seconds:.0f} s. All is stored; look around:\n"
         f"  personaagent persona history {name} --store {where}\n"
         f"  personaagent ask {name} 'two rivals share a flat' --store {where}",
         markup=False,
@@ -103,7 +107,7 @@ def _choose(people: Sequence[EvalUser], user: str | None) -> EvalUser:
 
 def _answer_all(label: str, agent: PersonaAgent, queries: Sequence[Query], task: Task, advance: Any) -> Arm:
     score, unreadable = 0.0, 0
-    with accounting(Ledger()) as ledger:
+    with accounting(Ledger(parent=current_ledger())) as ledger:
         for query in queries:
             try:
                 score += task.answer.agreement(agent(query=query.text).answer, str(query.gold))

@@ -19,6 +19,7 @@ from program.console import PARTIAL, err, explain, out, print_json, progress
 from program.errors import BudgetExceededError, ConfigError, PersonaAgentError
 from program.home import home
 from program.ledger import Budget, Ledger, accounting
+from program.loop import AgentSettings
 from program.session import open_session
 from program.store import UserStore
 from program.tracing import about
@@ -83,13 +84,14 @@ def align_user(
     prompt_model: Any = None,
     negatives: list[str] | None = None,
     wikipedia: bool = True,
+    settings: AgentSettings | None = None,
 ) -> PersonaAgent:
     """Align one stored user with the configured model and store what came of it.
 
     Every finished step is stored at once. The new persona and the record become visible together;
     until then, and after any failure, the old persona stands.
     """
-    session = open_session(store, user_id, home=home, wikipedia=wikipedia)
+    session = open_session(store, user_id, home=home, wikipedia=wikipedia, settings=settings)
     around = session.agent.surroundings
     trainset = examples(around.memory, around.task, seed=config.seed, negatives=negatives or ())
     alignment_id = store.start_alignment(user_id, vars(config))

@@ -54,6 +54,7 @@ class Surroundings:
             before=before,
             exclude=exclude,
             k=self.settings.k,
+            max_chars=self.settings.item_chars,
             response_noun=self.task.response_noun,
         )
 

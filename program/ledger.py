@@ -18,6 +18,7 @@ from typing import Any
 import dspy
 
 from program.errors import BudgetExceededError
+from program.tracing.span import report_call
 
 
 @dataclass
@@ -118,7 +119,9 @@ class Ledger:
         )
         with self._lock:
             self._stages.setdefault(_stage.get(), Usage()).add(call)
-        if self.parent is not None:
+        if self.parent is None:
+            report_call(entry)
+        else:
             self.parent.record(entry)
 
 

@@ -26,11 +26,13 @@ class AgentSettings:
         max_steps: Most steps before the answer is forced from what was seen.
         min_actions: Fewest tool calls before an answer counts (the paper's persona asks for two).
         k: Interactions returned by one memory search.
+        item_chars: Longest text shown of one interaction, in characters.
     """
 
     max_steps: int = 5
     min_actions: int = 2
     k: int = 4
+    item_chars: int = 300
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_actions <= self.max_steps:
@@ -40,6 +42,8 @@ class AgentSettings:
             )
         if self.k < 1:
             raise ConfigError(f"`k` must be at least 1, got {self.k!r}")
+        if self.item_chars < 20:
+            raise ConfigError(f"`item_chars` must be at least 20, got {self.item_chars!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +109,10 @@ async def run_loop(
 ) -> Finished:
     """Answer ``query`` in at most ``max_steps`` steps; then the answer is forced from what was seen.
 
-    Without tools the answer is asked for at once. ``always_conclude`` asks for the final answer on
-    its own even where a step has already given one, for models that give probabilities for it.
+    A look that shows nothing new ends the search too, once there were ``min_actions``: what was seen
+    will not change. Without tools the answer is asked for at once. ``always_conclude`` asks for the
+    final answer on its own even where a step has already given one, for models that give
+    probabilities for it.
 
     Raises:
         UnparsableAnswerError: The final answer did not fit ``answer_type``.
@@ -130,16 +136,19 @@ async def run_loop(
             if action is None:
                 break
         seen = await use(action)
+        shown = 0 if seen.failed else _shown_in(seen.text, steps)
         steps.append(
             Step(
                 thought=str(said.thought) if readable else "",
                 tool=seen.tool,
                 arguments=seen.arguments,
-                observation=seen.text,
+                observation=f"(the same as in step {shown})" if shown else seen.text,
                 failed=seen.failed,
                 forced=forced,
             )
         )
+        if shown and len(steps) >= settings.min_actions:
+            break
     said = await conclude(render(steps))
     if isinstance(said, Unreadable):
         raise UnparsableAnswerError(f"the final answer is not {answer_type.hint}", raw=said.raw)
@@ -151,6 +160,11 @@ async def run_loop(
 def render(steps: Sequence[Step]) -> str:
     """Return the steps as the predictor reads them."""
     return "\n\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1)) or NO_STEPS
+
+
+def _shown_in(text: str, steps: Sequence[Step]) -> int:
+    """Return the number of the step that showed the very same, 0 where none did."""
+    return next((number for number, step in enumerate(steps, 1) if step.observation == text), 0)
 
 
 def _done(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step]) -> bool:

@@ -34,8 +34,11 @@ explanation."""
 
 
 def initial_persona(profile: Profile) -> str:
-    """Return the first persona of a user, filled with the semantic memory."""
-    return stable(_INITIAL.format(profile=render(profile)))
+    """Return the first persona of a user, filled with the semantic memory.
+
+    Counts are summed over the whole history; no single latest answer is named.
+    """
+    return stable(_INITIAL.format(profile=render(profile, recent=False)))
 
 
 def stable(text: str) -> str:

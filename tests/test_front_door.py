@@ -41,7 +41,7 @@ import personaagent
 for name in personaagent.__all__:
     if name not in ("UserStore", "EpisodicMemory"):
         getattr(personaagent, name)
-heavy = {"torch", "transformers", "weave", "datasets", "xllamacpp", "matplotlib", "scipy", "sklearn", "pandas"}
+heavy = {"torch", "transformers", "weave", "datasets", "xllamacpp", "matplotlib", "scipy", "pandas"}
 print(sorted(heavy & set(sys.modules)))
 """
     tmp_path.chmod(0o500)
@@ -65,9 +65,9 @@ def test_readme_s_python_runs(tmp_path: Path) -> None:
     script = """
 from personaagent import scripted_lm
 def reply(system, user):
-    if "`feedback`" in user:
+    if "write the feedback" in user:
         return "F."
-    if "`new_system_prompt`" in user:
+    if "write the new system prompt" in user:
         return "N."
     return {"thought": "", "action": {"tool": "finish", "answer": "comedy"}}
 scripted = scripted_lm(reply)

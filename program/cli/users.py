@@ -11,6 +11,7 @@ from rich.table import Table
 
 from program.cli.options import Json, Store, User, open_store
 from program.console import PARTIAL, err, out, print_json
+from program.home import home
 from program.memory.semantic import render
 from program.store.importers import import_users
 
@@ -114,3 +115,25 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
         out.print(f"  {interaction.response}: {interaction.query[:90]}", markup=False)
     for run in runs:
         out.print(f"alignment {run.id}: {run.status} {run.error}", markup=False)
+
+
+@app.command()
+def forget(
+    user: User,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Delete everything stored about a user: interactions, profile, personas, alignments and local traces."""
+    from program.tracing.forget import forget_user
+
+    with open_store(store) as users:
+        users.user(user)
+        if not yes:
+            typer.confirm(f"Delete everything about {user!r}? This cannot be undone", abort=True, err=True)
+        users.forget(user)
+        calls = forget_user(home(), user)
+    if json:
+        print_json({"user_id": user, "traced_calls": calls})
+    else:
+        err.print(f"forgot {user!r} and {calls} traced calls", markup=False)

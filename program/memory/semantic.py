@@ -102,8 +102,14 @@ def count_facts(history: Sequence[Interaction], response_type: AnswerType) -> Fa
     )
 
 
-def render_facts(facts: Facts) -> str:
-    """Return the facts as short lines of text; a lone line where there is no history."""
+def render_facts(facts: Facts, *, recent: bool = True) -> str:
+    """Return the facts as short lines of text; a lone line where there is no history.
+
+    Args:
+        facts: What was counted.
+        recent: Whether to name the latest responses. A persona must not: they are the answers to
+            the very interactions that alignment lets the agent answer again.
+    """
     if not facts.interactions:
         return "Nothing is known about this user yet."
     when = ""
@@ -115,16 +121,16 @@ def render_facts(facts: Facts) -> str:
         rest = facts.interactions - sum(count for _, count in shown)
         named = ", ".join(f"{response} ({count})" for response, count in shown)
         lines.append(f"Most frequent answers: {named}{f', others ({rest})' if rest else ''}.")
-    if facts.recent:
+    if facts.recent and recent:
         lines.append(f"Latest answers, newest first: {', '.join(facts.recent)}.")
     if facts.mean is not None and facts.spread is not None:
         lines.append(f"Mean rating {facts.mean:.2f}, standard deviation {facts.spread:.2f}.")
     return "\n".join(lines)
 
 
-def render(profile: Profile) -> str:
-    """Return the profile as text: facts first, prose second."""
-    facts = render_facts(profile.facts)
+def render(profile: Profile, *, recent: bool = True) -> str:
+    """Return the profile as text: facts first (see `render_facts`), prose second."""
+    facts = render_facts(profile.facts, recent=recent)
     return f"{facts}\n{profile.prose}" if profile.prose else facts
 
 

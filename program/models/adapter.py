@@ -38,14 +38,17 @@ class _PlainText:
                 signature, inputs, prefix, suffix, main_request
             )
             return said
-        parts = [f"[[ ## {name} ## ]]\n{inputs[name]}" for name in signature.input_fields]
+        if _is_text(signature):
+            parts = [f"{_words(name).capitalize()}:\n{inputs[name]}" for name in signature.input_fields]
+        else:
+            parts = [f"[[ ## {name} ## ]]\n{inputs[name]}" for name in signature.input_fields]
         ask = self.user_message_output_requirements(signature) if main_request else ""
         return "\n\n".join(part for part in (prefix, *parts, ask, suffix) if part).strip()
 
     def user_message_output_requirements(self, signature: Any) -> str:
         """Return the reminder at the end of the user message."""
         if _is_text(signature):
-            return f"Write only the `{next(iter(signature.output_fields))}`."
+            return f"Now write the {_words(next(iter(signature.output_fields)))}, and nothing else."
         said: str = super().user_message_output_requirements(signature)  # type: ignore[misc]
         return said
 
@@ -123,6 +126,10 @@ class MarkedAdapter(_PlainText, dspy.ChatAdapter):  # type: ignore[misc]
 def _is_text(signature: Any) -> bool:
     outputs = signature.output_fields
     return len(outputs) == 1 and next(iter(outputs.values())).annotation is str
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _describe(fields: Any) -> str:

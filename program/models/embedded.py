@@ -19,7 +19,8 @@ from program.models.server import ModelFile, Server, get_server
 from program.models.weights import find_model
 
 _seeds = itertools.count(1)
-_SENTENCE = 100
+_NEVER = "\x01"
+_SENTENCE = 80
 """Longest string, in characters, where an answer has several."""
 _BOUNDS = ("enum", "const", "maxLength", "format", "pattern")
 
@@ -69,16 +70,19 @@ class AsyncEmbeddedEngine:
 
 def _body(request: lm15.Request) -> dict[str, Any]:
     body = request_kwargs(request, "chat")
-    body["max_tokens"] = body.pop("max_completion_tokens", None) or body.get("max_tokens") or 400
+    body["max_tokens"] = body.pop("max_completion_tokens", None) or body.get("max_tokens") or 300
     body["cache_prompt"] = True
     # A fixed seed would make repeated samples of one prompt identical.
     body.setdefault("seed", next(_seeds))
-    # Without it a small model repeats itself until its tokens run out. Only repeated phrases are
-    # held down: a penalty on single tokens spoils numbers and names that must be copied.
-    body.setdefault("dry_multiplier", 0.8)
     format_ = body.get("response_format")
     if format_ and format_.get("type") == "json_schema":
         body["response_format"] = _bounded(format_, body["max_tokens"])
+    else:
+        # Without these a small model repeats itself until its tokens run out. Repeated phrases are
+        # held down, across any punctuation; single tokens only a little, because numbers and names
+        # must be copied.
+        body |= {"dry_multiplier": 0.8, "dry_sequence_breakers": [_NEVER]}
+        body.setdefault("frequency_penalty", 0.15)
     return dict(body)
 
 
@@ -133,7 +137,7 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
         context: int = 8192,
         calibrate: bool = False,
         temperature: float = 0.0,
-        max_tokens: int = 400,
+        max_tokens: int = 300,
         callbacks: list[Any] | None = None,
         **kwargs: Any,
     ) -> None:

@@ -46,7 +46,7 @@ def resolve_lm(
             GGUF file, ``python:MODULE:NAME`` for an LM object of your own code, any DSPy model
             string (``anthropic/claude-…``, ``ollama_chat/…``), or an LM object, returned as it is.
         temperature: ``None`` for the model's default, which is 0 for models in the process.
-        max_tokens: Longest answer in tokens; ``None`` for the model's default, which is 256 for
+        max_tokens: Longest answer in tokens; ``None`` for the model's default, which is 300 for
             models in the process.
 
     Raises:

@@ -58,7 +58,7 @@ def span(name: str, **inputs: Any) -> _SpanContext:
     """Open a span called ``name``; without a tracer this does nothing.
 
     Names in use: ``align``, ``step``, ``simulate``, ``agent``, ``predict``, ``tool``,
-    ``textual_loss``, ``update``, ``gate``, ``persona``, ``ask``, ``evaluate``; the tracer itself
+    ``textual_loss``, ``update``, ``gate``, ``persona``, ``profile``, ``ask``, ``evaluate``; the tracer itself
     adds ``lm`` and, for optimizers of others, ``compile``.
     """
     tracer = _tracer.get(None)

@@ -29,17 +29,17 @@ def reply(system, user):
     calls += 1
     if calls == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "`feedback`" in user:
+    if "write the feedback" in user:
         return "Be brief."
-    if "`new_system_prompt`" in user:
+    if "write the new system prompt" in user:
         return f"Version of call {calls}."
-    if "`profile`" in user:
+    if "write the profile" in user:
         return "Likes brevity."
     return {"thought": "", "action": {"tool": "finish", "answer": "yes"}}
 
 with UserStore(home / "users.db") as store:
-    store.append("ana", [Interaction(id=str(n), user_id="ana", query=f"q {n}", response="yes") for n in range(4)],
-                 task="free-text")
+    said = [Interaction(id=str(n), user_id="ana", query=f"q {n}", response="yes") for n in range(4)]
+    store.append("ana", said, task="free-text")
     with dspy.context(lm=scripted_lm(reply)):
         align_user(store, "ana", PAPER, home=home, wikipedia=False)
 """

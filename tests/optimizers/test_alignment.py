@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +223,8 @@ def test_gate_best_keeps_a_better_one_and_runs_as_often_as_planned(tmp_path: Pat
 
 
 def test_hardest_batch_is_where_the_persona_is_wrong(tmp_path: Path) -> None:
-    aligned, _ = align(student(tmp_path, times=["night", "day", "day", "day", "day"]), listener(), batch="hardest",
-                       batch_size=2)  # fmt: skip
+    program = student(tmp_path, times=["night", "day", "day", "day", "day"])
+    aligned, _ = align(program, listener(), batch="hardest", batch_size=2)
     assert [s.interaction_id for s in aligned.alignment.steps[0].simulations] == ["i0", "i4"]
     assert aligned.alignment.agent_runs == 5
 

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +141,28 @@ def test_the_same_look_twice_is_replaced_and_then_ends_the_search(tmp_path: Path
     assert len(lm.engine.prompts) == 4
 
 
-def test_answer_is_forced_after_max_steps(tmp_path: Path) -> None:
+def test_another_search_that_shows_nothing_new_ends_the_search(tmp_path: Path) -> None:
     def reply(system: str, user: str) -> Mapping[str, Any]:
-        return call("search_memory", query=f"look {len(user)}") if "`action`" in user else {"answer": "rock"}
+        return (
+            call("search_memory", query=f"evening {len(user)}") if "`action`" in user else {"answer": "rock"}
+        )
 
     lm = scripted_lm(reply)
     with dspy.context(lm=lm):
-        said = agent(tmp_path, max_steps=3)(query="tonight")
+        said = agent(tmp_path)(query="tonight")
+    assert said.steps[1].observation == "(the same as in step 1)"
+    assert len(said.steps) == 2
+    assert len(lm.engine.prompts) == 3
+
+
+def test_answer_is_forced_after_max_steps(tmp_path: Path) -> None:
+    def reply(system: str, user: str) -> Mapping[str, Any]:
+        number = user.count(" gave:\n")
+        return call("search_memory", query=f"evening {number}") if "`action`" in user else {"answer": "rock"}
+
+    lm = scripted_lm(reply)
+    with dspy.context(lm=lm):
+        said = agent(tmp_path, max_steps=3, k=1)(query="tonight")
     assert said.answer == "rock"
     assert len(said.steps) == 3
     assert len(lm.engine.prompts) == 4
@@ -184,8 +200,7 @@ def test_failing_tool_is_an_observation_and_the_loop_goes_on(tmp_path: Path) -> 
     [(Rating(1, 5), 4, "4"), (Text(), " a headline ", "a headline"), (Labels(("[1]", "[2]")), "[2]", "[2]")],
 )
 def test_answer_is_typed_by_the_task(tmp_path: Path, answer: Any, raw: Any, read: str) -> None:
-    task = Task(name="t", question="?", answer=answer, history_answer=Text(), read_item=lambda i: Item("", ""),
-                read_query=str)  # fmt: skip
+    task = replace(MUSIC, answer=answer, history_answer=Text())
 
     def reply(system: str, user: str) -> Mapping[str, Any]:
         return finish(raw)

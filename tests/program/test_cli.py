@@ -33,11 +33,11 @@ Run = Callable[..., Done]
 
 
 def polite(system: str, user: str) -> Any:
-    if "`feedback`" in user:
+    if "write the feedback" in user:
         return "Be brief."
-    if "`new_system_prompt`" in user:
+    if "write the new system prompt" in user:
         return "You are brief."
-    if "`profile`" in user:
+    if "write the profile" in user:
         return "Likes brevity."
     return {"thought": "", "action": {"tool": "finish", "answer": "short"}}
 
@@ -96,6 +96,18 @@ def test_the_whole_story(run: Run, history: Path) -> None:
     assert run("persona", "rollback", "ana", "1").out == "v3 has the text of v1\n"
     assert run("observe", "ana", "--query", "q", "--response", "r").code == 0
     assert "6 interactions" in run("users", "show", "ana").out
+
+
+def test_a_forgotten_user_is_gone_from_store_and_traces(run: Run, history: Path, tmp_path: Path) -> None:
+    run("users", "import", str(history))
+    run("ask", "ana", "what about number 3", "--model", "python:my_models:polite", "--no-wikipedia")
+    kinds = [trace["name"] for trace in json.loads(run("trace", "list", "--json").out)]
+    assert kinds == ["ask", "profile"]
+    assert run("users", "forget", "ana", "--yes").code == 0
+    assert json.loads(run("trace", "list", "--json").out) == []
+    assert json.loads(run("users", "list", "--json").out) == []
+    for file in (tmp_path / "home").rglob("*.db*"):
+        assert b"what about number 3" not in file.read_bytes()
 
 
 def test_every_command_has_help_and_is_in_the_readme(run: Run) -> None:

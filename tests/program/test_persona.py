@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from program.answers import Labels
 from program.errors import PersonaError
+from program.memory.interaction import Interaction
 from program.memory.semantic import Profile, count_facts
 from program.persona import GENERIC, checked, initial_persona, stable
 
@@ -27,6 +29,13 @@ def test_initial_persona_holds_the_profile_and_the_paper_s_rule() -> None:
     assert "Likes old films." in text
     assert "at least TWO tools" in text
     assert stable(text) == text
+
+
+def test_initial_persona_does_not_name_the_answers_that_alignment_simulates() -> None:
+    history = [Interaction(id=str(n), user_id="u", query="q", response=r) for n, r in enumerate("aab")]
+    text = initial_persona(Profile(facts=count_facts(history, Labels(("a", "b")))))
+    assert "a (2), b (1)" in text
+    assert "Latest" not in text
 
 
 def test_generic_prompt_is_a_valid_persona() -> None:

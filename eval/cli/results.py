@@ -1,0 +1,158 @@
+"""`personaagent eval score`, `compare`, `predictions` and `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from eval.records import read_run
+from eval.submission import score_files, write_predictions
+from program.cli.options import Json
+from program.console import err, out, print_json
+from program.errors import ConfigError, DataError
+from program.task import get_task
+
+if TYPE_CHECKING:
+    from eval.report.analysis import Analysis
+    from eval.report.table import Table
+
+RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+Format = Annotated[
+    Literal["terminal", "markdown", "csv", "latex"], typer.Option("--format", help="How to print it.")
+]
+
+_LEAST_WIDTH = 140
+"""Columns of a table in the terminal; a narrower one wraps lines instead of losing digits."""
+
+
+def score(
+    path: Annotated[Path, typer.Argument(help="A run folder, or a prediction file with `--golds`.")],
+    golds: Annotated[Path | None, typer.Option(help="Gold file for a prediction file.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of a prediction file.")] = None,
+    format_: Format = "terminal",
+    json: Json = False,
+) -> None:
+    """Score a run, or a prediction file in LaMP's format."""
+    if golds is None and task is None:
+        print_scores(path, format_, json)
+        return
+    if golds is None or task is None:
+        raise ConfigError("a prediction file needs both `--golds` and `--task`")
+    found = score_files(path, golds, get_task(task))
+    if json:
+        print_json([vars(value) for value in found])
+        return
+    for value in found:
+        out.print(f"{value.name}: {value.value:.4f} {value.unit}, {value.better} is better, n = {value.n}")
+
+
+def compare(
+    path: RunFolder,
+    a: Annotated[str | None, typer.Argument(help="A method; default: each pair with the reference.")] = None,
+    b: Annotated[str | None, typer.Argument(help="The method to hold it against.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every pair.")] = False,
+    format_: Format = "terminal",
+    json: Json = False,
+) -> None:
+    """Compare methods on the same queries: differences with intervals, corrected p-values, power."""
+    from eval.report.analysis import FULL_METHOD
+    from eval.report.differences import comparison_table
+
+    analysis = _analysis(path, a)
+    pairs = analysis.comparisons[analysis.main.name]
+    if not all_ or a:
+        pairs = [pair for pair in pairs if pair.a == analysis.reference.name]
+    if b is not None:
+        pairs = [pair for pair in pairs if pair.b == b]
+        if not pairs:
+            known = ", ".join(method.name for method in analysis.methods)
+            raise ConfigError(f"method {b!r} took no part in this run; choose one of: {known}")
+    if not pairs:
+        raise ConfigError(
+            f"there is nothing to compare: `{path}` has one method; add more, such as {FULL_METHOD}"
+        )
+    title = f"{analysis.run.label}, {analysis.main.title}: {analysis.reference.name} (A) against others (B)"
+    _print(comparison_table("compare", title, pairs), format_, json)
+
+
+def predictions(
+    path: RunFolder,
+    method: Annotated[str, typer.Argument(help="Whose answers.")],
+    to: Annotated[Path, typer.Option("--out", help="The file to write.")],
+) -> None:
+    """Write a method's answers in LaMP's submission format."""
+    run = read_run(path)
+    if method not in run.labels:
+        raise ConfigError(
+            f"method {method!r} took no part in this run; choose one of: {', '.join(run.labels)}"
+        )
+    missing = run.missing(method)
+    if missing:
+        raise DataError(
+            f"{missing} answers of {method!r} are missing, and LaMP scores complete files only; run on"
+        )
+    found = {query.query_id: run.answer(method, query) for query in run.queries}
+    texts = {query_id: record.text or "" for query_id, record in found.items() if record is not None}
+    write_predictions(to, texts, get_task(run.manifest.task))
+    err.print(f"{len(texts)} predictions written to {to}", markup=False)
+
+
+def report(
+    path: Annotated[Path, typer.Argument(help="A run folder, a sweep folder, or one with sweeps in it.")],
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default: the folder `report` in it.")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="The method that others are held against.")] = None,
+    json: Json = False,
+) -> None:
+    """Make tables, figures and one self-contained page."""
+    from eval.report import make_report
+
+    files = make_report(path, to, reference=reference)
+    if json:
+        print_json({"page": str(files.page), "markdown": str(files.markdown)})
+        return
+    out.print(str(files.page), markup=False)
+    err.print(
+        f"{len(files.tables)} table files and {len(files.figures)} figure files beside it", markup=False
+    )
+
+
+def print_scores(path: Path, format_: str = "terminal", json: bool = False) -> None:
+    """Print the main table of a run."""
+    from eval.report.results import main_table
+
+    _print(main_table(_analysis(path)), format_, json)
+
+
+def _analysis(path: Path, reference: str | None = None) -> Analysis:
+    from eval.report.analysis import analyse
+    from eval.report.load import load
+
+    study = load(path)
+    if study.run is None:
+        raise DataError(f"`{path}` is a sweep; give one of the run folders in it, or use `eval report`")
+    return analyse(study.run, reference)
+
+
+def _print(table: Table, format_: str, json: bool) -> None:
+    from eval.report.table import to_csv, to_latex, to_markdown
+
+    if json:
+        print_json([dict(row) for row in table.rows])
+    elif format_ == "terminal":
+        shown = RichTable(title=table.title, box=None, title_justify="left")
+        for column in table.columns:
+            shown.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
+        for cells in table.cells:
+            shown.add_row(*cells)
+        Console(width=max(out.width, _LEAST_WIDTH), soft_wrap=True, highlight=False).print(shown)
+        for note in table.notes:
+            out.print(note, style="dim", markup=False)
+    else:
+        render = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}[format_]
+        out.print(render(table), markup=False, end="")

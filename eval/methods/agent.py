@@ -1,0 +1,107 @@
+"""What all methods share that let a `PersonaAgent` answer: one agent for each user, one persona."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from eval.contracts import Answer, Query, Subject
+from eval.methods.base import BaseMethod
+from eval.methods.final import plain
+from eval.methods.learned import plain_profile, profile_from
+from eval.methods.lookup import check_retrieval, memory_of
+from optimizers.batch import examples
+from program.agent import PersonaAgent
+from program.errors import UnparsableAnswerError
+from program.home import home
+from program.loop import AgentSettings
+from program.memory.base import Memory
+from program.memory.semantic import Profile
+from program.memory.summary import build_profile
+from program.persona import initial_persona
+from program.tools import default_tools
+from program.tools.toolset import ToolSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentMethod(BaseMethod):
+    """The agent under the persona that its user's profile gives; what to do with it is `_learn`'s.
+
+    An ablation or an optimizer replaces one of the small methods below and nothing else.
+
+    Attributes:
+        k: Interactions returned by one memory search.
+        max_steps: Most steps of the agent before it must answer.
+        min_actions: Fewest tool calls before an answer counts.
+        retrieval: How the memory is searched.
+        prose: Whether the profile has a model's summary beside its counts; None: unless the model is
+            known to invent.
+        wikipedia: Whether the agent may search Wikipedia; its search words then leave the machine.
+    """
+
+    k: int = AgentSettings.k
+    max_steps: int = AgentSettings.max_steps
+    min_actions: int = AgentSettings.min_actions
+    retrieval: str = "bm25"
+    prose: bool | None = None
+    wikipedia: bool = False
+
+    def __post_init__(self) -> None:
+        check_retrieval(self.k, self.retrieval)
+        self._settings()
+
+    def prepare(self, subject: Subject) -> Mapping[str, Any]:
+        """Summarise the history, write the first persona, improve it."""
+        profile = self._profile(subject)
+        agent = self._agent(subject, profile, self._first_persona(profile))
+        trainset = examples(memory_of(subject), subject.task, seed=subject.seed)
+        learned = {"profile": plain_profile(profile), "persona_initial": agent.persona}
+        found = self._learn(agent, trainset, subject) if trainset else {}
+        return {"persona": agent.persona, **learned, **found}
+
+    def open(self, subject: Subject, learned: Mapping[str, Any]) -> PersonaAgent:
+        """Return the user's agent under the persona it ended with."""
+        return self._agent(subject, profile_from(learned["profile"], subject), learned["persona"])
+
+    def answer(self, opened: PersonaAgent, query: Query) -> Answer:
+        """Let the agent answer."""
+        try:
+            said = opened(query=query.text)
+        except UnparsableAnswerError as error:
+            return Answer(text=error.raw, valid=False)
+        return Answer(text=said.answer, steps=plain(said.steps), probabilities=said.probabilities)
+
+    def _learn(
+        self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
+    ) -> dict[str, Any]:
+        """Return the ``persona`` that is better than the agent's, and how it came about."""
+        return {}
+
+    def _profile(self, subject: Subject) -> Profile:
+        return build_profile(memory_of(subject), subject.task, prose=self.prose)
+
+    def _first_persona(self, profile: Profile) -> str:
+        return initial_persona(profile)
+
+    def _memory(self, subject: Subject) -> Memory:
+        return memory_of(subject, self.retrieval)
+
+    def _tools(self) -> ToolSet:
+        return default_tools(home() / "cache", wikipedia=self.wikipedia)
+
+    def _agent(self, subject: Subject, profile: Profile, persona: str) -> PersonaAgent:
+        return PersonaAgent.for_user(
+            subject.user_id,
+            self._memory(subject),
+            self._tools(),
+            task=subject.task,
+            profile=profile,
+            persona=persona,
+            settings=self._settings(),
+        )
+
+    def _settings(self) -> AgentSettings:
+        return AgentSettings(max_steps=self.max_steps, min_actions=self.min_actions, k=self.k)

@@ -1,0 +1,40 @@
+"""GEPA on the same agent (Agrawal et al. 2025, arXiv 2507.19457), as shipped with DSPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import dspy
+
+from eval.contracts import Subject
+from eval.methods.rival import Rival
+from optimizers.interop import PersonaProposer, Rehearsal, persona_metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gepa(Rival):
+    """Reflective evolution of the persona; feedback names the user's true response."""
+
+    name: ClassVar[str] = "gepa"
+    least_batches: ClassVar[int] = 4
+
+    def _compile(self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject) -> str:
+        # One iteration runs a minibatch under parent and child, and all interactions under a kept child.
+        iteration = 3 * len(latest)
+
+        def out_of_runs(state: Any) -> bool:
+            return rehearsal.runs.count + iteration > self.runs
+
+        optimizer = dspy.GEPA(
+            persona_metric(subject.task),
+            # Metric calls are not agent runs (it counts some twice): the stopper below is the budget.
+            max_metric_calls=10 * self.runs,
+            reflection_minibatch_size=len(latest),
+            instruction_proposer=PersonaProposer(),
+            use_merge=False,
+            num_threads=1,
+            seed=subject.seed,
+            gepa_kwargs={"stop_callbacks": [out_of_runs]},
+        )
+        return rehearsal.compile(optimizer, trainset=latest, valset=latest)

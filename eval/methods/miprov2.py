@@ -1,0 +1,56 @@
+"""MIPROv2 on the same agent (Opsahl-Ong et al. 2024, arXiv 2406.11695), instructions only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import dspy
+
+from eval.contracts import Subject
+from eval.methods.rival import Rival
+from optimizers.interop import Rehearsal, persona_metric
+from program.errors import ConfigError
+from program.task import Task
+
+_CANDIDATES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiproV2(Rival):
+    """Proposes personas and searches among them; it never adds examples to the prompt."""
+
+    name: ClassVar[str] = "miprov2"
+    least_batches: ClassVar[int] = 4
+    traced: ClassVar[bool] = False
+
+    def check(self, task: Task) -> None:
+        """Refuse to start without the library it searches with."""
+        try:
+            import optuna  # noqa: F401
+        except ImportError as error:
+            raise ConfigError("`miprov2` needs optuna: run `pip install optuna`") from error
+
+    def _compile(self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject) -> str:
+        # At most two batches to bootstrap for its proposer, and one for the first persona.
+        trials = self.runs // len(latest) - 3
+        optimizer = dspy.MIPROv2(
+            persona_metric(subject.task),
+            auto=None,
+            num_candidates=_CANDIDATES,
+            max_bootstrapped_demos=0,
+            max_labeled_demos=0,
+            num_threads=1,
+            # It takes 0 for "no seed".
+            seed=subject.seed + 1,
+            track_stats=False,
+        )
+        return rehearsal.compile(
+            optimizer,
+            trainset=latest,
+            valset=latest,
+            num_trials=trials,
+            minibatch=False,
+            # It would put the source code of the agent into the prompt, more than a small model reads.
+            program_aware_proposer=False,
+        )

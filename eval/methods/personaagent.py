@@ -1,0 +1,67 @@
+"""PersonaAgent: a persona from the user's history, aligned once before the queries, then fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import dspy
+
+from eval.contracts import Subject
+from eval.methods.agent import AgentMethod
+from optimizers.alignment import PersonaAlignment
+from optimizers.config import PAPER, AlignmentConfig, BatchChoice, GateChoice
+from program.agent import PersonaAgent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aligned(AgentMethod):
+    """The paper's method; every default is the paper's or the project's for the paper's unknowns.
+
+    Attributes:
+        steps: Iterations E of the alignment.
+        batch: Interactions n of each iteration.
+        choice: Which interactions (see `optimizers.config.AlignmentConfig`).
+        gate: Which rewrites are kept.
+        skip_right: Make no feedback where the simulated answer was right.
+        prompt_model: The model of feedback and update, as for ``--model``; empty: the agent's.
+    """
+
+    name: ClassVar[str] = "personaagent"
+    steps: int = PAPER.steps
+    batch: int = PAPER.batch_size
+    choice: BatchChoice = PAPER.batch
+    gate: GateChoice = PAPER.gate
+    skip_right: bool = PAPER.skip_right
+    prompt_model: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._config(seed=0)
+
+    def _learn(
+        self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
+    ) -> dict[str, Any]:
+        optimizer = PersonaAlignment(self._config(subject.seed), prompt_model=_model(self.prompt_model))
+        aligned = optimizer.compile(agent, trainset=trainset)
+        record = aligned.alignment
+        return {"persona": aligned.persona, "agent_runs": record.agent_runs, "alignment": record.as_dict()}
+
+    def _config(self, seed: int) -> AlignmentConfig:
+        return AlignmentConfig(
+            steps=self.steps,
+            batch_size=self.batch,
+            batch=self.choice,
+            gate=self.gate,
+            skip_right=self.skip_right,
+            seed=seed,
+        )
+
+
+def _model(spec: str) -> Any:
+    if not spec:
+        return None
+    from program.models.resolve import resolve_lm
+
+    return resolve_lm(spec)

@@ -1,0 +1,40 @@
+"""Retrieval-augmented generation: the user's answers most like the query, then one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from eval.contracts import Answer, Query, Subject
+from eval.methods.base import BaseMethod
+from eval.methods.final import final_answer
+from eval.methods.lookup import check_retrieval, memory_of, search_step
+from program.memory.episodic import EpisodicMemory
+from program.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rag(BaseMethod):
+    """LaMP's non-parametric baseline (lamp: `k` profile items by BM25), without a persona.
+
+    Attributes:
+        k: How many past answers.
+        retrieval: bm25, dense, hybrid or recency (see `program.memory.retrieval.make_retriever`).
+    """
+
+    name: ClassVar[str] = "rag"
+    k: int = 4
+    retrieval: str = "bm25"
+
+    def __post_init__(self) -> None:
+        check_retrieval(self.k, self.retrieval)
+
+    def open(self, subject: Subject, learned: Mapping[str, Any]) -> tuple[Task, EpisodicMemory]:
+        """Return the searchable history."""
+        return subject.task, memory_of(subject, self.retrieval)
+
+    def answer(self, opened: tuple[Task, EpisodicMemory], query: Query) -> Answer:
+        """Search, then answer in one call."""
+        task, memory = opened
+        return final_answer(task, query.text, steps=[search_step(memory, task, query.text, self.k)])

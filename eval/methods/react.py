@@ -1,0 +1,116 @@
+"""ReAct: DSPy's stock agent with the same tools and no persona (Yao et al. 2023, arXiv 2210.03629)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from eval.contracts import Answer, Query, Subject
+from eval.methods.base import BaseMethod
+from eval.methods.final import final_answer
+from eval.methods.lookup import check_retrieval, memory_of
+from program.home import home
+from program.ledger import reserve_call
+from program.memory.base import Before
+from program.memory.semantic import Profile, count_facts
+from program.models.adapter import program_adapter
+from program.persona import GENERIC
+from program.task import Task
+from program.tools import default_tools
+from program.tools.base import ToolContext
+
+
+class Ask(dspy.Signature):  # type: ignore[misc]
+    """You are a helpful assistant."""
+
+    task: str = dspy.InputField(desc="what every query asks for")
+    query: str = dspy.InputField(desc="what to answer")
+    answer: str = dspy.OutputField(desc="the final answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class React(BaseMethod):
+    """Stock `dspy.ReAct` finds out; the answer is asked for as in every other method.
+
+    Attributes:
+        k: Interactions returned by one memory search.
+        max_steps: Most tool calls.
+        retrieval: How the memory is searched.
+        wikipedia: Whether it may search Wikipedia; the search words then leave the machine.
+    """
+
+    name: ClassVar[str] = "react"
+    k: int = 4
+    max_steps: int = 5
+    retrieval: str = "bm25"
+    wikipedia: bool = False
+
+    def __post_init__(self) -> None:
+        check_retrieval(self.k, self.retrieval)
+
+    def open(self, subject: Subject, learned: Mapping[str, Any]) -> tuple[Task, dspy.ReAct]:
+        """Return the agent with the user's tools."""
+        profile = Profile(facts=count_facts(subject.history, subject.task.response_type))
+
+        def profile_at(before: Before) -> Profile:
+            return profile
+
+        context = ToolContext(
+            memory=memory_of(subject, self.retrieval),
+            profile=profile_at,
+            k=self.k,
+            response_noun=subject.task.response_noun,
+        )
+        shared = default_tools(home() / "cache", wikipedia=self.wikipedia).tools.values()
+        agent = dspy.ReAct(
+            Ask.with_instructions(GENERIC), [_bound(tool, context) for tool in shared], self.max_steps
+        )
+        agent.react = _Reserving(agent.react)
+        agent.extract = _TrajectoryOnly()
+        return subject.task, agent
+
+    def answer(self, opened: tuple[Task, dspy.ReAct], query: Query) -> Answer:
+        """Let the agent look around, then answer in one more call."""
+        task, agent = opened
+        with program_adapter():
+            found = agent(task=task.question, query=query.text)
+        answer = final_answer(task, query.text, seen=found.seen or "nothing yet")
+        return Answer(**{**vars(answer), "steps": ({"trajectory": found.trajectory},)})
+
+
+class _Reserving(dspy.Module):  # type: ignore[misc]
+    """The agent's own predictor, asking the ledger before each call; an unreadable step ends the search."""
+
+    def __init__(self, predict: dspy.Predict) -> None:
+        super().__init__()
+        self.predict = predict
+
+    def forward(self, **inputs: Any) -> Any:
+        reserve_call()
+        try:
+            return self.predict(**inputs)
+        except AdapterParseError:
+            # ReAct would let it end the whole answer; to raise what it expects instead would have it log
+            # what the model said.
+            return dspy.Prediction(next_thought="", next_tool_name="finish", next_tool_args={})
+
+
+class _TrajectoryOnly(dspy.Module):  # type: ignore[misc]
+    """Stands in for ReAct's own last call: what was seen is handed out as it would have been read."""
+
+    def forward(self, *, trajectory: str, **inputs: Any) -> dspy.Prediction:
+        return dspy.Prediction(seen=trajectory)
+
+
+def _bound(tool: Any, context: ToolContext) -> dspy.Tool:
+    """Return one of our tools as DSPy's, for this user."""
+
+    def run(**arguments: Any) -> Any:
+        return tool.run(*([context] if tool.needs_context else []), **arguments)
+
+    args = {name: {"type": "string"} for name in tool.arguments}
+    return dspy.Tool(func=run, name=tool.name, desc=tool.description, args=args)

@@ -1,0 +1,56 @@
+"""What DSPy's optimizers share as rivals: the same agent, the same interactions, a budget of agent runs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import dspy
+
+from eval.contracts import Subject
+from eval.methods.agent import AgentMethod
+from optimizers.interop import Rehearsal
+from program.agent import PersonaAgent
+from program.errors import ConfigError, PersonaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival(AgentMethod):
+    """An optimizer that may let the agent answer past interactions ``runs`` times.
+
+    For an equal comparison give `personaagent` as many: ``steps`` times ``batch`` runs.
+
+    Attributes:
+        runs: Most agent runs for one user.
+        batch: The latest interactions it learns from and selects on.
+    """
+
+    least_batches: ClassVar[int]
+    traced: ClassVar[bool] = True
+    runs: int = 24
+    batch: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 1 or self.runs < self.least_batches * self.batch:
+            raise ConfigError(
+                f"`{self.name}` needs `batch` of 1 or more and `runs` of at least {self.least_batches} times "
+                f"that, got {self.batch!r} and {self.runs!r}"
+            )
+
+    def _learn(
+        self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
+    ) -> dict[str, Any]:
+        latest = list(trainset[-self.batch :])
+        rehearsal = Rehearsal(agent, traced=self.traced)
+        try:
+            persona = self._compile(rehearsal, latest, subject)
+        except PersonaError as error:
+            return {"agent_runs": rehearsal.runs.count, "note": str(error)}
+        return {"persona": persona, "agent_runs": rehearsal.runs.count}
+
+    @abstractmethod
+    def _compile(self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject) -> str:
+        """Return the best persona found."""

@@ -1,0 +1,42 @@
+"""SIMBA on the same agent (as shipped with DSPy), rules only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import dspy
+
+from eval.contracts import Subject
+from eval.methods.rival import Rival
+from optimizers.interop import Rehearsal, persona_metric
+
+_CANDIDATES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simba(Rival):
+    """Appends rules to the persona, made by contrasting good and bad runs; it adds no examples."""
+
+    name: ClassVar[str] = "simba"
+    least_batches: ClassVar[int] = 2 * _CANDIDATES + 3
+
+    def _compile(self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject) -> str:
+        n = len(latest)
+        optimizer = dspy.SIMBA(
+            metric=persona_metric(subject.task),
+            bsize=n,
+            num_candidates=_CANDIDATES,
+            max_steps=_steps(self.runs // n),
+            max_demos=0,
+            num_threads=1,
+        )
+        return rehearsal.compile(optimizer, trainset=latest, seed=subject.seed)
+
+
+def _steps(batches: int) -> int:
+    """Return the most steps that ``batches`` allow: samples and candidates in each, winners at the end."""
+    steps = 1
+    while (steps + 1) * (2 * _CANDIDATES + 1) + min(steps + 2, _CANDIDATES + 1) <= batches:
+        steps += 1
+    return steps

@@ -1,0 +1,15 @@
+"""Ablation: the persona stays as the profile made it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from eval.methods.agent import AgentMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutAlignment(AgentMethod):
+    """PersonaAgent under its first persona."""
+
+    name: ClassVar[str] = "personaagent-alignment"

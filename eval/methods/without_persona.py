@@ -1,0 +1,20 @@
+"""Ablation: a system prompt that knows no user, hence nothing to align."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from eval.methods.agent import AgentMethod
+from program.memory.semantic import Profile
+from program.persona import GENERIC
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutPersona(AgentMethod):
+    """PersonaAgent's tools and memory under a generic system prompt."""
+
+    name: ClassVar[str] = "personaagent-persona"
+
+    def _first_persona(self, profile: Profile) -> str:
+        return GENERIC

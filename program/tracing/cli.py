@@ -1,0 +1,137 @@
+"""`personaagent trace`: list, show, diff, export, serve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from program.console import err, out, print_json
+from program.errors import StoreError
+from program.home import home
+from program.tracing import inspect, render
+from program.tracing.setup import store_path
+from program.tracing.store import TraceStore
+
+app = typer.Typer(no_args_is_help=True, help="Look at traces: what was asked, answered, and learned.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Trace = Annotated[str, typer.Argument(help="The first characters of a trace or call id, or `last`.")]
+User = Annotated[str | None, typer.Option(help="Only this user's traces.")]
+
+
+@contextmanager
+def _traces() -> Iterator[TraceStore]:
+    path = store_path(home())
+    if not path.exists():
+        raise StoreError(f"no traces yet in {str(path)!r}; run `personaagent ask` or `align` first")
+    store = TraceStore(path)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@app.command("list")
+def list_(
+    user: User = None,
+    run: Annotated[str | None, typer.Option(help="Only this run's traces.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only traces of this kind: align, ask, evaluate.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only traces in which something failed.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most traces shown.")] = 30,
+    json_: Json = False,
+) -> None:
+    """List traces, newest first."""
+    with _traces() as store:
+        lines = inspect.list_traces(store, user_id=user, run_id=run, name=name, failed=failed, limit=limit)
+    if json_:
+        print_json([asdict(line) for line in lines])
+    else:
+        out.print(render.traces_table(lines))
+
+
+@app.command()
+def show(trace: Trace = "last", json_: Json = False) -> None:
+    """Show a trace as a tree with durations, tokens, cost and decisions."""
+    with _traces() as store:
+        tree = inspect.show_trace(store, inspect.find_trace(store, trace))
+    if json_:
+        print_json(asdict(tree))
+    else:
+        out.print(render.trace_tree(tree))
+
+
+@app.command()
+def diff(
+    user: Annotated[str, typer.Argument(help="User id.")],
+    before: Annotated[int | None, typer.Argument(help="Number of a persona; default: the first.")] = None,
+    after: Annotated[int | None, typer.Argument(help="Number of a persona; default: the latest.")] = None,
+    json_: Json = False,
+) -> None:
+    """Show how a user's persona changed between two versions, and the feedback that caused it."""
+    with _traces() as store:
+        changes = inspect.persona_line(store, user)
+    if not changes:
+        raise StoreError(f"no persona of {user!r} was traced; see `personaagent trace list`")
+    numbers = {change.number: change for change in reversed(changes)}
+    first, last = numbers.get(before or changes[0].number), numbers.get(after or changes[-1].number)
+    if first is None or last is None:
+        known = ", ".join(f"{number}" for number in sorted(numbers))
+        raise StoreError(f"no such persona of {user!r}; the traces know {known}")
+    between = [change for change in changes if first.at <= change.at <= last.at and change.source != "start"]
+    if json_:
+        found = {"diff": inspect.diff_lines(first.text, last.text), "steps": [asdict(c) for c in between]}
+        print_json(found)
+    else:
+        out.print(render.persona_history(changes), "", render.persona_diff(first, last, between))
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Argument(help="File to write.")],
+    trace: Annotated[str | None, typer.Option(help="Only this trace (id, its start, or `last`).")] = None,
+    user: User = None,
+    format_: Annotated[
+        Literal["html", "jsonl"], typer.Option("--format", help="A page for a browser, or Weave's records.")
+    ] = "html",
+) -> None:
+    """Write traces to one file. It holds what the traces hold: mind who gets it."""
+    from program.tracing.viewer import export_page
+
+    with _traces() as store:
+        trace_id = None if trace is None else inspect.find_trace(store, trace)
+        # Like the store, it holds what users wrote: nobody else on the machine may read it.
+        to.touch(mode=0o600)
+        with to.open("w", encoding="utf-8") as file:
+            if format_ == "html":
+                file.write(export_page(store, user_id=user, trace_id=trace_id))
+            else:
+                for call in inspect.export_calls(store, trace_id=trace_id, user_id=user):
+                    file.write(json.dumps(call, ensure_ascii=False) + "\n")
+    err.print(f"wrote {to}")
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8765,
+    key: Annotated[str | None, typer.Option(help="Key that clients must send; default: a new one.")] = None,
+) -> None:
+    """Offer the traces on this machine only: a page for a browser, and Weave's API."""
+    from program.tracing.door import Door
+
+    store = TraceStore(store_path(home()))
+    with Door(store, port=port, key=key) as door:
+        err.print(f"Page:   {door.page_address}", soft_wrap=True)
+        err.print(f"Weave:  WANDB_BASE_URL={door.address} WANDB_API_KEY={door.key}", soft_wrap=True)
+        err.print("Stop with Ctrl-C.")
+        try:
+            door.serve_forever()
+        except KeyboardInterrupt:
+            err.print("Stopped.")
+        finally:
+            store.close()

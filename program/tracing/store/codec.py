@@ -1,0 +1,95 @@
+"""How payloads are written: values to JSON text, long repeated passages to numbers of blobs.
+
+A prompt repeats the persona and the earlier steps in every call. `pack` cuts JSON text at quotes,
+at empty lines and after DSPy's field headers, and hands every long passage to the blob table, where
+equal passages are one row; `unpack` puts them back. Both work on the text alone, so
+``unpack(pack(text)) == text`` for every JSON text: JSON never holds the raw control character that
+marks a cut.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+MIN_PASSAGE = 160
+"""Characters from which a passage is worth a row of its own."""
+
+_CUTS = re.compile(r'(\\n\\n| ## \]\]\\n|")')
+_MARK = re.compile("\x01([0-9]+)\x01")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def dumps(value: Any) -> str:
+    """Return compact JSON; NaN and infinities become null, unknown objects their type's name."""
+    try:
+        return to_json(value, inf_nan_mode="null", fallback=_opaque).decode()
+    except (PydanticSerializationError, UnicodeEncodeError):
+        # Half of a surrogate pair has no UTF-8 form, but it does have an escaped one.
+        return json.dumps(to_jsonable_python(value, inf_nan_mode="null", fallback=_opaque))
+
+
+def _opaque(value: Any) -> str:
+    return f"<{type(value).__name__}>"
+
+
+def pack(text: str, intern: Callable[[str], int]) -> str:
+    """Return ``text`` with every passage of `MIN_PASSAGE` characters replaced by its number."""
+    if len(text) < MIN_PASSAGE:
+        return text
+    return "".join(
+        f"\x01{intern(piece)}\x01" if len(piece) >= MIN_PASSAGE else piece for piece in _CUTS.split(text)
+    )
+
+
+def unpack(text: str, fetch: Callable[[int], str]) -> str:
+    """Undo `pack`."""
+    if "\x01" not in text:
+        return text
+    return _MARK.sub(lambda mark: fetch(int(mark[1])), text)
+
+
+def micros(value: Any) -> int:
+    """Return a time as integer microseconds since 1970 UTC.
+
+    Args:
+        value: A datetime (naive means UTC), an ISO text in either spelling of UTC, or seconds.
+
+    Raises:
+        ValueError: None of these.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, datetime)):
+        raise ValueError(f"not a time: {value!r:.80}")
+    if isinstance(value, (int, float)):
+        return round(value * 1_000_000)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(_fixed_fraction(value))
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=timezone.utc)
+    since = value - _EPOCH
+    return int((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+
+
+_FRACTION = re.compile(r"\.(\d+)")
+
+
+def _fixed_fraction(text: str) -> str:
+    # Python 3.10 reads neither "Z" nor a fraction of other than three or six digits.
+    text = text.replace("Z", "+00:00")
+    return _FRACTION.sub(lambda match: "." + match[1][:6].ljust(6, "0"), text)
+
+
+def iso(value: int | None) -> str | None:
+    """Return microseconds since 1970 as ISO text in UTC; ``None`` stays ``None``."""
+    if value is None:
+        return None
+    return (
+        datetime.fromtimestamp(value // 1_000_000, timezone.utc)
+        .replace(microsecond=value % 1_000_000)
+        .isoformat(timespec="microseconds")
+    )

@@ -1,0 +1,377 @@
+"use strict";
+// Everything shown comes from stored text: nodes are made with textContent, never with markup.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const PAGE = 200;
+const main = document.getElementById("main");
+const state = document.getElementById("state");
+let key = "";
+let shown = 0;
+
+function el(tag, props, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(props || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "class") node.className = value;
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child !== null && child !== undefined && child !== false) node.append(child);
+  }
+  return node;
+}
+
+async function get(route, query) {
+  const wanted = new URLSearchParams(Object.entries(query || {}).filter(([, v]) => v !== "" && v !== undefined));
+  if (DATA) return held(route, wanted);
+  const answer = await fetch(`/view/${route}?${wanted}`, { headers: { Authorization: `Bearer ${key}` } });
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.reason || `status ${answer.status}`);
+  return body;
+}
+
+function held(route, wanted) {
+  const exact = DATA[`${route}?${wanted}`];
+  if (exact) return exact;
+  if (!Array.isArray(DATA[route])) throw new Error("this is not in the exported file");
+  const offset = Number(wanted.get("offset") || 0);
+  const rows = DATA[route].filter((row) =>
+    (!wanted.has("user") || row.user_id === wanted.get("user")) &&
+    (!wanted.has("run") || row.run_id === wanted.get("run")) &&
+    (!wanted.has("search") || (row.user_id || "").includes(wanted.get("search"))) &&
+    (!wanted.has("failed") || !["success", "running"].includes(row.status)));
+  return rows.slice(offset, offset + PAGE);
+}
+
+const WORDS = { success: "ok", error: "failed", descendant_error: "failed below", running: "running", interrupted: "interrupted" };
+const TONES = { success: "good", error: "bad", descendant_error: "warn", running: "soft", interrupted: "warn" };
+const status = (word) => el("span", { class: TONES[word] }, WORDS[word] || word);
+const when = (text) => (text ? text.slice(0, 19).replace("T", " ") : "");
+const count = (n) => (n ? Number(n).toLocaleString("en") : "");
+const seconds = (n) => (n === null || n === undefined ? "" : n.toFixed(2));
+const money = (line) => (line.tokens && (line.usd || !line.unpriced) ? `$${(line.usd || 0).toFixed(4)}${line.unpriced ? "+" : ""}` : "");
+const link = (text, ...path) => el("a", { href: "#/" + path.map(encodeURIComponent).join("/") }, text);
+
+function table(columns, rows) {
+  const head = columns.map(([title, , tone]) => el("th", { scope: "col", class: tone }, title));
+  const body = rows.map((row) => el("tr", null, columns.map(([, cell, tone]) => el("td", { class: tone }, cell(row)))));
+  return el("div", { class: "scroll" }, el("table", null, el("thead", null, el("tr", null, head)), el("tbody", null, body)));
+}
+
+async function paged(parent, load, columns, nothing) {
+  let offset = 0;
+  const first = await load(0);
+  if (!first.length) return parent.append(el("p", { class: "soft" }, nothing));
+  const whole = table(columns, first);
+  const more = el("button", { type: "button" }, "Show more");
+  parent.append(whole, more);
+  more.hidden = first.length < PAGE;
+  more.addEventListener("click", async () => {
+    offset += PAGE;
+    const rows = await load(offset);
+    for (const row of table(columns, rows).querySelectorAll("tbody tr")) whole.querySelector("tbody").append(row);
+    more.hidden = rows.length < PAGE;
+    say(`${whole.querySelectorAll("tbody tr").length} rows`);
+  });
+}
+
+const TRACE_COLUMNS = [
+  ["Trace", (t) => link(t.trace_id.slice(0, 8), "trace", t.trace_id)],
+  ["What", (t) => t.title || t.name],
+  ["User", (t) => (t.user_id ? link(t.user_id, "user", t.user_id) : "")],
+  ["Run", (t) => t.run_id || ""],
+  ["Started (UTC)", (t) => when(t.started)],
+  ["Seconds", (t) => seconds(t.seconds), "n"],
+  ["Model calls", (t) => count(t.model_calls), "n"],
+  ["Tokens", (t) => count(t.tokens), "n"],
+  ["Cost", money, "n"],
+  ["Status", (t) => status(t.status)],
+];
+
+const VIEWS = {
+  async users() {
+    const list = el("div");
+    const box = el("input", { type: "search", id: "search", autocomplete: "off" });
+    const fill = async () => {
+      list.replaceChildren();
+      await paged(list, (offset) => get("users", { search: box.value, offset }), [
+        ["User", (u) => (u.user_id ? link(u.user_id, "user", u.user_id) : "(none)")],
+        ["Traces", (u) => count(u.traces), "n"],
+        ["With failures", (u) => el("span", { class: u.failed ? "bad" : "soft" }, String(u.failed)), "n"],
+        ["Latest (UTC)", (u) => when(u.latest)],
+      ], "No user has traces yet.");
+    };
+    let wait;
+    box.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(fill, 150); });
+    const parts = [el("h2", null, "Users"), el("form", { onsubmit: (e) => e.preventDefault() }, el("label", null, "Find user", box)), list];
+    await fill();
+    return parts;
+  },
+
+  async traces() { return traceList("Traces", {}); },
+  async failures() { return traceList("Failures", { failed: "1" }); },
+
+  async user(user) {
+    const changes = await get("personas", { user });
+    const failedOnly = el("input", { type: "checkbox" });
+    const list = el("div");
+    const fill = async () => {
+      list.replaceChildren();
+      const columns = TRACE_COLUMNS.filter(([title]) => title !== "User");
+      await paged(list, (offset) => get("traces", { user, failed: failedOnly.checked ? "1" : "", offset }), columns, "No such traces.");
+    };
+    failedOnly.addEventListener("change", fill);
+    await fill();
+    return [
+      el("h2", null, `User ${user}`),
+      el("h3", null, "Personas"),
+      changes.length ? personaLine(user, changes) : el("p", { class: "soft" }, "No alignment was traced for this user."),
+      el("h3", null, "Traces"),
+      el("label", { class: "row" }, failedOnly, "Only with failures"),
+      list,
+    ];
+  },
+
+  async version(user, index) {
+    const changes = await get("personas", { user });
+    const change = changes[Number(index)];
+    if (!change) throw new Error("no such persona");
+    const parent = changes.find((c) => c.number === change.parent);
+    const step = change.detail || {};
+    const decision = step.decision;
+    const feedback = new Map((step.feedback || []).map((f) => [f.interaction_id, f]));
+    return [
+      el("p", null, link(`User ${user}`, "user", user)),
+      el("h2", null, `Persona #${change.number}`),
+      el("dl", null,
+        pair("Made by", maker(change)), pair("When (UTC)", when(change.at)),
+        pair("From", change.parent === null ? "nothing earlier" : `#${change.parent}`),
+        step.why && pair("Why", step.why),
+        decision && pair("Decision", `${decision.accept ? "accepted" : "rejected"}: ${decision.reason}`),
+        decision && pair("Numbers", JSON.stringify(decision.numbers || {})),
+        step.note && pair("Note", step.note),
+        pair("Trace", link(change.trace_id.slice(0, 8), "trace", change.trace_id, change.call_id))),
+      el("h3", null, "Text"), el("pre", null, change.text || "(the text is not stored)"),
+      parent && el("h3", null, `Changed from #${parent.number}`), parent && diff(parent.text, change.text),
+      decision && !decision.accept && step.candidate && [el("h3", null, "The rewrite that was rejected"), el("pre", null, step.candidate)],
+      (step.simulations || []).length > 0 && [
+        el("h3", null, "Interactions, answers and feedback"),
+        table([
+          ["Interaction", (s) => s.interaction_id],
+          ["Asked", (s) => s.query, "text"],
+          ["The user's response", (s) => s.truth, "text"],
+          ["The agent's answer", (s) => (s.error ? el("span", { class: "bad" }, s.error) : s.answer), "text"],
+          ["Score", (s) => (s.score === null ? "" : s.score.toFixed(2)), "n"],
+          ["Feedback", (s) => { const f = feedback.get(s.interaction_id); return f ? f.text || `(none: ${f.skipped})` : ""; }, "text"],
+        ], step.simulations)],
+      el("h3", null, "Compare with another persona"), comparison(changes, change),
+    ];
+  },
+
+  async trace(id, chosen) {
+    const root = await get("trace", { id });
+    const detail = el("section", { "aria-label": "Call", "aria-live": "polite" }, el("p", { class: "soft" }, "Choose a call to see what went in and came out."));
+    const show = async (call) => { detail.replaceChildren(...(await callDetail(call))); };
+    const tree = el("div", { class: "tree" }, branch(root, show, 0));
+    if (chosen) await show(chosen);
+    return [
+      el("h2", null, `${root.line.title || root.line.name} `, el("span", { class: "soft" }, id.slice(0, 8))),
+      el("p", null, root.line.user_id ? ["User ", link(root.line.user_id, "user", root.line.user_id), ". "] : null,
+        `${when(root.line.started)} UTC, ${seconds(root.line.seconds)} s, ${count(root.line.model_calls) || 0} model calls, ${count(root.line.tokens) || 0} tokens. `, status(root.line.status)),
+      el("div", { class: "columns" }, el("section", { "aria-label": "Call tree" }, tree), detail),
+    ];
+  },
+
+  async runs(first, second) {
+    const runs = await get("runs", {});
+    if (!runs.length) return [el("h2", null, "Runs"), el("p", { class: "soft" }, "No run was traced yet.")];
+    const pick = (chosen, label) => {
+      const box = el("select", null, runs.map((r) => el("option", { value: r.run_id, selected: r.run_id === chosen }, r.run_id)));
+      return [box, el("label", null, label, box)];
+    };
+    const [left, leftLabel] = pick(first || runs[0].run_id, "First run");
+    const [right, rightLabel] = pick(second || (runs[1] || runs[0]).run_id, "Second run");
+    const go = (event) => { event.preventDefault(); location.hash = "#/runs/" + [left.value, right.value].map(encodeURIComponent).join("/"); };
+    return [
+      el("h2", null, "Runs"),
+      table([
+        ["Run", (r) => r.run_id], ["Traces", (r) => count(r.traces), "n"], ["Users", (r) => count(r.users), "n"],
+        ["With failures", (r) => String(r.failed), "n"], ["Model calls", (r) => count(r.model_calls), "n"],
+        ["Tokens", (r) => count(r.tokens), "n"], ["Started (UTC)", (r) => when(r.started)], ["Ended (UTC)", (r) => when(r.ended)],
+      ], runs),
+      el("form", { onsubmit: go }, leftLabel, rightLabel, el("button", null, "Compare")),
+      first && second && (await compareRuns(first, second)),
+    ];
+  },
+};
+
+async function traceList(title, query) {
+  const list = el("div");
+  await paged(list, (offset) => get("traces", { ...query, offset }), TRACE_COLUMNS, "No such traces.");
+  return [el("h2", null, title), list];
+}
+
+const MAKERS = { start: "the first one traced", step: "an alignment step", alignment: "saving an alignment" };
+const maker = (change) => MAKERS[change.source] || change.source;
+
+function pair(name, value) { return [el("dt", null, name), el("dd", null, value)]; }
+
+function personaLine(user, changes) {
+  return el("ol", { class: "line" }, changes.map((change, index) => {
+    const decision = change.detail.decision;
+    const scores = (change.detail.simulations || []).map((s) => s.score).filter((s) => s !== null);
+    const mean = scores.length ? `, mean score before ${(scores.reduce((a, b) => a + b, 0) / scores.length).toFixed(2)} (n=${scores.length})` : "";
+    return el("li", { class: change.changed ? "changed" : null },
+      el("p", null, link(`Persona #${change.number}`, "version", user, String(index)), ` ${change.parent === null ? "" : `from #${change.parent} `}(${maker(change)}), ${when(change.at)} UTC`),
+      decision && el("p", null, el("span", { class: decision.accept ? "good" : "warn" }, decision.accept ? "accepted" : "rejected"), `: ${decision.reason}${mean}`),
+      el("p", { class: "soft" }, (change.text || "").slice(0, 180) + ((change.text || "").length > 180 ? "…" : "")));
+  }));
+}
+
+function comparison(changes, change) {
+  const out = el("div");
+  const box = el("select", { id: "other" }, changes.map((c, i) => el("option", { value: i }, `#${c.number} (${maker(c)}, ${when(c.at)})`)));
+  const go = (event) => { event.preventDefault(); out.replaceChildren(diff(changes[Number(box.value)].text, change.text)); };
+  return el("div", null, el("form", { onsubmit: go }, el("label", null, "Other persona", box), el("button", null, "Show difference")), out);
+}
+
+function diff(before, after) {
+  const a = (before || "").split("\n"), b = (after || "").split("\n");
+  if (before === after) return el("p", { class: "soft" }, "The texts are equal.");
+  // Longest common subsequence of lines; personas are short.
+  const best = Array.from({ length: a.length + 1 }, () => new Array(b.length + 1).fill(0));
+  for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--) best[i][j] = a[i] === b[j] ? best[i + 1][j + 1] + 1 : Math.max(best[i + 1][j], best[i][j + 1]);
+  const out = el("pre", { class: "diff" });
+  let i = 0, j = 0;
+  while (i < a.length || j < b.length) {
+    if (i < a.length && j < b.length && a[i] === b[j]) { out.append(el("span", null, "  " + a[i])); i++; j++; }
+    else if (i < a.length && (j === b.length || best[i + 1][j] >= best[i][j + 1])) out.append(el("del", null, "- " + a[i++]));
+    else out.append(el("ins", null, "+ " + b[j++]));
+  }
+  return out;
+}
+
+const BIG = 60;
+
+function branch(node, show, depth) {
+  const line = node.line;
+  const name = line.title && !line.title.startsWith(line.name) ? `${line.name} ${line.title}` : line.title || line.name;
+  const facts = [line.seconds === null ? "" : `${seconds(line.seconds)} s`, line.tokens ? `${count(line.tokens)} tokens` : "", money(line)].filter(Boolean).join(", ");
+  const label = [
+    el("button", { type: "button", onclick: (event) => { event.preventDefault(); show(line.id); } }, name), " ",
+    el("span", { class: "soft" }, facts), " ", line.status === "success" ? null : status(line.status),
+    node.decision ? el("span", { class: node.decision.accept ? "good" : "warn" }, ` ${node.decision.accept ? "accepted" : "rejected"}: ${node.decision.reason}`) : null];
+  if (!node.children.length) return el("div", { class: "leaf" }, label);
+  const box = el("details", { open: depth < 3 }, el("summary", null, label));
+  // Children are made when they are first looked at: a trace can have thousands.
+  const fill = (from) => {
+    node.children.slice(from, from + BIG).forEach((child) => box.append(branch(child, show, depth + 1)));
+    if (from + BIG < node.children.length) {
+      const more = el("button", { type: "button", onclick: () => { more.remove(); fill(from + BIG); } }, `Show ${node.children.length - from - BIG} more`);
+      box.append(more);
+    }
+  };
+  if (box.open) fill(0);
+  else box.addEventListener("toggle", () => fill(0), { once: true });
+  return box;
+}
+
+async function callDetail(id) {
+  const call = await get("call", { id });
+  const show = (title, value) => {
+    const empty = value === null || value === undefined || (typeof value === "object" && !Object.keys(value).length);
+    return empty ? null : [el("h3", null, title), el("pre", null, typeof value === "string" ? value : readable(value))];
+  };
+  const error = call.exception ? JSON.parse(call.exception) : null;
+  return [
+    el("h2", null, call.display_name || call.summary.weave.trace_name.replace("personaagent.", "")),
+    el("p", null, `${when(call.started_at)} UTC `, status(call.summary.weave.status)),
+    error && [el("h3", { class: "bad" }, error.type), el("pre", null, `${error.message}\n${error.traceback || ""}`.trim())],
+    messages(call.inputs.messages) || null,
+    show("In", call.inputs.messages ? { ...call.inputs, messages: undefined } : call.inputs),
+    show("Out", call.output), show("Attributes", call.attributes), show("Usage", { usage: call.summary.usage, cost: call.summary.cost }),
+  ].flat(Infinity).filter(Boolean);
+}
+
+function messages(list) {
+  if (!Array.isArray(list)) return null;
+  return list.map((m) => [el("h3", null, String(m.role || "message")), el("pre", null, typeof m.content === "string" ? m.content : readable(m))]);
+}
+
+// Like YAML: texts with their real line breaks, so that a prompt can be read.
+function readable(value, pad = "") {
+  if (typeof value === "string") return value.includes("\n") ? value.split("\n").map((line) => `\n${pad}${line}`).join("") : value;
+  if (value === null || typeof value !== "object") return String(value);
+  const list = Array.isArray(value);
+  const parts = Object.entries(value).filter(([, item]) => item !== undefined).map(([name, item]) => {
+    const deep = item !== null && typeof item === "object" && Object.keys(item).length;
+    return `${pad}${list ? "-" : `${name}:`}${deep ? "\n" : " "}${readable(item, pad + "  ")}`;
+  });
+  return parts.length ? parts.join("\n") : list ? "[]" : "{}";
+}
+
+async function compareRuns(first, second) {
+  const load = async (run) => {
+    const all = [];
+    for (let offset = 0; offset < 5000; offset += PAGE) {
+      const part = await get("traces", { run, offset });
+      all.push(...part);
+      if (part.length < PAGE) break;
+    }
+    return all;
+  };
+  const [a, b] = [await load(first), await load(second)];
+  const name = (t) => `${t.user_id || ""}\u0000${t.name}`;
+  const rows = new Map();
+  for (const [side, list] of [["a", a], ["b", b]]) for (const t of list) {
+    const row = rows.get(name(t)) || { user: t.user_id, what: t.name };
+    const sum = row[side] || { traces: 0, seconds: 0, tokens: 0, failed: 0, last: t };
+    sum.traces++; sum.seconds += t.seconds || 0; sum.tokens += t.tokens; sum.failed += ["success", "running"].includes(t.status) ? 0 : 1;
+    row[side] = sum; rows.set(name(t), row);
+  }
+  const cell = (side, field, digits) => (r) => (r[side] ? (digits ? r[side][field].toFixed(digits) : count(r[side][field]) || "0") : "–");
+  const open = (side) => (r) => (r[side] ? link(r[side].last.trace_id.slice(0, 8), "trace", r[side].last.trace_id) : "–");
+  return [
+    el("h3", null, `${first} and ${second}, by user`),
+    table([
+      ["User", (r) => (r.user ? link(r.user, "user", r.user) : "")], ["What", (r) => r.what],
+      ["First: trace", open("a")], ["seconds", cell("a", "seconds", 2), "n"], ["tokens", cell("a", "tokens"), "n"], ["failed", cell("a", "failed"), "n"],
+      ["Second: trace", open("b")], ["seconds", cell("b", "seconds", 2), "n"], ["tokens", cell("b", "tokens"), "n"], ["failed", cell("b", "failed"), "n"],
+    ], [...rows.values()].slice(0, 2000)),
+  ];
+}
+
+function say(text) { state.textContent = text; }
+
+async function route() {
+  const turn = ++shown;
+  if (location.hash.startsWith("#key=")) {
+    key = decodeURIComponent(location.hash.slice(5));
+    sessionStorage.setItem("key", key);
+    history.replaceState(null, "", "#/users");
+  }
+  if (!location.hash.startsWith("#/") && location.hash && location.hash !== "#") return;
+  const [view, ...rest] = location.hash.slice(2).split("/").map(decodeURIComponent);
+  const make = VIEWS[view || "users"];
+  for (const a of document.querySelectorAll("nav a")) {
+    if (a.hash === `#/${view || "users"}`) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
+  }
+  say("Loading…");
+  try {
+    const parts = make ? await make(...rest) : [el("p", null, "There is no such page.")];
+    if (turn !== shown) return;
+    main.replaceChildren(...parts.flat(Infinity).filter(Boolean));
+    say(DATA ? "Exported file" : "");
+  } catch (error) {
+    if (turn !== shown) return;
+    main.replaceChildren(el("h2", null, "This cannot be shown"), el("p", { class: "bad" }, error.message));
+    say("");
+  }
+  window.scrollTo(0, 0);
+  main.focus({ preventScroll: true });
+}
+
+try { key = sessionStorage.getItem("key") || ""; } catch { key = ""; }
+window.addEventListener("hashchange", route);
+route();

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+import typer
+
+from eval.cli import app
+from eval.records import read_run, read_sweep
+from program.cli.options import guarded
+from program.console import FAILED, MODEL, OK, PARTIAL, USAGE
+from program.home import home
+from program.models.scripted import scripted_lm
+from program.tracing.inspect import list_traces
+from program.tracing.setup import store_path
+from program.tracing.store import TraceStore
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run ``personaagent eval ...``: exit code, stdout, stderr."""
+    root = typer.Typer(pretty_exceptions_enable=False)
+    root.add_typer(app, name="eval")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["personaagent", "eval", *map(str, arguments)])
+        code = guarded(root)
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Let every ``--model`` be a scripted one."""
+
+    def use(reply: Callable[[str, str], Any]) -> Any:
+        lm = scripted_lm(reply)
+        monkeypatch.setattr("program.models.resolve.resolve_lm", lambda *args, **settings: lm)
+        return lm
+
+    return use
+
+
+def run_it(cli: Cli, data: Path, out: Path, *more: object, method: str = "floors") -> tuple[int, str, str]:
+    return cli("run", "--task", "LaMP-2M", "--data", data, "--method", method, "--out", out, *more)
+
+
+def test_floors_need_no_model_and_print_the_table(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = run_it(cli, oppu_folder, tmp_path / "run")
+    assert code == OK
+    assert "LaMP-like 2M" in stdout
+    assert "user-majority" in stdout
+    assert "eval report" in stderr
+    manifest = read_run(tmp_path / "run").manifest
+    assert manifest.model == {}
+    assert manifest.command.startswith("personaagent eval run --task LaMP-2M")
+
+
+def test_json_output_is_json_and_a_second_run_does_nothing(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    lm = model(obliging)
+    code, stdout, _ = run_it(cli, oppu_folder, tmp_path / "run", "--json", method="rag,floors")
+    first = json.loads(stdout)
+    assert (code, first["complete"], first["usage"]["calls"]) == (OK, True, 8)
+    code, stdout, _ = run_it(cli, oppu_folder, tmp_path / "run", "--json", method="rag,floors")
+    assert json.loads(stdout)["usage"]["calls"] == 0
+    assert len(lm.engine.prompts) == 8
+
+
+def test_score_compare_predictions_and_report_read_the_run(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    model(obliging)
+    folder = tmp_path / "run"
+    run_it(cli, oppu_folder, folder, method="rag:k=2,user-majority")
+    code, stdout, _ = cli("score", folder, "--json")
+    rows = {row["method"]: row for row in json.loads(stdout)}
+    # Half of the golds are comedy, and so are all answers.
+    assert (code, rows["rag:k=2"]["accuracy"], rows["rag:k=2"]["missing"]) == (OK, 0.5, 0)
+    code, stdout, _ = cli("compare", folder, "rag:k=2", "user-majority", "--json")
+    assert (code, json.loads(stdout)[0]["n"]) == (OK, 8)
+    code, _, _ = cli("predictions", folder, "rag:k=2", "--out", tmp_path / "p.json")
+    assert code == OK
+    golds = oppu_folder / "user_top_100_history_label.json"
+    code, stdout, _ = cli("score", tmp_path / "p.json", "--golds", golds, "--task", "LaMP-2M", "--json")
+    assert json.loads(stdout)[0] == {
+        "name": "accuracy",
+        "value": 0.5,
+        "unit": "share",
+        "better": "higher",
+        "n": 8,
+    }
+    code, stdout, _ = cli("score", folder, "--format", "markdown")
+    assert "| rag:k=2 | 8 | 4 | 0.500" in stdout
+
+
+def test_a_run_is_traced_for_each_user_and_published_as_an_evaluation(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    model(obliging)
+    run_it(cli, oppu_folder, tmp_path / "run", method="rag,floors")
+    with contextlib.closing(TraceStore(store_path(home()))) as store:
+        lines = list_traces(store, user_id="viewer1", name="evaluate")
+        # Floors are not traced: the preparation and two answers of `rag`.
+        assert len(lines) == 3
+        assert any("Evaluation" in line.name for line in list_traces(store))
+    run_it(cli, oppu_folder, tmp_path / "off", "--trace", "off", method="rag")
+    with contextlib.closing(TraceStore(store_path(home()))) as store:
+        assert len(list_traces(store, user_id="viewer1", name="evaluate")) == 3
+
+
+def test_a_sweep_has_a_run_for_each_value(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    model(obliging)
+    code, _, _ = cli(
+        "sweep",
+        "--over",
+        "k=1,3",
+        "--task",
+        "LaMP-2M",
+        "--data",
+        oppu_folder,
+        "--method",
+        "rag,icl",
+        "--out",
+        tmp_path / "s",
+    )
+    assert code == OK
+    found = read_sweep(tmp_path / "s")
+    assert found is not None
+    assert [(entry.value, entry.run) for entry in found.runs] == [("1", "k=1"), ("3", "k=3")]
+    assert read_run(tmp_path / "s" / "k=3").manifest.methods["rag:k=3"].settings["k"] == 3
+    code, _, stderr = cli(
+        "sweep",
+        "--over",
+        "batch=1,3",
+        "--task",
+        "LaMP-2M",
+        "--data",
+        oppu_folder,
+        "--method",
+        "rag",
+        "--out",
+        tmp_path / "t",
+    )
+    assert (code, "method 'rag' has no setting `batch`" in stderr) == (USAGE, True)
+
+
+def test_a_sweep_over_history_is_a_cold_start_curve(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    cli(
+        "sweep",
+        "--over",
+        "history=1,4",
+        "--task",
+        "LaMP-2M",
+        "--data",
+        oppu_folder,
+        "--method",
+        "floors",
+        "--out",
+        tmp_path / "s",
+    )
+    assert read_run(tmp_path / "s" / "history=1").manifest.data["interactions"] == 4
+
+
+def test_tasks_and_methods_are_listed(cli: Cli) -> None:
+    assert "LaMP-2M" in [row["name"] for row in json.loads(cli("tasks", "--json")[1])]
+    listed = {row["name"]: row for row in json.loads(cli("methods", "--json")[1])}
+    assert listed["rag"] == {**listed["rag"], "floor": False, "settings": {"k": 4, "retrieval": "bm25"}}
+    assert not [row for row in listed.values() if row["about"].startswith("cannot be loaded")]
+
+
+def test_declining_the_licence_fetches_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.confirm", lambda *args, **settings: False)
+    code, _, stderr = cli(
+        "download", "--task", "LaMP-3", "--to", tmp_path / "d", "--base", "http://127.0.0.1:9"
+    )
+    assert code != OK
+    assert "CC BY-NC-SA" in stderr
+    assert not list(tmp_path.glob("d/*.json"))
+
+
+def test_a_wrong_path_is_named(cli: Cli, tmp_path: Path) -> None:
+    code, stdout, stderr = run_it(cli, tmp_path / "nowhere", tmp_path / "run")
+    assert (code, stdout) == (FAILED, "")
+    assert stderr == f"error: `{tmp_path}/nowhere` does not exist; check the path\n"
+
+
+def test_a_file_of_another_task_is_named(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    code, _, stderr = cli(
+        "run", "--task", "LaMP-3", "--data", oppu_folder, "--method", "floors", "--out", tmp_path / "run"
+    )
+    assert code == FAILED
+    assert "field `task` is 'LaMP_2M', but `LaMP-3` needs 'LaMP_3'" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_prediction_for_an_unknown_id_is_refused(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    golds = oppu_folder / "user_top_100_history_label.json"
+    content = json.loads(golds.read_text())
+    content["golds"].append({"id": "stranger", "output": "comedy"})
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    code, _, stderr = cli("score", tmp_path / "p.json", "--golds", golds, "--task", "LaMP-2M")
+    assert code == FAILED
+    assert "1 unknown query ids ('stranger')" in stderr
+
+
+def test_a_method_that_raises_is_a_partial_failure(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raising.py").write_text(
+        "from eval.methods.floors import UserMajority\n"
+        "class Raises(UserMajority):\n"
+        "    name = 'raises'\n"
+        "    def answer(self, opened, query):\n"
+        "        raise KeyError('private words of a user')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", method="raising:Raises,user-majority")
+    assert code == PARTIAL
+    assert "raising:Raises: attempts that failed: 8 x KeyError" in stderr
+    assert "private words" not in stderr
+    assert read_run(tmp_path / "run").missing("raising:Raises") == 8
+
+
+def test_a_model_that_always_fails_is_said_once(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any
+) -> None:
+    def down(system: str, user: str) -> str:
+        raise dspy.lm15.ServerError("down")
+
+    model(down)
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", method="direct")
+    assert code == MODEL
+    assert "direct: attempts that failed: 8 x LMServerError; the last: " in stderr
+    assert read_run(tmp_path / "run").missing("direct") == 8
+
+
+def test_a_limit_is_a_model_error_that_says_so(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    model(obliging)
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", "--max-calls", 3, method="direct")
+    assert (code, "stopped: the limit of 3 calls is reached" in stderr) == (MODEL, True)
+
+
+def test_other_settings_are_refused_by_name(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    run_it(cli, oppu_folder, tmp_path / "run")
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", "--users", 2)
+    assert code == USAGE
+    assert "was run with `data.selection.users` None, not 2" in stderr
+
+
+def test_missing_answers_cannot_be_submitted(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    model(obliging)
+    run_it(cli, oppu_folder, tmp_path / "run", "--max-calls", 3, method="direct")
+    code, _, stderr = cli("predictions", tmp_path / "run", "direct", "--out", tmp_path / "p.json")
+    assert (code, "5 answers of 'direct' are missing" in stderr) == (FAILED, True)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import dspy
+import pytest
+
+from eval.data.download import BASE_URL
+from eval.manifest import check_same, describe_model, is_official, make_manifest
+from eval.methods.rag import Rag
+from eval.records import Manifest, read_manifest, write_json
+from program.errors import ConfigError
+from program.task import Task
+
+
+@pytest.fixture
+def manifest(movies: Task) -> Manifest:
+    data = {"selection": {"users": 5}, "users": 5}
+    return make_manifest(task=movies, data=data, methods={"rag": Rag()}, seed=3)
+
+
+def test_a_manifest_comes_back_as_it_was_written(manifest: Manifest, tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", manifest)
+    assert read_manifest(tmp_path) == manifest
+
+
+def test_a_model_is_described_without_its_key_and_address() -> None:
+    lm = dspy.LM("openai/gpt-x", temperature=0.1, api_key="sk-secret", api_base="http://10.0.0.1", top_p=0.5)
+    assert describe_model(lm) == {"name": "openai/gpt-x", "temperature": 0.1, "top_p": 0.5}
+
+
+def test_the_first_setting_that_differs_is_named_the_selection_before_its_consequences(
+    manifest: Manifest,
+) -> None:
+    now = replace(manifest, data={"selection": {"users": 6}, "users": 6})
+    with pytest.raises(ConfigError, match=r"`data.selection.users` 5, not 6"):
+        check_same(manifest, now, Path("run"))
+
+
+def test_a_method_under_the_same_name_must_have_the_same_settings(manifest: Manifest, movies: Task) -> None:
+    now = make_manifest(task=movies, data=manifest.data, methods={"rag": Rag(k=8)}, seed=3)
+    with pytest.raises(ConfigError, match=r"`methods.rag.settings.k` 4, not 8"):
+        check_same(manifest, now, Path("run"))
+
+
+def test_time_command_and_further_methods_are_no_difference(manifest: Manifest, movies: Task) -> None:
+    methods = {"rag:k=8": Rag(k=8), "rag": Rag()}
+    now = make_manifest(task=movies, data=manifest.data, methods=methods, seed=3, command="again")
+    check_same(manifest, replace(now, started_at="later"), Path("run"))
+    check_same(now, manifest, Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("url", "official"), [(f"{BASE_URL}/LaMP_3/dev/x.json", True), ("http://other/x", False)]
+)
+def test_data_are_official_where_our_downloader_fetched_them_from_lamp(
+    url: str, official: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "download.json").write_text(json.dumps({"dev_questions.json": {"url": url}}))
+    assert is_official(tmp_path) is official
+    assert is_official(tmp_path / "dev_questions.json") is official
+
+
+def test_data_of_unknown_origin_are_not_official(tmp_path: Path) -> None:
+    assert not is_official(tmp_path)
+    (tmp_path / "download.json").write_text("not json")
+    assert not is_official(tmp_path)

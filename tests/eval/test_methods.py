@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+
+from eval.contracts import Answer, EvalUser, Subject
+from eval.methods.final import final_answer
+from eval.methods.membank import MemoryBank, _by_day
+from eval.methods.registry import make_method, make_methods
+from program.agent import PersonaAgent
+from program.errors import ConfigError
+from program.ledger import Ledger, accounting
+from program.loop import Step
+from program.memory.episodic import EpisodicMemory
+from program.models.scripted import scripted_lm
+from program.persona import GENERIC
+from program.task import Task, get_task
+from program.tools.toolset import ToolSet
+
+Reply = Callable[[str, str], Any]
+
+
+def serve(spec: str, user: EvalUser, task: Task, reply: Reply) -> tuple[list[Answer], dspy.LM, Any]:
+    """Prepare a method for a user and answer the first query."""
+    method = make_method(spec)
+    method.check(task)
+    subject = Subject(user_id=user.user_id, task=task, history=user.history, seed=0)
+    lm = scripted_lm(reply)
+    with accounting(Ledger(), lm):
+        learned = method.prepare(subject)
+        opened = method.open(subject, learned)
+        answers = [method.answer(opened, query) for query in user.queries[:1]]
+    return answers, lm, learned
+
+
+def prompts(lm: Any) -> list[tuple[str, str]]:
+    return list(lm.engine.prompts)
+
+
+def test_the_final_answer_is_asked_for_exactly_as_the_agent_asks(movies: Task, obliging: Reply) -> None:
+    """So that a comparison with the agent does not measure the answer format."""
+    by_agent, by_method = scripted_lm(obliging), scripted_lm(obliging)
+    agent = PersonaAgent(task=movies, memory=EpisodicMemory("u", []), persona=GENERIC, tools=ToolSet([]))
+    with accounting(Ledger(), by_agent):
+        agent(query="a film about rain")
+    with accounting(Ledger(), by_method):
+        final_answer(movies, "a film about rain")
+    assert prompts(by_agent) == prompts(by_method)
+
+
+def test_an_answer_outside_the_labels_is_kept_as_it_is_and_invalid(movies: Task) -> None:
+    with accounting(Ledger(), scripted_lm(lambda system, user: '{"answer": "Comedy!"}')):
+        answer = final_answer(movies, "a film")
+    assert (answer.valid, "Comedy!" in answer.text) == (False, True)
+
+
+@pytest.mark.parametrize("spec", ["rag:k=2", "pag:k=2", "icl:k=2", "membank:k=2,days=2"])
+def test_a_baseline_reads_history_in_the_agents_words(
+    spec: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    answers, lm, _ = serve(spec, make_user("anna"), movies, obliging)
+    system, user = prompts(lm)[-1]
+    assert GENERIC in system
+    shown = user.split("[[ ## steps ## ]]")[1].split("[[ ## query ## ]]")[0]
+    assert shown.count("| anna watched") == 2
+    assert "tag: comedy |" in shown or "tag: action |" in shown
+    assert answers[0].text == "comedy"
+
+
+def test_icl_shows_the_latest_answers_whatever_is_asked(
+    movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    answers, _, _ = serve("icl:k=2", make_user("anna", history=6), movies, obliging)
+    assert [number for number in "012345" if f"watched {number}" in answers[0].steps[0]["observation"]] == [
+        "4",
+        "5",
+    ]
+
+
+def test_the_profile_is_paid_for_once_and_read_back(
+    movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    answers, lm, learned = serve("pag", make_user("anna"), movies, obliging)
+    assert len(prompts(lm)) == 2
+    assert learned["profile"]["prose"] == "a text for profile"
+    assert "a text for profile" in answers[0].steps[0]["observation"]
+    assert "This user has answered 6 times" in answers[0].steps[0]["observation"]
+
+
+def test_react_looks_around_before_it_answers(
+    movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    answers, lm, _ = serve("react", make_user("anna"), movies, obliging)
+    assert len(prompts(lm)) == 3  # A search, the end of the search, the answer.
+    assert "anna watched" in answers[0].steps[0]["trajectory"]["observation_0"]
+    assert "[[ ## answer" not in prompts(lm)[0][1]
+
+
+def test_react_goes_on_to_the_answer_where_a_step_cannot_be_read(
+    movies: Task, make_user: Callable[..., EvalUser], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def reply(system: str, user: str) -> str:
+        return "gibberish" if "next_tool_name" in user else '{"answer": "comedy"}'
+
+    answers, lm, _ = serve("react", make_user("anna"), movies, reply)
+    assert (answers[0].text, len(prompts(lm))) == ("comedy", 2)
+    assert "gibberish" not in capfd.readouterr().err
+
+
+def test_memory_bank_summarises_days_and_then_the_user(
+    movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    answers, lm, learned = serve("membank:days=3", make_user("anna"), movies, obliging)
+    assert learned == {"summaries": ["a text for summary"] * 3, "portrait": "a text for portrait"}
+    assert len(prompts(lm)) == 3 + 1 + 1
+    assert "a text for portrait\n- a text for summary" in answers[0].steps[0]["observation"]
+
+
+def test_what_was_recalled_is_remembered_better(movies: Task, make_user: Callable[..., EvalUser]) -> None:
+    user = make_user("anna", history=3)
+    subject = Subject(user_id="anna", task=movies, history=user.history, seed=0)
+    bank = MemoryBank(k=1, strength=2.0).open(subject, {"summaries": [], "portrait": ""})
+    # Texts are alike, so each day recalls the day before it: item 0 on day 1, item 1 on day 2.
+    assert bank.retention == pytest.approx(
+        {"anna-h0": math.exp(-2 / 3), "anna-h1": math.exp(-1 / 3), "anna-h2": math.exp(-1 / 2)}
+    )
+
+
+def test_days_without_a_date_are_groups(make_user: Callable[..., EvalUser]) -> None:
+    from dataclasses import replace
+
+    undated = [replace(item, timestamp=None) for item in make_user("anna", history=5).history]
+    assert [len(day) for day in _by_day(undated, 2)] == [2, 2, 1]
+    assert [len(day) for day in _by_day(make_user("anna", history=3).history, 2)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("spec", ["gepa", "miprov2", "simba"])
+@pytest.mark.parametrize("runs", [24, 33])
+def test_a_rival_stays_within_its_agent_runs_and_prints_nothing(
+    spec: str,
+    runs: int,
+    movies: Task,
+    make_user: Callable[..., EvalUser],
+    obliging: Reply,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    _, _, learned = serve(f"{spec}:runs={runs}", make_user("anna"), movies, obliging)
+    assert 9 <= learned["agent_runs"] <= runs
+    assert learned["persona"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_gepa_finds_the_persona_that_answers_better(movies: Task, make_user: Callable[..., EvalUser]) -> None:
+    def reply(system: str, user: str) -> Any:
+        if "write the new system prompt" in user:
+            assert "The user really said 'action'" in user
+            return "This user loves action."
+        if "`action`" in user:
+            return {"thought": "look", "action": {"tool": "search_memory", "query": "rain"}}
+        if "write the profile" in user:
+            return "someone"
+        return {"answer": "action" if "loves action" in system else "comedy"}
+
+    user = make_user("anna", labels="action")
+    answers, _, learned = serve("gepa", user, movies, reply)
+    assert learned["persona"] == "This user loves action."
+    assert answers[0].text == "action"
+
+
+@pytest.mark.parametrize("spec", ["gepa", "miprov2", "simba"])
+def test_an_outage_ends_a_rival_instead_of_shaping_its_persona(
+    spec: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    asked = 0
+
+    def reply(system: str, user: str) -> Any:
+        nonlocal asked
+        asked += "`action`" in user
+        if asked > 20:
+            raise dspy.lm15.ServerError("down")
+        return obliging(system, user)
+
+    with pytest.raises(dspy.LMServerError):
+        serve(spec, make_user("anna"), movies, reply)
+
+
+def test_settings_of_a_spec_reach_the_method(movies: Task) -> None:
+    methods = make_methods(["rag:k=8,retrieval=recency,direct", "personaagent:steps=0,prose=false"], movies)
+    assert list(methods) == ["rag:k=8,retrieval=recency", "direct", "personaagent:steps=0,prose=false"]
+    assert dict(methods["rag:k=8,retrieval=recency"].settings()) == {"k": 8, "retrieval": "recency"}
+    found = methods["personaagent:steps=0,prose=false"].settings()
+    assert (found["steps"], found["prose"]) == (0, False)
+
+
+def test_defaults_reach_the_methods_that_have_them(movies: Task) -> None:
+    methods = make_methods(["direct,personaagent"], movies, {"prompt_model": "openai/x"})
+    assert methods["personaagent"].settings()["prompt_model"] == "openai/x"
+    assert methods["direct"].settings() == {}
+
+
+def test_floors_are_those_that_fit_the_task() -> None:
+    assert list(make_methods(["floors"], get_task("LaMP-3"))) == [
+        "constant",
+        "global-majority",
+        "user-majority",
+        "user-median",
+    ]
+    assert list(make_methods(["floors"], get_task("LaMP-1"))) == ["constant", "cited-before"]
+    assert list(make_methods(["floors"], get_task("LaMP-4"))) == ["lead"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nobody", "unknown method 'nobody'; there are: constant"),
+        ("rag:q=1", "no setting `q`; it has: k, retrieval"),
+        ("rag:k=many", "`k` cannot be 'many'"),
+        ("rag:k=0", "`k` must be 1 or more, got 0"),
+        ("rag:retrieval=magic", "unknown `retrieval` 'magic'"),
+        ("personaagent:choice=all", "`choice` cannot be 'all'"),
+        ("gepa:runs=3", "`runs` of at least 4 times"),
+        ("no_such_module:Method", "cannot load method"),
+        ("json:JSONDecoder", "is no method: it lacks `name`"),
+        ("rag,rag", "named twice"),
+        ("", "at least one method"),
+    ],
+)
+def test_a_wrong_spec_is_refused_in_one_line(spec: str, message: str, movies: Task) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_methods([spec], movies)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_users_own_method_is_found_by_module_and_class(
+    movies: Task, tmp_path: Any, monkeypatch: Any
+) -> None:
+    (tmp_path / "my_methods.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from eval.contracts import Answer, Query, Subject\n"
+        "from eval.methods.base import BaseMethod\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Newest(BaseMethod):\n"
+        "    name: ClassVar[str] = 'newest'\n"
+        "    back: int = 1\n"
+        "    def answer(self, opened: Subject, query: Query) -> Answer:\n"
+        "        return Answer(text=opened.history[-self.back].response)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    method = make_methods(["my_methods:Newest:back=2"], movies)["my_methods:Newest:back=2"]
+    assert (method.name, dict(method.settings())) == ("newest", {"back": 2})
+
+
+def test_steps_are_kept_as_plain_data(movies: Task, obliging: Reply) -> None:
+    step = Step(thought="", tool="search_memory", arguments={"query": "x"}, observation="seen")
+    with accounting(Ledger(), scripted_lm(obliging)):
+        answer = final_answer(movies, "q", steps=[step])
+    assert answer.steps[0]["arguments"] == {"query": "x"}

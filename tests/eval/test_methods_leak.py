@@ -1,0 +1,113 @@
+"""No method's prompt shows another user's text, a gold, a later item, or another query."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.contracts import EvalUser, Query
+from eval.manifest import make_manifest
+from eval.methods.registry import BUILT_IN, make_methods
+from eval.runner import Limits, run_methods
+from program.memory.interaction import Interaction
+from program.models.scripted import scripted_lm
+from program.task import get_task
+
+START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+PROMPTING = [name for name, path in BUILT_IN.items() if "floors" not in path]
+USERS = ("anna", "bert", "carl")
+HISTORY, QUERIES = 5, 2
+
+
+def headline_writer(name: str) -> EvalUser:
+    """Each text names its user, its kind and its number."""
+    return EvalUser(
+        user_id=name,
+        history=tuple(
+            Interaction(
+                id=f"h{i}",
+                user_id=name,
+                query=f"{name}-story-{i} rain",
+                response=f"{name}-headline-{i}",
+                timestamp=START + timedelta(days=i),
+            )
+            for i in range(HISTORY)
+        ),
+        queries=tuple(
+            Query(
+                id=f"q{i}",
+                user_id=name,
+                text=f"{name}-query-{i} rain",
+                gold=f"{name}-gold-{i}",
+                timestamp=START + timedelta(days=30),
+            )
+            for i in range(QUERIES)
+        ),
+    )
+
+
+def prompts_of(name: str, out: Path, reply: Callable[[str, str], Any]) -> list[str]:
+    task = get_task("LaMP-4")
+    methods = make_methods([name], task)
+    lm = scripted_lm(reply)
+    data = [headline_writer(user) for user in USERS]
+    outcome = run_methods(
+        data,
+        methods,
+        task=task,
+        manifest=make_manifest(task=task, data={}, methods=methods, lm=lm),
+        out=out,
+        lm=lm,
+        limits=Limits(threads=3),
+    )
+    assert outcome.complete, outcome
+    return ["\n".join(prompt) for prompt in lm.engine.prompts]
+
+
+@pytest.mark.parametrize("name", PROMPTING)
+def test_a_prompt_shows_one_users_past_and_one_query(
+    name: str, tmp_path: Path, obliging: Callable[[str, str], Any]
+) -> None:
+    prompts = prompts_of(name, tmp_path, obliging)
+    assert sum("-query-" in prompt for prompt in prompts) >= len(USERS) * QUERIES
+    assert any("-headline-" in prompt for prompt in prompts) == (name != "direct")
+    for prompt in prompts:
+        assert len(set(re.findall(r"(anna|bert|carl)-", prompt))) <= 1, "two users in one prompt"
+        assert "-gold-" not in prompt
+        assert len(set(re.findall(r"-query-\d", prompt))) <= 1, "two queries in one prompt"
+
+
+@pytest.mark.parametrize("name", PROMPTING)
+def test_a_past_item_answered_again_shows_only_what_came_before(
+    name: str, tmp_path: Path, obliging: Callable[[str, str], Any]
+) -> None:
+    simulated = 0
+    for prompt in prompts_of(name, tmp_path, obliging):
+        asked = re.search(r"\[\[ ## query ## \]\]\n\w+-story-(\d)", prompt)
+        if asked is None or "new_system_prompt" in prompt:
+            continue
+        simulated += 1
+        number = int(asked[1])
+        assert all(int(shown) < number for shown in re.findall(r"-headline-(\d)", prompt))
+        assert all(int(shown) <= number for shown in re.findall(r"-story-(\d)", prompt))
+    learns = name in (
+        "personaagent",
+        "personaagent-memory",
+        "personaagent-action",
+        "gepa",
+        "miprov2",
+        "simba",
+    )
+    assert (simulated > 0) == learns
+
+
+def test_without_memory_nothing_of_the_history_is_shown_with_a_query(
+    tmp_path: Path, obliging: Callable[[str, str], Any]
+) -> None:
+    asked = [p for p in prompts_of("personaagent-memory", tmp_path, obliging) if "-query-" in p]
+    assert not any("-headline-" in prompt or "-story-" in prompt for prompt in asked)

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dspy
+import pytest
+
+from eval.contracts import Answer, EvalUser, Method, Query, Subject
+from eval.folder import RunFolder
+from eval.manifest import make_manifest
+from eval.methods.base import BaseMethod
+from eval.methods.floors import UserMajority
+from eval.methods.personaagent import Aligned
+from eval.methods.rag import Rag
+from eval.records import AnswerRecord, read_run
+from eval.runner import Limits, Outcome, run_methods
+from program.errors import BudgetExceededError, ConfigError, DataError
+from program.models.scripted import scripted_lm
+from program.task import Task
+
+MakeUser = Callable[..., EvalUser]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Echo(BaseMethod):
+    """Answers the last word of the query, and learns how long the history is."""
+
+    name: ClassVar[str] = "echo"
+
+    def prepare(self, subject: Subject) -> dict[str, Any]:
+        return {"seen": len(subject.history), "pair": (1, 2)}
+
+    def open(self, subject: Subject, learned: Any) -> Any:
+        return learned
+
+    def answer(self, opened: Any, query: Query) -> Answer:
+        assert query.gold is None
+        return Answer(text=f"{opened['pair']} {query.text.split()[-1]}")
+
+
+class Fragile(Echo):
+    """Raises for each query whose id is listed."""
+
+    name = "fragile"
+    bad: ClassVar[set[str]] = set()
+
+    def answer(self, opened: Any, query: Query) -> Answer:
+        if query.id in self.bad:
+            raise RuntimeError(f"cannot answer {query.id}")
+        return super().answer(opened, query)
+
+
+def go(
+    out: Path, users: list[EvalUser], task: Task, *methods: Method, lm: Any = None, **settings: Any
+) -> Outcome:
+    labelled = {method.name: method for method in methods}
+    manifest = make_manifest(task=task, data={}, methods=labelled, lm=lm)
+    limits = Limits(**settings)
+    return run_methods(users, labelled, task=task, manifest=manifest, out=out, lm=lm, limits=limits)
+
+
+def essence(out: Path) -> list[Any]:
+    """Return what a run found, without how long it took."""
+    run = read_run(out)
+    return timeless([vars(record) for record in (*run.prepared.values(), *run.answers.values())])
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: timeless(inner) for key, inner in value.items() if key != "seconds"}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_every_method_answers_every_query(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    outcome = go(tmp_path, [make_user("anna"), make_user("bert")], movies, Echo(), UserMajority())
+    assert outcome.complete
+    assert outcome.answered == {"echo": 6, "user-majority": 6}
+    run = read_run(tmp_path)
+    assert run.answers["echo", "anna", "anna-q1"].text == "[1, 2] day"
+    assert run.answers["user-majority", "bert", "bert-q0"].text == "classic"
+    assert [query.gold for query in run.queries[:3]] == ["comedy", "action", "classic"]
+
+
+def test_a_method_never_sees_the_gold(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    assert go(tmp_path, [make_user("anna")], movies, Echo()).complete  # Echo asserts it.
+
+
+def test_what_was_learned_is_opened_as_json_also_without_a_restart(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    go(tmp_path, [make_user("anna")], movies, Echo())
+    assert read_run(tmp_path).prepared["echo", "anna"].learned == {"seen": 6, "pair": [1, 2]}
+
+
+def test_a_method_that_raises_is_recorded_and_the_run_goes_on(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    Fragile.bad = {"anna-q1"}
+    outcome = go(tmp_path, [make_user("anna"), make_user("bert")], movies, Fragile())
+    assert not outcome.complete
+    assert outcome.failed == {"fragile": {"RuntimeError": 1}}
+    run = read_run(tmp_path)
+    failed = run.answers["fragile", "anna", "anna-q1"]
+    assert (failed.text, failed.failed.stage, failed.failed.error) == (
+        None,
+        "answer",
+        "cannot answer anna-q1",
+    )
+    assert run.missing("fragile") == 1
+
+
+def test_a_restart_tries_failed_queries_again_and_nothing_else(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    users = [make_user("anna"), make_user("bert")]
+    Fragile.bad = {"anna-q1"}
+    go(tmp_path, users, movies, Fragile())
+    Fragile.bad = {"bert-q0"}  # Answered already, so it is not asked again.
+    assert go(tmp_path, users, movies, Fragile()).complete
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    assert len(lines) == 7
+    assert len((tmp_path / "prepare.jsonl").read_text().splitlines()) == 2
+    assert read_run(tmp_path).missing("fragile") == 0
+
+
+def test_a_failed_prepare_leaves_the_users_queries_missing(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    class Picky(Echo):
+        name = "picky"
+
+        def prepare(self, subject: Subject) -> dict[str, Any]:
+            if subject.user_id == "anna":
+                raise ValueError("no")
+            return super().prepare(subject)
+
+    go(tmp_path, [make_user("anna"), make_user("bert")], movies, Picky())
+    run = read_run(tmp_path)
+    assert run.missing("picky") == 3
+    assert run.answers["picky", "anna", "anna-q2"].failed.stage == "prepare"
+    assert run.prepared["picky", "anna"].learned is None
+
+
+def test_a_method_is_given_up_after_failures_in_a_row(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    Fragile.bad = {f"anna-q{i}" for i in range(3)} | {f"bert-q{i}" for i in range(3)}
+    outcome = go(tmp_path, [make_user("anna"), make_user("bert")], movies, Fragile(), Echo(), give_up_after=4)
+    assert outcome.given_up == {"fragile"}
+    assert str(outcome.errors["fragile"]) == "cannot answer bert-q0"
+    assert outcome.answered == {"fragile": 0, "echo": 6}
+    assert len(read_run(tmp_path).answers) == 4 + 6
+
+
+def test_an_outage_is_missing_and_never_wrong(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    def down(system: str, user: str) -> str:
+        raise dspy.lm15.ServerError("the server is down")
+
+    outcome = go(tmp_path, [make_user("anna")], movies, Rag(), lm=scripted_lm(down))
+    assert outcome.answered == {"rag": 0}
+    run = read_run(tmp_path)
+    assert run.missing("rag") == 3
+    assert {record.failed.kind for record in run.answers.values()} == {"LMServerError"}
+
+
+def test_a_wrong_key_stops_the_run_at_once(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    def refuse(system: str, user: str) -> str:
+        raise dspy.lm15.AuthError("bad key")
+
+    outcome = go(tmp_path, [make_user("anna"), make_user("bert")], movies, Rag(), lm=scripted_lm(refuse))
+    assert isinstance(outcome.stopped, dspy.LMAuthError)
+    assert len(read_run(tmp_path).answers) == 1
+
+
+def test_cost_is_counted_by_stage_and_attempt(
+    tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
+) -> None:
+    go(tmp_path, [make_user("anna")], movies, Aligned(min_actions=0, max_steps=2), lm=scripted_lm(obliging))
+    run = read_run(tmp_path)
+    prepared = run.prepared["personaagent", "anna"]
+    # Three simulations of two steps and one answer each, three losses, one update, one summary.
+    assert {stage: usage.calls for stage, usage in prepared.usage.items()} == {
+        "profile": 1,
+        "simulate": 9,
+        "textual_loss": 3,
+        "update": 1,
+    }
+    assert len(prepared.prompts) == 14
+    answered = run.answers["personaagent", "anna", "anna-q0"]
+    assert answered.total().calls == 3 == len(set(answered.prompts)) == len(answered.prompts)
+    assert run.cost("personaagent", "answer").usage.calls == 9
+    assert run.spent().calls == 23
+
+
+def test_a_limit_stops_before_the_next_call_and_the_folder_continues(
+    tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
+) -> None:
+    users = [make_user("anna"), make_user("bert")]
+    lm = scripted_lm(obliging)
+    outcome = go(tmp_path / "a", users, movies, Aligned(), lm=lm, max_calls=40)
+    assert isinstance(outcome.stopped, BudgetExceededError)
+    assert not outcome.complete
+    assert len(lm.engine.prompts) == 40 == read_run(tmp_path / "a").spent().calls
+    # The limit is the folder's: the same command has nothing left to spend.
+    assert go(tmp_path / "a", users, movies, Aligned(), lm=lm, max_calls=40).stopped is not None
+    assert len(lm.engine.prompts) == 40
+    assert go(tmp_path / "a", users, movies, Aligned(), lm=lm).complete
+    go(tmp_path / "b", users, movies, Aligned(), lm=lm)
+    final = [
+        (r.method, r.user_id, r.query_id, r.text, r.steps) for r in read_run(tmp_path / "a").answers.values()
+    ]
+    assert final == [
+        (r.method, r.user_id, r.query_id, r.text, r.steps) for r in read_run(tmp_path / "b").answers.values()
+    ]
+
+
+def test_threads_change_nothing(tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any) -> None:
+    users = [make_user(f"user{i}") for i in range(6)]
+    lm = scripted_lm(obliging)
+    methods = (Aligned(), Rag(), UserMajority())
+    go(tmp_path / "1", users, movies, *methods, lm=lm)
+    go(tmp_path / "8", users, movies, *methods, lm=lm, threads=8)
+    assert essence(tmp_path / "1") == essence(tmp_path / "8")
+
+
+def test_a_folder_of_another_run_is_refused_by_the_setting_that_differs(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    users = [make_user("anna")]
+    go(tmp_path, users, movies, Echo())
+    manifest = make_manifest(task=movies, data={}, methods={"echo": Echo()}, seed=7)
+    with pytest.raises(ConfigError, match="`seed` 0, not 7"):
+        run_methods(users, {"echo": Echo()}, task=movies, manifest=manifest, out=tmp_path)
+
+
+def test_a_method_can_be_added_to_a_folder(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    users = [make_user("anna")]
+    go(tmp_path, users, movies, Echo())
+    go(tmp_path, users, movies, UserMajority())
+    assert read_run(tmp_path).labels == ("echo", "user-majority")
+    assert len(read_run(tmp_path).answers) == 6
+
+
+def test_a_history_newer_than_a_query_is_refused(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    user = make_user("anna")
+    late = replace(user.history[-1], timestamp=user.queries[-1].timestamp)
+    with pytest.raises(DataError, match="history item 5"):
+        go(tmp_path / "a", [replace(user, history=(*user.history[:-1], late))], movies, Echo())
+    asked = replace(user.history[0], id="anna-q1")
+    with pytest.raises(DataError, match="history item 0"):
+        go(tmp_path / "b", [replace(user, history=(asked, *user.history[1:]))], movies, Echo())
+
+
+def test_a_folder_that_cannot_be_written_stops_all_threads(
+    tmp_path: Path, movies: Task, make_user: MakeUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[object] = []
+
+    def full(self: RunFolder, record: object) -> None:
+        kept.append(record)
+        if len(kept) > 5:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(RunFolder, "append", full)
+    with pytest.raises(OSError, match="no space left"):
+        go(tmp_path, [make_user(f"user{i}") for i in range(50)], movies, Echo(), threads=2)
+    assert len(kept) <= 12
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("comedy", "must return an `Answer`, got str"),
+        (Answer(text="x", steps=({"a": object()},)), "not JSON"),
+    ],
+)
+def test_an_answer_that_cannot_be_kept_is_the_methods_failure(
+    answer: Any, message: str, tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    class Wrong(Echo):
+        def answer(self, opened: Any, query: Query) -> Answer:
+            return answer  # type: ignore[no-any-return]
+
+    outcome = go(tmp_path, [make_user("anna")], movies, Wrong())
+    assert outcome.failed == {"echo": {"TypeError": 3}}
+    assert message in str(outcome.errors["echo"])
+
+
+def test_a_run_that_stops_ends_other_jobs_before_their_next_call(
+    tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
+) -> None:
+    refused = threading.Event()
+    calls: list[str] = []
+
+    def reply(system: str, user: str) -> Any:
+        if "bert" in user:
+            refused.set()
+            raise dspy.lm15.AuthError("bad key")
+        calls.append(user)
+        assert refused.wait(5)
+        time.sleep(0.3)
+        return obliging(system, user)
+
+    outcome = go(
+        tmp_path, [make_user("anna"), make_user("bert")], movies, Aligned(), lm=scripted_lm(reply), threads=2
+    )
+    assert isinstance(outcome.stopped, dspy.LMAuthError)
+    assert len(calls) == 1
+    assert read_run(tmp_path).prepared["personaagent", "anna"].total().calls == 1
+
+
+def test_two_processes_cannot_write_one_folder(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    manifest = make_manifest(task=movies, data={}, methods={"echo": Echo()})
+    with RunFolder(tmp_path, manifest, []):
+        with pytest.raises(ConfigError, match="another process is writing"):
+            RunFolder(tmp_path, manifest, [])
+    RunFolder(tmp_path, manifest, []).close()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="not empty and no run folder"):
+        go(tmp_path, [make_user("anna")], movies, Echo())
+
+
+def test_a_torn_last_line_is_not_read_and_cut_off(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    users = [make_user("anna")]
+    go(tmp_path, users, movies, Echo())
+    whole = (tmp_path / "answers.jsonl").read_bytes()
+    (tmp_path / "answers.jsonl").write_bytes(whole[:-10])
+    assert len(read_run(tmp_path).answers) == 2
+    assert go(tmp_path, users, movies, Echo()).complete
+    assert len(read_run(tmp_path).answers) == 3
+    assert b"\n\n" not in (tmp_path / "answers.jsonl").read_bytes()
+
+
+def test_a_damaged_line_is_named(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    go(tmp_path, [make_user("anna")], movies, Echo())
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    lines[1] = '{"method": 3'
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"answers.jsonl`, line 2: not a AnswerRecord"):
+        read_run(tmp_path)
+
+
+def test_records_of_a_newer_program_keep_their_known_fields(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    go(tmp_path, [make_user("anna")], movies, Echo())
+    path = tmp_path / "answers.jsonl"
+    path.write_text(path.read_text().replace('{"method"', '{"mood": "fine", "method"'))
+    record = next(iter(read_run(tmp_path).answers.values()))
+    assert isinstance(record, AnswerRecord)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(DataError, match="update personaagent"):
+        read_run(tmp_path)

@@ -1,0 +1,101 @@
+"""Killed three times at random, the finished run equals an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from eval.records import read_run
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from eval.contracts import EvalUser, Query
+from eval.manifest import make_manifest
+from eval.methods.registry import make_methods
+from eval.runner import Limits, run_methods
+from program.memory.interaction import Interaction
+from program.models.scripted import scripted_lm
+from program.task import get_task
+
+out, calls = Path(sys.argv[1]), open(sys.argv[2], "ab", buffering=0)
+task = get_task("LaMP-2M")
+tags = task.answer.values
+
+def user(name):
+    history = [
+        Interaction(id=f"{name}h{i}", user_id=name, query=f"{name} film {i}", response=tags[i % 4])
+        for i in range(5)
+    ]
+    queries = [Query(id=f"{name}q{i}", user_id=name, text=f"{name} new {i}", gold=tags[i]) for i in range(3)]
+    return EvalUser(user_id=name, history=tuple(history), queries=tuple(queries))
+
+def reply(system, user):
+    calls.write(b".")
+    time.sleep(0.002)
+    if "write the new system prompt" in user:
+        return "Someone who saw " + str(len(user)) + " letters of feedback."
+    if "write the feedback" in user or "write the profile" in user:
+        return "more of " + user[-60:-40]
+    if "`action`" in user:
+        return {"thought": "look", "action": {"tool": "search_memory", "query": "film"}}
+    return {"answer": tags[(len(system) + len(user)) % 4]}
+
+lm = scripted_lm(reply)
+lm.model = "scripted/kill-test"
+methods = make_methods(["user-majority,rag,personaagent"], task)
+data = [user(f"user{i}") for i in range(8)]
+manifest = make_manifest(task=task, data={}, methods=methods, lm=lm)
+outcome = run_methods(data, methods, task=task, manifest=manifest, out=out, lm=lm, limits=Limits(threads=2))
+assert outcome.complete
+"""
+
+CALLS_IN_FLIGHT = 2 * 25
+"""Two threads, each at most through one alignment of 25 calls that was not finished."""
+
+
+def test_killed_three_times_the_run_equals_an_undisturbed_one(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    calls = {name: tmp_path / f"{name}.calls" for name in ("whole", "killed")}
+    _start(tmp_path / "whole", calls["whole"]).wait(60)
+    paid = calls["whole"].stat().st_size
+    for share in (0.2, 0.5, 0.8):
+        process = _start(tmp_path / "killed", calls["killed"])
+        _wait_for(calls["killed"], paid * share + rng.randrange(paid // 10), process)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+    assert _start(tmp_path / "killed", calls["killed"]).wait(60) == 0
+    assert _essence(tmp_path / "killed") == _essence(tmp_path / "whole")
+    assert paid <= calls["killed"].stat().st_size <= paid + 3 * CALLS_IN_FLIGHT
+
+
+def _start(out: Path, calls: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out), str(calls)], env=environment)
+
+
+def _wait_for(calls: Path, size: float, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while not calls.exists() or calls.stat().st_size < size:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _essence(out: Path) -> Any:
+    run = read_run(out)
+    return _timeless([vars(record) for record in (*run.prepared.values(), *run.answers.values())])
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _timeless(inner) for key, inner in value.items() if key != "seconds"}
+    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
