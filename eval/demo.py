@@ -28,6 +28,7 @@ from program.persona import GENERIC
 from program.session import open_session
 from program.store import UserStore
 from program.task import Task, get_task
+from program.tracing import about, span
 
 QUICK = AgentSettings(max_steps=2, k=3, item_chars=160)
 """Two short looks, then the answer, so that the demo takes minutes on two cores."""
@@ -109,10 +110,14 @@ def _answer_all(label: str, agent: PersonaAgent, queries: Sequence[Query], task:
     score, unreadable = 0.0, 0
     with accounting(Ledger(parent=current_ledger())) as ledger:
         for query in queries:
-            try:
-                score += task.answer.agreement(agent(query=query.text).answer, str(query.gold))
-            except UnparsableAnswerError:
-                unreadable += 1
+            with about(user_id=query.user_id), span("ask", query=query.text, arm=label) as asked:
+                try:
+                    answer = agent(query=query.text).answer
+                except UnparsableAnswerError:
+                    unreadable += 1
+                else:
+                    score += task.answer.agreement(answer, str(query.gold))
+                    asked.output(answer=answer, truth=query.gold)
             advance(label)
     return Arm(
         name=label,

@@ -20,7 +20,7 @@ from program.errors import ConfigError, EmptyHistoryError
 from program.ledger import Budget, Ledger, accounting, current_ledger
 from program.models.evidence import decision_client
 from program.sync import run_now
-from program.tracing import span
+from program.tracing import about, span
 
 
 class PersonaAlignment(Teleprompter):  # type: ignore[misc]
@@ -117,7 +117,8 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         batch.check([*trainset, *valset])
         planned = self.plan(student, trainset, valset)
         ledger = Ledger(self.budget, parent=current_ledger())
-        with accounting(ledger), span("align", config=self.config, plan=planned) as trace:
+        whose = about(user_id=student.surroundings.memory.user_id)
+        with accounting(ledger), whose, span("align", config=self.config, plan=planned) as trace:
             run = AlignmentRun(self.config, student.deepcopy(), trainset, valset, self.prompt_model, wait)
             steps = await self._algorithm_1(run)
             record = AlignmentRecord(

@@ -101,7 +101,7 @@ def align_user(
         on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
     )
     try:
-        with about(user_id=user_id, persona_version=session.version.version):
+        with about(persona_version=session.version.version):
             aligned = optimizer.compile(session.agent, trainset=trainset)
     except BaseException as error:
         store.fail_alignment(user_id, alignment_id, f"{type(error).__name__}: {error}")

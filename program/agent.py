@@ -24,7 +24,7 @@ from program.task import Task
 from program.tools import default_tools
 from program.tools.base import ToolContext
 from program.tools.toolset import Observation, ToolSet
-from program.tracing import span
+from program.tracing import about, span
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
                 trace.output(observation=seen)
                 return seen
 
-        with span("agent", query=query) as trace, program_adapter():
+        whose = about(user_id=around.memory.user_id)
+        with whose, span("agent", query=query) as trace, program_adapter():
             finished = await run_loop(
                 query,
                 tools=around.tools,

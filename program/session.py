@@ -14,7 +14,6 @@ from program.store.records import PersonaVersion
 from program.task import get_task
 from program.tools import default_tools
 from program.tools.toolset import ToolSet
-from program.tracing import about, span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +48,7 @@ def open_session(
     memory = store.memory(user_id, retrieval=retrieval)
     profile = store.profile(user_id)
     if profile is None or profile.is_stale(len(memory)):
-        with about(user_id=user_id), span("profile"):
-            profile = build_profile(memory, task, prose=prose)
+        profile = build_profile(memory, task, prose=prose)
         store.save_profile(user_id, profile)
     version = store.persona(user_id)
     if version is None:

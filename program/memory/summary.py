@@ -12,6 +12,7 @@ from program.memory.base import Memory
 from program.memory.semantic import Profile, count_facts, newest_within, render_facts
 from program.models.adapter import program_adapter
 from program.task import Task
+from program.tracing import about, span
 
 MAX_ITEM_CHARS = 400
 
@@ -56,7 +57,7 @@ def build_profile(
         return Profile(facts=facts)
     read = newest_within(history, max_tokens)
     lines = [f"- {i.response}: {i.query[:MAX_ITEM_CHARS]}" for i in read]
-    with stage("profile"), program_adapter():
+    with about(user_id=memory.user_id), span("profile"), stage("profile"), program_adapter():
         reserve_call()
         try:
             summary = dspy.Predict(SummarizeHistory)(

@@ -63,7 +63,7 @@ def obliging() -> Callable[[str, str], str | dict[str, Any]]:
     """Answers whatever fields a prompt asks for; always the tag ``comedy``."""
 
     def reply(system: str, user: str) -> str | dict[str, Any]:
-        single = re.search(r"Write only the `(\w+)`", user)
+        single = re.search(r"Now write the ([\w ]+), and nothing else", user)
         if single:
             return f"a text for {single[1]}"
         fields = re.findall(r"`(\w+)`", user.rsplit("Reply with a JSON object", 1)[-1])

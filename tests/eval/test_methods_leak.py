@@ -88,8 +88,8 @@ def test_a_past_item_answered_again_shows_only_what_came_before(
 ) -> None:
     simulated = 0
     for prompt in prompts_of(name, tmp_path, obliging):
-        asked = re.search(r"\[\[ ## query ## \]\]\n\w+-story-(\d)", prompt)
-        if asked is None or "new_system_prompt" in prompt:
+        asked = re.search(r"(?:\[\[ ## query ## \]\]|\nQuery:)\n\w+-story-(\d)", prompt)
+        if asked is None or "new system prompt" in prompt:
             continue
         simulated += 1
         number = int(asked[1])
