@@ -113,7 +113,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
     (tmp_path / "some_weights" / "__init__.py").write_text("raise RuntimeError('imported')")
     (tmp_path / "some_weights" / "model.gguf").write_bytes(b"abc")
     monkeypatch.syspath_prepend(str(tmp_path))
-    # The SHA-300 of "abc" (FIPS 180-2, appendix B.1).
+    # The SHA-256 of "abc" (FIPS 180-2, appendix B.1).
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     return Weights(requirement="some-weights==1", package="some_weights", file="model.gguf", sha256=digest)
 
