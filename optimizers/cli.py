@@ -15,7 +15,7 @@ from optimizers.batch import examples
 from optimizers.config import PAPER, AlignmentConfig
 from program.agent import PersonaAgent
 from program.cli.options import Json, Model, Store, Trace, TraceContent, Wikipedia, model_in_use, open_store
-from program.console import PARTIAL, err, explain, out, print_json, progress
+from program.console import PARTIAL, err, exit_code, explain, out, print_json, progress
 from program.errors import BudgetExceededError, ConfigError, PersonaAgentError
 from program.home import home
 from program.ledger import Budget, Ledger, accounting
@@ -126,7 +126,7 @@ def _align_one(
     wikipedia: bool,
 ) -> dict[str, Any]:
     """Align one user of several: a failure of one user is a row, an outage stops the rest."""
-    row: dict[str, Any] = {"user_id": user_id, "error": None, "stop": False}
+    row: dict[str, Any] = {"user_id": user_id, "error": None, "code": 0, "stop": False}
     try:
         aligned = align_user(
             store,
@@ -139,6 +139,7 @@ def _align_one(
         )
     except (PersonaAgentError, dspy.LMError) as error:
         row["error"] = explain(error) or str(error)
+        row["code"] = exit_code(error)
         row["stop"] = isinstance(error, dspy.LMError | BudgetExceededError)
         return row
     record = aligned.alignment
@@ -163,12 +164,13 @@ def _align_one(
 def _report(results: list[dict[str, Any]], ledger: Ledger, asked: int, json: bool) -> None:
     failed = [row for row in results if row["error"]]
     if json:
-        print_json([{key: value for key, value in row.items() if key != "stop"} for row in results])
+        print_json(
+            [{key: value for key, value in row.items() if key not in ("stop", "code")} for row in results]
+        )
     else:
         table = Table("user", "persona", "score of each step", "agent runs", "calls", "seconds", "", box=None)
         for row in results:
             if row["error"]:
-                table.add_row(row["user_id"], "unchanged", "", "", "", "", row["error"])
                 continue
             scores = ", ".join("-" if s["score"] is None else f"{s['score']:.2f}" for s in row["steps"])
             calls = sum(usage["calls"] for usage in row["usage"].values())
@@ -182,15 +184,18 @@ def _report(results: list[dict[str, Any]], ledger: Ledger, asked: int, json: boo
                 f"{row['seconds']:.1f}",
                 notes,
             )
-        out.print(table)
+        if len(failed) < len(results):
+            out.print(table)
+    for row in failed:
+        err.print(f"error: user {row['user_id']!r}: {row['error']}", style="red", markup=False)
     usage = ledger.total()
     err.print(
         f"{len(results) - len(failed)} of {asked} users aligned, {usage.calls} calls, "
         f"{usage.input_tokens + usage.output_tokens:,} tokens, ${usage.usd:.4f}"
         f"{' or more' if usage.unpriced else ''}, {ledger.seconds:.0f} s"
     )
-    if failed or len(results) < asked:
-        raise typer.Exit(PARTIAL if len(failed) < len(results) or len(results) > 1 else 3)
+    if failed:
+        raise typer.Exit(PARTIAL if len(failed) < len(results) else failed[0]["code"])
 
 
 def _prompt_model(spec: str | None) -> Any:

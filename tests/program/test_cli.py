@@ -139,8 +139,8 @@ def test_user_without_history(run: Run, tmp_path: Path) -> None:
     with UserStore(tmp_path / "users.db") as store:
         store.add_user("new", task="free-text")
     done = run("align", "new", *MODEL, "--store", str(tmp_path / "users.db"))
-    assert done.code == 3
-    assert "no interaction to learn from" in done.out
+    assert done.code == 1
+    assert "no interaction to learn from" in done.err
 
 
 def test_broken_line_names_file_and_line_and_writes_nothing(run: Run, history: Path) -> None:
@@ -213,7 +213,7 @@ def test_outage_stops_the_run_and_keeps_the_persona(run: Run, history: Path) -> 
     done = run("align", "--all", "--model", "python:my_models:outage", "--no-wikipedia", "--trace", "off")
     assert done.code == 3
     assert len(json.loads(run("persona", "history", "ana", "--json").out)) == 1
-    assert "failed on its side" in done.out
+    assert "failed on its side" in done.err
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_budget_is_reported_and_the_persona_stays(run: Run, history: Path) -> No
     run("users", "import", str(history))
     done = run("align", "ana", *MODEL, "--max-calls", "4")
     assert done.code == 3
-    assert "the limit is 4 calls" in done.out
+    assert "the limit is 4 calls" in done.err
     assert [v["version"] for v in json.loads(run("persona", "history", "ana", "--json").out)] == [1]
 
 
