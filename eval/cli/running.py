@@ -198,8 +198,10 @@ def _show(request: Request, outcome: Outcome, ledger: Ledger, json: bool) -> Non
 
 
 def _model(request: Request) -> Any:
+    from program.models.cache import use_cache
     from program.models.resolve import resolve_lm
 
+    use_cache(home())
     return resolve_lm(request.model, temperature=request.temperature)
 
 

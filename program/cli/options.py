@@ -52,10 +52,12 @@ def model_in_use(
     """Run the command with this language model (without one: the embedded model) and trace it."""
     import dspy
 
+    from program.models.cache import use_cache
     from program.models.resolve import resolve_lm
     from program.tracing.setup import open_tracer
 
     lm = resolve_lm(spec)
+    use_cache(home())
     with (
         dspy.context(lm=lm, disable_history=True, trace=None),
         open_tracer(trace, home=home(), content=trace_content),

@@ -125,6 +125,7 @@ def forget(
     json: Json = False,
 ) -> None:
     """Delete everything stored about a user: interactions, profile, personas, alignments and local traces."""
+    from program.models.cache import empty_cache
     from program.tracing.forget import forget_user
 
     with open_store(store) as users:
@@ -132,6 +133,7 @@ def forget(
         if not yes:
             typer.confirm(f"Delete everything about {user!r}? This cannot be undone", abort=True, err=True)
         users.forget(user)
+        empty_cache(home())
         calls = forget_user(home(), user)
     if json:
         print_json({"user_id": user, "traced_calls": calls})

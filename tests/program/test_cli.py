@@ -50,6 +50,8 @@ def outage(system: str, user: str) -> Any:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     models = ModuleType("my_models")
     models.polite = scripted_lm(polite)  # type: ignore[attr-defined]
+    models.cached = scripted_lm(polite).copy()  # type: ignore[attr-defined]
+    models.cached.cache = True
     models.outage = scripted_lm(outage)  # type: ignore[attr-defined]
     models.garbage = scripted_lm(lambda system, user: " ")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_models", models)
@@ -100,14 +102,18 @@ def test_the_whole_story(run: Run, history: Path) -> None:
 
 def test_a_forgotten_user_is_gone_from_store_and_traces(run: Run, history: Path, tmp_path: Path) -> None:
     run("users", "import", str(history))
-    run("ask", "ana", "what about number 3", "--model", "python:my_models:polite", "--no-wikipedia")
+    cached = ("--model", "python:my_models:cached", "--no-wikipedia")
+    run("ask", "ana", "what about number 3", *cached)
+    kept = [file for file in (tmp_path / "home" / "cache").rglob("*") if file.is_file()]
+    assert any(b"Likes brevity" in file.read_bytes() for file in kept)
     kinds = [trace["name"] for trace in json.loads(run("trace", "list", "--json").out)]
     assert kinds == ["ask", "profile"]
     assert run("users", "forget", "ana", "--yes").code == 0
     assert json.loads(run("trace", "list", "--json").out) == []
     assert json.loads(run("users", "list", "--json").out) == []
-    for file in (tmp_path / "home").rglob("*.db*"):
+    for file in (file for file in (tmp_path / "home").rglob("*") if file.is_file()):
         assert b"what about number 3" not in file.read_bytes()
+        assert b"Likes brevity" not in file.read_bytes()
 
 
 def test_every_command_has_help_and_is_in_the_readme(run: Run) -> None:
