@@ -59,14 +59,18 @@ def align(
     if bool(users) == all_:
         raise ConfigError("name the users to align, or use `--all`")
     titles = _lines(negatives)
-    with open_store(store) as opened, model_in_use(model, trace, trace_content):
+    ledger = Ledger(Budget(max_calls=max_calls, max_usd=max_usd))
+    results: list[dict[str, Any]] = []
+    with open_store(store) as opened:
         chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users()]))
         for user_id in chosen:
             opened.user(user_id)
         prompt_lm = _prompt_model(prompt_model)
-        ledger = Ledger(Budget(max_calls=max_calls, max_usd=max_usd))
-        results: list[dict[str, Any]] = []
-        with accounting(ledger), progress(ledger, len(chosen), "users") as advance:
+        with (
+            model_in_use(model, trace, trace_content),
+            accounting(ledger),
+            progress(ledger, len(chosen), "users") as advance,
+        ):
             for user_id in chosen:
                 results.append(_align_one(opened, user_id, config, prompt_lm, titles, wikipedia))
                 advance(user_id[:24])
@@ -103,7 +107,7 @@ def align_user(
     try:
         with about(persona_version=session.version.version):
             aligned = optimizer.compile(session.agent, trainset=trainset)
-    except BaseException as error:
+    except BaseException as error:  # an interrupt, too, must not leave the alignment open
         store.fail_alignment(user_id, alignment_id, f"{type(error).__name__}: {error}")
         raise
     changed = aligned.persona != session.agent.persona

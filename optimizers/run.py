@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -138,13 +139,13 @@ class AlignmentRun:
                 inputs = example.inputs()
                 said = await agent.acall(**inputs) if self._wait else agent(**inputs)
             except UnparsableAnswerError as error:
-                made = Simulation(**{**vars(made), "error": str(error)})
+                made = replace(made, error=str(error))
             else:
                 score = agent.surroundings.task.answer.agreement(said.answer, truth)
                 tools = [
                     f"{step.tool}({', '.join(map(str, step.arguments.values()))})" for step in said.steps
                 ]
-                made = Simulation(**{**vars(made), "answer": said.answer, "score": score, "tools": tools})
+                made = replace(made, answer=said.answer, score=score, tools=tools)
             trace.output(simulation=made)
         self._known[key] = made
         return made
