@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.contracts import Method
-from eval.data.download import BASE_URL
-from eval.data.download import MANIFEST as DOWNLOADED
 from eval.records import Manifest, MethodEntry
 from program.errors import ConfigError
 from program.task import Task
@@ -59,16 +56,6 @@ def describe_model(lm: Any) -> dict[str, Any]:
         if isinstance(value, plain) and name not in CLIENT_KEYS and "key" not in name
     }
     return {"name": str(lm.model), **kwargs}
-
-
-def is_official(path: Path) -> bool:
-    """Return whether data were fetched from LaMP's own address by our downloader."""
-    record = (path if path.is_dir() else path.parent) / DOWNLOADED
-    try:
-        files = json.loads(record.read_text(encoding="utf-8")).values()
-        return bool(files) and all(str(file["url"]).startswith(BASE_URL) for file in files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def check_same(before: Manifest, now: Manifest, path: Path) -> None:

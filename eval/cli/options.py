@@ -16,6 +16,10 @@ Methods = Annotated[
     list[str],
     typer.Option("--method", help="Names, with settings where wanted: floors,rag:k=8,personaagent."),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting for every method that has it: k=8, max_steps=3. Repeatable."),
+]
 Out = Annotated[Path, typer.Option(help="The run's folder; a run that was stopped continues there.")]
 Users = Annotated[int | None, typer.Option(help="How many users; default: all.")]
 Order = Annotated[Literal["file", "most-active", "random"], typer.Option(help="Which users those are.")]

@@ -16,15 +16,16 @@ import typer
 from eval.cli import options as o
 from eval.cli.results import print_scores
 from eval.data.dataset import DataSet, open_data
+from eval.data.download import is_official
 from eval.data.selection import Selection
-from eval.manifest import is_official, make_manifest
+from eval.manifest import make_manifest
 from eval.methods.registry import make_methods
 from eval.publish import publish_run
 from eval.records import read_run
 from eval.runner import Limits, Outcome, run_methods
 from program.cli.options import Json, Model, Trace, TraceContent
 from program.console import MODEL, PARTIAL, err, exit_code, explain, print_json, progress
-from program.errors import PersonaAgentError
+from program.errors import ConfigError, PersonaAgentError
 from program.home import home
 from program.ledger import Ledger
 from program.task import get_task
@@ -42,6 +43,7 @@ class Request:
     data: Path
     methods: list[str]
     out: Path
+    settings: list[str] = field(default_factory=list)
     selection: Selection = field(default_factory=Selection)
     layout: Any = "auto"
     split: str = "dev"
@@ -60,6 +62,7 @@ def run(
     data: o.Data,
     method: o.Methods,
     out: o.Out,
+    settings: o.Settings = None,
     users: o.Users = None,
     order: o.Order = "file",
     history: o.History = None,
@@ -86,6 +89,7 @@ def run(
         data=data,
         methods=method,
         out=out,
+        settings=settings or [],
         selection=Selection(
             users=users,
             order=order,
@@ -117,8 +121,7 @@ def run(
 def execute(request: Request, ledger: Ledger) -> Outcome:
     """Carry out a request, with progress on stderr."""
     task = get_task(request.task)
-    defaults = {"prompt_model": request.prompt_model} if request.prompt_model else {}
-    methods = make_methods(request.methods, task, defaults)
+    methods = make_methods(request.methods, task, _settings(request))
     data = open_data(
         request.data, task, layout=request.layout, split=request.split, selection=request.selection
     )
@@ -129,7 +132,7 @@ def execute(request: Request, ledger: Ledger) -> Outcome:
         methods=methods,
         lm=lm,
         seed=request.seed,
-        official=request.official or is_official(request.data),
+        official=request.official or is_official(request.data, data.manifest["files"]),
         command=shlex.join(["personaagent", *sys.argv[1:]]),
     )
     _tell_defects(data)
@@ -195,6 +198,17 @@ def _show(request: Request, outcome: Outcome, ledger: Ledger, json: bool) -> Non
         f"personaagent eval report {shlex.quote(str(request.out))}",
         markup=False,
     )
+
+
+def _settings(request: Request) -> dict[str, str]:
+    """Return the settings that hold for every method."""
+    found = {"prompt_model": request.prompt_model} if request.prompt_model else {}
+    for setting in request.settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not value:
+            raise ConfigError(f"cannot read `--set` {setting!r}; write it like k=8")
+        found[key.strip()] = value.strip()
+    return found
 
 
 def _model(request: Request) -> Any:

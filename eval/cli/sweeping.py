@@ -36,6 +36,7 @@ def sweep(
     data: o.Data,
     method: o.Methods,
     out: Annotated[Path, typer.Option(help="Gets one run folder for each value.")],
+    settings: o.Settings = None,
     users: o.Users = None,
     order: o.Order = "file",
     history: o.History = None,
@@ -63,6 +64,7 @@ def sweep(
         data=data,
         methods=method,
         out=out,
+        settings=settings or [],
         selection=Selection(
             users=users,
             order=order,

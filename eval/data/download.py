@@ -7,7 +7,7 @@ a file gets its name when its size is the announced one and it parses as LaMP's 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -118,6 +118,20 @@ def download(
     )
     with httpx.Client(timeout=60, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client:
         return [_file(client, url, folder, task, retrying) for url in addresses]
+
+
+def is_official(path: Path, files: Iterable[Mapping[str, Any]], base: str = BASE_URL) -> bool:
+    """Return whether the very ``files`` read from ``path`` were fetched from LaMP's own address.
+
+    Args:
+        path: A downloaded file, or its folder.
+        files: Their ``sha256``, as in the manifest of `eval.data.dataset.DataSet`.
+        base: The address above the task folders.
+    """
+    recorded = _recorded(path if path.is_dir() else path.parent).values()
+    fetched = {file["sha256"] for file in recorded if str(file["url"]).startswith(f"{base}/")}
+    read = {str(file["sha256"]) for file in files}
+    return bool(read) and read <= fetched
 
 
 def _file(client: httpx.Client, url: str, folder: Path, task: Task, retrying: Retrying) -> Downloaded:

@@ -95,7 +95,7 @@ def make_methods(
     Args:
         specs: As on the command line; one spec may name several methods, separated by commas.
         task: The methods have to fit it; ``floors`` becomes those that do.
-        defaults: Settings for every method that has them and does not name them itself.
+        defaults: Settings for every method that has them and does not name them itself; one has to.
 
     Raises:
         ConfigError: An unknown method or setting, a value that does not fit, a method that does not
@@ -111,6 +111,9 @@ def make_methods(
             methods[label] = method
     if not methods:
         raise ConfigError("name at least one method with `--method`")
+    for key in defaults or {}:
+        if not any(key in parameters(type(method)) for method in methods.values()):
+            raise ConfigError(f"none of the methods has a setting `{key}`; see `personaagent eval methods`")
     return methods
 
 

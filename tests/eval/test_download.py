@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from eval.data import open_data
-from eval.data.download import LICENCE, MANIFEST, download, urls
+from eval.data.download import BASE_URL, LICENCE, MANIFEST, download, is_official, urls
 from eval.tasks.lamp_2m import TASK as MOVIES
 from eval.tasks.lamp_2n import TASK as NEWS
 from eval.tasks.lamp_3 import TASK as RATING
@@ -112,6 +112,22 @@ def test_files_arrive_whole_and_are_recorded(server, tmp_path):
 def test_downloaded_files_can_be_opened(server, tmp_path):
     fetch(server, tmp_path)
     assert open_data(tmp_path, RATING).manifest["queries"] == 1
+
+
+def test_only_the_very_files_fetched_from_lamp_are_official(server, tmp_path):
+    fetch(server, tmp_path)
+
+    def official(path=tmp_path, base=server.base):
+        return is_official(path, open_data(tmp_path, RATING).manifest["files"], base)
+
+    assert official()
+    assert official(tmp_path / "dev_questions.json")
+    assert not official(base=BASE_URL)
+    questions = tmp_path / "dev_questions.json"
+    questions.write_bytes(QUESTIONS.replace(b"Good rope", b"Fine rope"))
+    assert not official()
+    (tmp_path / MANIFEST).unlink()
+    assert not official()
 
 
 def test_present_files_are_not_fetched_again(server, tmp_path):

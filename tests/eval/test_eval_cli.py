@@ -53,6 +53,18 @@ def run_it(cli: Cli, data: Path, out: Path, *more: object, method: str = "floors
     return cli("run", "--task", "LaMP-2M", "--data", data, "--method", method, "--out", out, *more)
 
 
+def test_a_setting_for_every_method_is_read_before_anything_is_paid(
+    cli: Cli, oppu_folder: Path, tmp_path: Path
+) -> None:
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", "--set", "k", method="rag")
+    assert code == USAGE
+    assert "cannot read `--set` 'k'; write it like k=8" in stderr
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", "--set", "k=0", method="rag")
+    assert code == USAGE
+    assert "`k` must be 1 or more, got 0" in stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_floors_need_no_model_and_print_the_table(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     code, stdout, stderr = run_it(cli, oppu_folder, tmp_path / "run")
     assert code == OK

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import dspy
 import pytest
 
-from eval.data.download import BASE_URL
-from eval.manifest import check_same, describe_model, is_official, make_manifest
+from eval.manifest import check_same, describe_model, make_manifest
 from eval.methods.rag import Rag
 from eval.records import Manifest, read_manifest, write_json
 from program.errors import ConfigError
@@ -50,20 +48,3 @@ def test_time_command_and_further_methods_are_no_difference(manifest: Manifest, 
     now = make_manifest(task=movies, data=manifest.data, methods=methods, seed=3, command="again")
     check_same(manifest, replace(now, started_at="later"), Path("run"))
     check_same(now, manifest, Path("run"))
-
-
-@pytest.mark.parametrize(
-    ("url", "official"), [(f"{BASE_URL}/LaMP_3/dev/x.json", True), ("http://other/x", False)]
-)
-def test_data_are_official_where_our_downloader_fetched_them_from_lamp(
-    url: str, official: bool, tmp_path: Path
-) -> None:
-    (tmp_path / "download.json").write_text(json.dumps({"dev_questions.json": {"url": url}}))
-    assert is_official(tmp_path) is official
-    assert is_official(tmp_path / "dev_questions.json") is official
-
-
-def test_data_of_unknown_origin_are_not_official(tmp_path: Path) -> None:
-    assert not is_official(tmp_path)
-    (tmp_path / "download.json").write_text("not json")
-    assert not is_official(tmp_path)

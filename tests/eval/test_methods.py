@@ -202,6 +202,13 @@ def test_defaults_reach_the_methods_that_have_them(movies: Task) -> None:
     assert methods["direct"].settings() == {}
 
 
+def test_a_setting_for_all_methods_reaches_those_that_have_it(movies: Task) -> None:
+    methods = make_methods(["direct,rag,icl:k=2"], movies, {"k": "8"})
+    assert [methods[label].settings().get("k") for label in methods] == [None, 8, 2]
+    with pytest.raises(ConfigError, match="none of the methods has a setting `max_stepz`"):
+        make_methods(["direct,rag"], movies, {"max_stepz": "2"})
+
+
 def test_floors_are_those_that_fit_the_task() -> None:
     assert list(make_methods(["floors"], get_task("LaMP-3"))) == [
         "constant",
