@@ -12,6 +12,8 @@ from pathlib import Path
 
 import dspy
 
+from program.models import repeats
+
 _MEMORY_ENTRIES = 50_000
 _DISK_BYTES = 2 * 1024**3
 
@@ -27,9 +29,11 @@ def use_cache(home: Path) -> None:
     dspy.configure_cache(
         disk_cache_dir=str(folder), disk_size_limit_bytes=_DISK_BYTES, memory_max_entries=_MEMORY_ENTRIES
     )
+    repeats.keep_in(folder / "embedded")
 
 
 def empty_cache(home: Path) -> None:
     """Delete all kept answers."""
+    repeats.keep_in(None)
     shutil.rmtree(_folder(home), ignore_errors=True)
     dspy.configure_cache(enable_disk_cache=False, memory_max_entries=_MEMORY_ENTRIES)

@@ -72,8 +72,9 @@ def _body(request: lm15.Request) -> dict[str, Any]:
     body = request_kwargs(request, "chat")
     body["max_tokens"] = body.pop("max_completion_tokens", None) or body.get("max_tokens") or 300
     body["cache_prompt"] = True
-    # A fixed seed would make repeated samples of one prompt identical.
-    body.setdefault("seed", next(_seeds))
+    if body.get("temperature") != 0:
+        # A fixed seed would make repeated samples of one prompt identical.
+        body.setdefault("seed", next(_seeds))
     format_ = body.get("response_format")
     if format_ and format_.get("type") == "json_schema":
         body["response_format"] = _bounded(format_, body["max_tokens"])

@@ -82,7 +82,7 @@ def _shares(
     server: Server, prompt: str, path: Sequence[int], tokens: Sequence[int]
 ) -> tuple[dict[int, float], Mapping[str, Any]]:
     """Return the next-token probabilities of ``tokens``, shared out among them."""
-    reply = server.complete(
+    reply = server.probabilities(
         {
             "prompt": [prompt, *path],
             "max_tokens": 1,

@@ -7,12 +7,15 @@ Choices that change answers:
   a part of it was in the prefix cache, so answers would depend on what was asked before. This
   costs about 20 % on prompts that are read for the first time; answers are bit-identical.
 * One slot. Two cores are compute-bound, threads queue, and requests are never computed together.
+* What was asked before, word for word and greedily, is answered from memory: the same prompt gives
+  the same answer anyway, and optimizers that start from one persona ask the same things.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import json
 import os
 import secrets
 import shutil
@@ -28,6 +31,7 @@ from typing import Any
 from dspy import lm15
 
 from program.errors import ModelSetupError
+from program.models.repeats import remembering
 
 _TOKENS_AT_ONCE = 32
 _PROMPT_CACHE_MIB = 128
@@ -90,16 +94,22 @@ class Server:
         self.turn = threading.RLock()
         """Hold it over several calls whose prompts share a beginning: no other prompt comes between."""
         self._tokenize = lru_cache(maxsize=4096)(self._tokenize_uncached)
+        self._ask_once = remembering(self._ask, _identity(file, xllamacpp.__version__))
 
     def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer an OpenAI chat body, with llama.cpp's own sampling settings allowed beside it."""
-        with self.turn:
-            return self._checked(self._call(self._server.handle_chat_completions, body))
+        """Answer an OpenAI chat body, with llama.cpp's own sampling settings allowed beside it.
 
-    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a completion body; ``prompt`` may mix text and token ids."""
-        with self.turn:
-            return self._checked(self._call(self._server.handle_completions, body))
+        A repeated body is answered from memory if its temperature is 0.
+        """
+        ask = self._ask_once if body.get("temperature") == 0 else self._ask
+        return dict(json.loads(ask("handle_chat_completions", json.dumps(body, sort_keys=True))))
+
+    def probabilities(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a completion body whose ``logprobs`` are wanted; ``prompt`` may mix text and token ids.
+
+        A repeated body is answered from memory: the token drawn may differ, its probabilities do not.
+        """
+        return dict(json.loads(self._ask_once("handle_completions", json.dumps(body, sort_keys=True))))
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Return the token ids of ``text``, without the tokens that open or close a prompt."""
@@ -144,6 +154,10 @@ class Server:
             trust_env=False,
         )
 
+    def _ask(self, handler: str, body: str) -> str:
+        with self.turn:
+            return json.dumps(self._checked(self._call(getattr(self._server, handler), json.loads(body))))
+
     @staticmethod
     def _call(handler: Any, body: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -163,6 +177,12 @@ class Server:
         if 400 <= int(error.get("code", 500)) < 500:
             raise lm15.InvalidRequestError(message)
         raise lm15.ServerError(message)
+
+
+def _identity(file: ModelFile, runtime: str) -> str:
+    """Return what changes a model's answers, beside what it is asked."""
+    state = file.path.stat()
+    return f"{file.path} {state.st_size} {state.st_mtime_ns} {file.context} {runtime}"
 
 
 _lock = threading.Lock()

@@ -66,7 +66,7 @@ def test_probabilities_are_those_of_the_whole_vocabulary_shared_out(server: Serv
     words = [" comedy", " romance"]
     tokens = [server.tokenize(word) for word in words]
     assert [len(token) for token in tokens] == [1, 1]
-    reply = server.complete({"prompt": PARIS, "max_tokens": 1, "temperature": 1.0, "n_probs": 49152})
+    reply = server.probabilities({"prompt": PARIS, "max_tokens": 1, "temperature": 1.0, "n_probs": 49152})
     top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     logprob = {entry["id"]: entry["logprob"] for entry in top}
     comedy, romance = (math.exp(logprob[token[0]]) for token in tokens)

@@ -229,3 +229,24 @@ def test_a_gguf_file_by_path_has_its_own_name() -> None:
     assert by_path.model.startswith(f"gguf/{path.stem}@")
     assert by_path.model != resolve_lm().model
     assert said(by_path, "Name a colour.") == said(resolve_lm(), "Name a colour.")
+
+
+def test_a_greedy_question_asked_again_is_answered_from_memory_and_a_sampled_one_is_not(
+    lm: EmbeddedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = get_server(ModelFile(path=find_model("embedded").path))
+    bodies: list[Any] = []
+    handler = server._server.handle_chat_completions
+
+    class Counting:
+        def handle_chat_completions(self, body: Any) -> Any:
+            bodies.append(body)
+            return handler(body)
+
+    monkeypatch.setattr(server, "_server", Counting())
+    first = said(lm, f"Name a colour of the rainbow. {STORY}")
+    assert said(lm, f"Name a colour of the rainbow. {STORY}") == first
+    assert len(bodies) == 1
+    for _ in range(2):
+        said(lm, f"Name a colour of the rainbow. {STORY}", temperature=1.0)
+    assert len(bodies) == 3
