@@ -8,8 +8,9 @@ are pure; equal arguments and seed give equal numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -248,18 +249,30 @@ def _interval(
     if users < 2:
         reason = "one user is no sample of users"
         return Interval(value=value, low=None, high=None, n=n, users=users, reason=reason)
-    rng = np.random.default_rng(settings.seed)
-    equal = np.full(users, 1 / users)
-    values = np.concatenate(
-        [
-            formula(rng.multinomial(users, equal, size=size) @ sums)
-            for size in _chunks(settings.resamples, users)
-        ]
-    )
+    values = np.concatenate([formula(drawn @ sums) for drawn in _resamples(users, settings)])
     outer = t.ppf((1 + settings.confidence) / 2, users - 1) * math.sqrt(users / (users - 1))
     tail = float(norm.cdf(-outer))
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(value=value, low=float(low), high=float(high), n=n, users=users)
+
+
+def _resamples(users: int, settings: Settings) -> Iterable[Floats]:
+    """Return how often each user is drawn in each resample, shape ``(resamples, users)``, in chunks."""
+    if settings.resamples * users > _CELLS_AT_ONCE:
+        return _draw(users, settings)
+    return _drawn_once(users, settings)
+
+
+@lru_cache(maxsize=2)
+def _drawn_once(users: int, settings: Settings) -> tuple[Floats, ...]:
+    # A page has hundreds of intervals of the same users, and drawing is most of their cost.
+    return tuple(_draw(users, settings))
+
+
+def _draw(users: int, settings: Settings) -> Iterator[Floats]:
+    rng = np.random.default_rng(settings.seed)
+    for size in _chunks(settings.resamples, users):
+        yield rng.multinomial(users, np.full(users, 1 / users), size=size).astype(np.float64)
 
 
 def _randomisation_p(
