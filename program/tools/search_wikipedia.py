@@ -110,8 +110,8 @@ class WikipediaSearch:
     def _open(self) -> None:
         with self._opening:
             if self._site is None:
-                import diskcache  # type: ignore[import-untyped]
-                import mwclient  # type: ignore[import-untyped]
+                import diskcache
+                import mwclient
 
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._cache = diskcache.Cache(str(self._folder), size_limit=_CACHE_BYTES)
@@ -132,7 +132,7 @@ class WikipediaSearch:
 
     def _ask(self, words: str) -> list[dict[str, Any]]:
         """Return the best pages, best first; their `extract` is plain text."""
-        from mwclient.errors import APIError, InvalidResponse  # type: ignore[import-untyped]
+        from mwclient.errors import APIError, InvalidResponse
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 
         left = self._paused_until - time.monotonic()
