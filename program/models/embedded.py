@@ -48,7 +48,11 @@ class EmbeddedEngine:
         Raises:
             lm15.LM15Error: See `program.models.server.Server`.
         """
-        reply = self.server.chat(_body(request))
+        body = _body(request)
+        if "response_format" in body:
+            # JSON in one line: a third of the tokens of a step were line breaks and indents.
+            body["logit_bias"] = [[token, False] for token in self.server.line_breaks]
+        reply = self.server.chat(body)
         # llama.cpp names the model by its path, which is nobody's business.
         reply["model"] = request.model
         return lm15.response_from_openai_chat(reply, model=request.model)

@@ -24,7 +24,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ _TOKENS_AT_ONCE = 32
 _PROMPT_CACHE_MIB = 128
 _LONGEST_SOCKET_PATH = 100
 _LONGEST_GOODBYE = 30.0
+_DEEPEST_INDENT = 21
+"""One more than the blanks that llama.cpp's JSON grammar allows after a line break."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +104,30 @@ class Server:
         A repeated body is answered from memory if its temperature is 0.
         """
         ask = self._ask_once if body.get("temperature") == 0 else self._ask
-        return dict(json.loads(ask("handle_chat_completions", json.dumps(body, sort_keys=True))))
+        # Never with sorted keys: the order of a schema's fields is the order in which they are written.
+        return dict(json.loads(ask("handle_chat_completions", json.dumps(body))))
 
     def probabilities(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a completion body whose ``logprobs`` are wanted; ``prompt`` may mix text and token ids.
 
         A repeated body is answered from memory: the token drawn may differ, its probabilities do not.
         """
-        return dict(json.loads(self._ask_once("handle_completions", json.dumps(body, sort_keys=True))))
+        return dict(json.loads(self._ask_once("handle_completions", json.dumps(body))))
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Return the token ids of ``text``, without the tokens that open or close a prompt."""
         return self._tokenize(text)
+
+    @cached_property
+    def line_breaks(self) -> tuple[int, ...]:
+        """Every token with a line break that may stand between the parts of a JSON text."""
+        found: set[int] = set()
+        for breaks in ("\n", "\n\n"):
+            for indent in range(_DEEPEST_INDENT):
+                request = {"content": breaks + " " * indent, "add_special": False, "with_pieces": True}
+                tokens = self._checked(self._client.post("/tokenize", json=request).json())["tokens"]
+                found.update(token["id"] for token in tokens if "\n" in str(token["piece"]))
+        return tuple(sorted(found))
 
     def close(self) -> None:
         """Release the model once a running call has ended; one that takes too long is left alone."""

@@ -79,7 +79,9 @@ def test_the_order_of_labels_changes_nothing(server: Server) -> None:
     assert label_likelihood(server, PARIS, TAGS[::-1]).probabilities == pytest.approx(forward)
 
 
-def test_long_prompts_give_the_same_cold_and_warm(server: Server) -> None:
+def test_long_prompts_give_the_same_cold_and_warm(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What was asked before is computed again, not given from memory.
+    monkeypatch.setattr(server, "_ask_once", server._ask)
     prompt = "A fox met a traveller at the edge of the wood. " * 12 + PARIS
     label_likelihood(server, "something else entirely\ntag:", TAGS)
     cold = label_likelihood(server, prompt, TAGS)
