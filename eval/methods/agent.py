@@ -40,6 +40,7 @@ class AgentMethod(BaseMethod):
         prose: Whether the profile has a model's summary beside its counts; None: unless the model is
             known to invent.
         wikipedia: Whether the agent may search Wikipedia; its search words then leave the machine.
+        item_chars: Longest text shown of one interaction, in characters.
     """
 
     k: int = AgentSettings.k
@@ -48,9 +49,10 @@ class AgentMethod(BaseMethod):
     retrieval: str = "bm25"
     prose: bool | None = None
     wikipedia: bool = False
+    item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval)
+        check_retrieval(self.k, self.retrieval, self.item_chars)
         self._settings()
 
     def prepare(self, subject: Subject) -> Mapping[str, Any]:
@@ -104,4 +106,6 @@ class AgentMethod(BaseMethod):
         )
 
     def _settings(self) -> AgentSettings:
-        return AgentSettings(max_steps=self.max_steps, min_actions=self.min_actions, k=self.k)
+        return AgentSettings(
+            max_steps=self.max_steps, min_actions=self.min_actions, k=self.k, item_chars=self.item_chars
+        )

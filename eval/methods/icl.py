@@ -10,7 +10,7 @@ from eval.contracts import Answer, Query, Subject
 from eval.methods.base import BaseMethod
 from eval.methods.final import final_answer
 from eval.methods.lookup import check_retrieval, examples_step
-from program.loop import Step
+from program.loop import AgentSettings, Step
 from program.task import Task
 
 
@@ -20,18 +20,21 @@ class InContext(BaseMethod):
 
     Attributes:
         k: How many.
+        item_chars: Longest text shown of one interaction, in characters.
     """
 
     name: ClassVar[str] = "icl"
     k: int = 4
+    item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, "recency")
+        check_retrieval(self.k, "recency", self.item_chars)
 
     def open(self, subject: Subject, learned: Mapping[str, Any]) -> tuple[Task, Step]:
         """Choose the examples."""
         latest = subject.history[-self.k :]
-        return subject.task, examples_step(subject.user_id, latest, subject.task)
+        examples = examples_step(subject.user_id, latest, subject.task, item_chars=self.item_chars)
+        return subject.task, examples
 
     def answer(self, opened: tuple[Task, Step], query: Query) -> Answer:
         """Answer in one call."""

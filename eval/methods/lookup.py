@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from eval.contracts import Subject
 from eval.tasks.base import LampTask
-from program.errors import ConfigError, DataError
-from program.loop import Step
+from program.errors import DataError
+from program.loop import AgentSettings, Step
 from program.memory.base import Before, Memory
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
@@ -21,17 +21,16 @@ from program.tools.base import ToolContext
 from program.tools.search_memory import search_memory
 
 
-def check_retrieval(k: int, retrieval: str) -> None:
+def check_retrieval(k: int, retrieval: str, item_chars: int) -> None:
     """Refuse settings that cannot work, before anything is paid.
 
     Raises:
-        ConfigError: No such retriever, or ``k`` below 1.
+        ConfigError: No such retriever, ``k`` below 1, or ``item_chars`` too small to read.
         ModelSetupError: The retriever's encoder cannot be used.
     """
     from program.memory.retrieval import make_retriever
 
-    if k < 1:
-        raise ConfigError(f"`k` must be 1 or more, got {k!r}")
+    AgentSettings(k=k, item_chars=item_chars)
     make_retriever(retrieval)
 
 
@@ -49,20 +48,16 @@ def search_words(task: Task, query: str) -> str:
         return query
 
 
-def search_step(memory: Memory, task: Task, query: str, k: int) -> Step:
+def search_step(memory: Memory, task: Task, query: str, *, k: int, item_chars: int) -> Step:
     """Return what a search of the memory gives for a query."""
     words = search_words(task, query)
-    context = ToolContext(memory=memory, profile=_no_profile, k=k, response_noun=task.response_noun)
-    return _step("search_memory", {"query": words}, search_memory(context, words))
+    return _step("search_memory", {"query": words}, _search(memory, task, words, k, item_chars))
 
 
-def examples_step(user_id: str, examples: Sequence[Interaction], task: Task) -> Step:
+def examples_step(user_id: str, examples: Sequence[Interaction], task: Task, *, item_chars: int) -> Step:
     """Return given interactions as a search would have shown them, newest first."""
     memory = EpisodicMemory(user_id, examples, retrieval="recency")
-    context = ToolContext(
-        memory=memory, profile=_no_profile, k=len(examples) or 1, response_noun=task.response_noun
-    )
-    return _step("read_examples", {}, search_memory(context, ""))
+    return _step("read_examples", {}, _search(memory, task, "", len(examples) or 1, item_chars))
 
 
 def profile_step(profile: Profile) -> Step:
@@ -73,6 +68,17 @@ def profile_step(profile: Profile) -> Step:
 def text_step(tool: str, text: str) -> Step:
     """Return any text as what a tool of that name gave."""
     return _step(tool, {}, text)
+
+
+def _search(memory: Memory, task: Task, words: str, k: int, item_chars: int) -> str:
+    context = ToolContext(
+        memory=memory,
+        profile=_no_profile,
+        k=k,
+        max_chars=item_chars,
+        response_noun=task.response_noun,
+    )
+    return search_memory(context, words)
 
 
 def _step(tool: str, arguments: dict[str, str], text: str) -> Step:

@@ -25,7 +25,7 @@ from eval.methods.final import final_answer
 from eval.methods.lookup import check_retrieval, examples_step, memory_of, search_words, text_step
 from program.errors import ConfigError
 from program.ledger import reserve_call, stage
-from program.loop import Step
+from program.loop import AgentSettings, Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.summary import MAX_ITEM_CHARS
@@ -63,6 +63,7 @@ class MemoryBank(BaseMethod):
         days: Most days that are summarised, the latest; a day without a date has ``k`` interactions.
         strength: Strength S of a memory never recalled, in days of activity.
         retrieval: How memories are found, before forgetting counts.
+        item_chars: Longest text shown of one interaction, in characters.
     """
 
     name: ClassVar[str] = "membank"
@@ -70,9 +71,10 @@ class MemoryBank(BaseMethod):
     days: int = 5
     strength: float = 5.0
     retrieval: str = "bm25"
+    item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval)
+        check_retrieval(self.k, self.retrieval, self.item_chars)
         if self.days < 1 or self.strength <= 0:
             raise ConfigError(
                 f"`days` must be 1 or more and `strength` above 0, got {self.days!r} and {self.strength!r}"
@@ -101,7 +103,7 @@ class MemoryBank(BaseMethod):
     def answer(self, opened: _Bank, query: Query) -> Answer:
         """Recall, then answer in one call."""
         recalled = opened.recall(query.text, self.k)
-        shown = examples_step(opened.memory.user_id, recalled, opened.task)
+        shown = examples_step(opened.memory.user_id, recalled, opened.task, item_chars=self.item_chars)
         return final_answer(opened.task, query.text, steps=[opened.portrait, shown])
 
 

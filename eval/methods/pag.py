@@ -11,7 +11,7 @@ from eval.methods.base import BaseMethod
 from eval.methods.final import final_answer
 from eval.methods.learned import plain_profile, profile_from
 from eval.methods.lookup import check_retrieval, memory_of, profile_step, search_step
-from program.loop import Step
+from program.loop import AgentSettings, Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.summary import build_profile
 from program.task import Task
@@ -31,15 +31,17 @@ class Pag(BaseMethod):
         retrieval: As in `rag`.
         prose: Whether a model writes a summary (one call for each user), or only the counts stand;
             None: unless the model is known to invent.
+        item_chars: Longest text shown of one interaction, in characters.
     """
 
     name: ClassVar[str] = "pag"
     k: int = 4
     retrieval: str = "bm25"
     prose: bool | None = None
+    item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval)
+        check_retrieval(self.k, self.retrieval, self.item_chars)
 
     def prepare(self, subject: Subject) -> Mapping[str, Any]:
         """Summarise the history."""
@@ -54,5 +56,5 @@ class Pag(BaseMethod):
     def answer(self, opened: Opened, query: Query) -> Answer:
         """Search, then answer in one call."""
         task, memory, profile = opened
-        found = search_step(memory, task, query.text, self.k)
+        found = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
         return final_answer(task, query.text, steps=[profile, found])

@@ -10,6 +10,7 @@ from eval.contracts import Answer, Query, Subject
 from eval.methods.base import BaseMethod
 from eval.methods.final import final_answer
 from eval.methods.lookup import check_retrieval, memory_of, search_step
+from program.loop import AgentSettings
 from program.memory.episodic import EpisodicMemory
 from program.task import Task
 
@@ -21,14 +22,16 @@ class Rag(BaseMethod):
     Attributes:
         k: How many past answers.
         retrieval: bm25, dense, hybrid or recency (see `program.memory.retrieval.make_retriever`).
+        item_chars: Longest text shown of one interaction, in characters.
     """
 
     name: ClassVar[str] = "rag"
     k: int = 4
     retrieval: str = "bm25"
+    item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval)
+        check_retrieval(self.k, self.retrieval, self.item_chars)
 
     def open(self, subject: Subject, learned: Mapping[str, Any]) -> tuple[Task, EpisodicMemory]:
         """Return the searchable history."""
@@ -37,4 +40,5 @@ class Rag(BaseMethod):
     def answer(self, opened: tuple[Task, EpisodicMemory], query: Query) -> Answer:
         """Search, then answer in one call."""
         task, memory = opened
-        return final_answer(task, query.text, steps=[search_step(memory, task, query.text, self.k)])
+        found = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
+        return final_answer(task, query.text, steps=[found])

@@ -15,6 +15,7 @@ from eval.methods.final import final_answer
 from eval.methods.lookup import check_retrieval, memory_of
 from program.home import home
 from program.ledger import reserve_call
+from program.loop import AgentSettings
 from program.memory.base import Before
 from program.memory.semantic import Profile, count_facts
 from program.models.adapter import program_adapter
@@ -41,6 +42,7 @@ class React(BaseMethod):
         max_steps: Most tool calls.
         retrieval: How the memory is searched.
         wikipedia: Whether it may search Wikipedia; the search words then leave the machine.
+        item_chars: Longest text shown of one interaction, in characters.
     """
 
     name: ClassVar[str] = "react"
@@ -48,9 +50,10 @@ class React(BaseMethod):
     max_steps: int = 5
     retrieval: str = "bm25"
     wikipedia: bool = False
+    item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval)
+        check_retrieval(self.k, self.retrieval, self.item_chars)
 
     def open(self, subject: Subject, learned: Mapping[str, Any]) -> tuple[Task, dspy.ReAct]:
         """Return the agent with the user's tools."""
@@ -63,6 +66,7 @@ class React(BaseMethod):
             memory=memory_of(subject, self.retrieval),
             profile=profile_at,
             k=self.k,
+            max_chars=self.item_chars,
             response_noun=subject.task.response_noun,
         )
         shared = default_tools(home() / "cache", wikipedia=self.wikipedia).tools.values()

@@ -191,7 +191,11 @@ def test_an_outage_ends_a_rival_instead_of_shaping_its_persona(
 def test_settings_of_a_spec_reach_the_method(movies: Task) -> None:
     methods = make_methods(["rag:k=8,retrieval=recency,direct", "personaagent:steps=0,prose=false"], movies)
     assert list(methods) == ["rag:k=8,retrieval=recency", "direct", "personaagent:steps=0,prose=false"]
-    assert dict(methods["rag:k=8,retrieval=recency"].settings()) == {"k": 8, "retrieval": "recency"}
+    assert dict(methods["rag:k=8,retrieval=recency"].settings()) == {
+        "k": 8,
+        "retrieval": "recency",
+        "item_chars": 300,
+    }
     found = methods["personaagent:steps=0,prose=false"].settings()
     assert (found["steps"], found["prose"]) == (0, False)
 
@@ -226,7 +230,7 @@ def test_floors_are_those_that_fit_the_task() -> None:
         ("nobody", "unknown method 'nobody'; there are: constant"),
         ("rag:q=1", "no setting `q`; it has: k, retrieval"),
         ("rag:k=many", "`k` cannot be 'many'"),
-        ("rag:k=0", "`k` must be 1 or more, got 0"),
+        ("rag:k=0", "`k` must be at least 1, got 0"),
         ("rag:retrieval=magic", "unknown `retrieval` 'magic'"),
         ("personaagent:choice=all", "`choice` cannot be 'all'"),
         ("gepa:runs=3", "`runs` of at least 4 times"),
