@@ -64,7 +64,8 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
             trainset=len(trainset),
             valset=len(valset),
             has_tools=bool(around.tools.tools),
-            always_concludes=decision_client(dspy.settings.lm, around.task.answer) is not None,
+            always_concludes=around.settings.conclude_apart
+            or decision_client(dspy.settings.lm, around.task.answer) is not None,
         )
 
     def compile(

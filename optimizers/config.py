@@ -96,7 +96,7 @@ def plan(
         trainset: Number of interactions that can be learned from.
         valset: Number of validation interactions; used by the gate `best` only.
         has_tools: Whether the agent has tools; without them a run is one call.
-        always_concludes: Whether the model gives label probabilities, which takes one more call.
+        always_concludes: Whether the answer is asked for on its own, which takes one more call.
     """
     n = min(config.batch_size, trainset)
     pool = min(POOL_FACTOR * config.batch_size, trainset) if config.batch == "hardest" else 0

@@ -183,7 +183,7 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
                 think=think,
                 use=use,
                 conclude=conclude,
-                always_conclude=decisions is not None,
+                always_conclude=decisions is not None or around.settings.conclude_apart,
             )
             trace.output(finished=finished)
         return dspy.Prediction(

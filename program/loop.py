@@ -27,12 +27,15 @@ class AgentSettings:
         min_actions: Fewest tool calls before an answer counts (the paper's persona asks for two).
         k: Interactions returned by one memory search.
         item_chars: Longest text shown of one interaction, in characters.
+        conclude_apart: Ask for the final answer on its own, under its type and hint, even where a step
+            has already given one: one more call, and the question that methods without steps ask.
     """
 
     max_steps: int = 5
     min_actions: int = 2
     k: int = 4
     item_chars: int = 300
+    conclude_apart: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_actions <= self.max_steps:

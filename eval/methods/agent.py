@@ -106,6 +106,20 @@ class AgentMethod(BaseMethod):
         )
 
     def _settings(self) -> AgentSettings:
+        # Every method answers the same question: an answer inside a step has no hint of its type.
         return AgentSettings(
-            max_steps=self.max_steps, min_actions=self.min_actions, k=self.k, item_chars=self.item_chars
+            max_steps=self.max_steps,
+            min_actions=self.min_actions,
+            k=self.k,
+            item_chars=self.item_chars,
+            conclude_apart=True,
         )
+
+
+def model_named(spec: str) -> Any:
+    """Return the model of feedback and proposals that a method's setting names; ``None`` for none."""
+    if not spec:
+        return None
+    from program.models.resolve import resolve_lm
+
+    return resolve_lm(spec)
