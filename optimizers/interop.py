@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import dspy
+from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.loss import UpdatePersona
@@ -70,10 +71,14 @@ class PersonaProposer:
 
     Args:
         max_chars: Longest persona that is accepted, in characters.
+        on_refused: Told of a call that a budget refused; GEPA itself would only lose the proposal.
     """
 
-    def __init__(self, *, max_chars: int = MAX_CHARS) -> None:
+    def __init__(
+        self, *, max_chars: int = MAX_CHARS, on_refused: Callable[[Exception], None] = lambda _: None
+    ) -> None:
         self.max_chars = max_chars
+        self.on_refused = on_refused
 
     def __call__(
         self,
@@ -91,7 +96,11 @@ class PersonaProposer:
 
     def _rewrite(self, persona: str, feedback: Sequence[str]) -> str:
         numbered = "\n\n".join(f"{number}. {text}" for number, text in enumerate(feedback, 1))
-        reserve_call()
+        try:
+            reserve_call()
+        except BudgetExceededError as error:
+            self.on_refused(error)
+            raise
         with stage("update"), dspy.context(trace=None), program_adapter():
             try:
                 said = dspy.Predict(UpdatePersona)(current_system_prompt=persona, feedback=numbered)
@@ -107,8 +116,26 @@ class _Runs:
         self.count = 0
         self.outage: Exception | None = None
 
+    def note(self, error: Exception) -> None:
+        """Remember the first error that ends the compile, whatever the optimizer makes of it."""
+        self.outage = self.outage or error
+
     def __deepcopy__(self, memo: object) -> _Runs:
         return self
+
+
+class _Outages(BaseCallback):  # type: ignore[misc]
+    """Notes every call that failed, also those whose errors an optimizer swallows: its own proposals.
+
+    A request that can never be served, such as a prompt that is too long, is the optimizer's affair.
+    """
+
+    def __init__(self, runs: _Runs) -> None:
+        self._runs = runs
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        if isinstance(exception, dspy.LMError) and not isinstance(exception, dspy.LMInvalidRequestError):
+            self._runs.note(exception)
 
 
 class Rehearsal(dspy.Module):  # type: ignore[misc]
@@ -140,7 +167,7 @@ class Rehearsal(dspy.Module):  # type: ignore[misc]
             except UnparsableAnswerError:
                 return dspy.Prediction(answer="", steps=(), probabilities=None)
             except (dspy.LMError, BudgetExceededError) as error:
-                self.runs.outage = error
+                self.runs.note(error)
                 raise
 
     def compile(self, optimizer: Any, **arguments: Any) -> str:
@@ -153,7 +180,8 @@ class Rehearsal(dspy.Module):  # type: ignore[misc]
             BudgetExceededError: A call would have passed a limit.
             PersonaError: What was found cannot be a persona.
         """
-        with stage("update"), silence(), program_adapter():
+        watch = [*dspy.settings.callbacks, _Outages(self.runs)]
+        with stage("update"), silence(), program_adapter(), dspy.context(callbacks=watch):
             try:
                 best = optimizer.compile(self, **arguments)
             finally:

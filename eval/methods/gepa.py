@@ -19,7 +19,9 @@ class Gepa(Rival):
     name: ClassVar[str] = "gepa"
     least_batches: ClassVar[int] = 4
 
-    def _compile(self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject) -> str:
+    def _compile(
+        self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject, prompt_model: Any
+    ) -> str:
         # One iteration runs a minibatch under parent and child, and all interactions under a kept child.
         iteration = 3 * len(latest)
 
@@ -31,7 +33,8 @@ class Gepa(Rival):
             # Metric calls are not agent runs (it counts some twice): the stopper below is the budget.
             max_metric_calls=10 * self.runs,
             reflection_minibatch_size=len(latest),
-            instruction_proposer=PersonaProposer(),
+            instruction_proposer=PersonaProposer(on_refused=rehearsal.runs.note),
+            reflection_lm=prompt_model,
             use_merge=False,
             num_threads=1,
             seed=subject.seed,

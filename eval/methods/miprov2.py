@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import dspy
 
@@ -31,13 +31,16 @@ class MiproV2(Rival):
         except ImportError as error:
             raise ConfigError("`miprov2` needs optuna: run `pip install optuna`") from error
 
-    def _compile(self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject) -> str:
+    def _compile(
+        self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject, prompt_model: Any
+    ) -> str:
         # At most two batches to bootstrap for its proposer, and one for the first persona.
         trials = self.runs // len(latest) - 3
         optimizer = dspy.MIPROv2(
             persona_metric(subject.task),
             auto=None,
             num_candidates=_CANDIDATES,
+            prompt_model=prompt_model,
             max_bootstrapped_demos=0,
             max_labeled_demos=0,
             num_threads=1,

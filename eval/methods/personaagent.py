@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import Subject
-from eval.methods.agent import AgentMethod
+from eval.methods.agent import AgentMethod, model_named
 from optimizers.alignment import PersonaAlignment
 from optimizers.config import PAPER, AlignmentConfig, BatchChoice, GateChoice
 from program.agent import PersonaAgent
@@ -43,7 +43,7 @@ class Aligned(AgentMethod):
     def _learn(
         self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
     ) -> dict[str, Any]:
-        optimizer = PersonaAlignment(self._config(subject.seed), prompt_model=_model(self.prompt_model))
+        optimizer = PersonaAlignment(self._config(subject.seed), prompt_model=model_named(self.prompt_model))
         aligned = optimizer.compile(agent, trainset=trainset)
         record = aligned.alignment
         return {"persona": aligned.persona, "agent_runs": record.agent_runs, "alignment": record.as_dict()}
@@ -57,11 +57,3 @@ class Aligned(AgentMethod):
             skip_right=self.skip_right,
             seed=seed,
         )
-
-
-def _model(spec: str) -> Any:
-    if not spec:
-        return None
-    from program.models.resolve import resolve_lm
-
-    return resolve_lm(spec)

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import Subject
-from eval.methods.agent import AgentMethod
+from eval.methods.agent import AgentMethod, model_named
 from optimizers.interop import Rehearsal
 from program.agent import PersonaAgent
 from program.errors import ConfigError, PersonaError
+from program.ledger import current_ledger, metered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,14 @@ class Rival(AgentMethod):
     Attributes:
         runs: Most agent runs for one user.
         batch: The latest interactions it learns from and selects on.
+        prompt_model: The model that proposes personas, as for ``--model``; empty: the agent's.
     """
 
     least_batches: ClassVar[int]
     traced: ClassVar[bool] = True
     runs: int = 24
     batch: int = 3
+    prompt_model: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,11 +49,18 @@ class Rival(AgentMethod):
         latest = list(trainset[-self.batch :])
         rehearsal = Rehearsal(agent, traced=self.traced)
         try:
-            persona = self._compile(rehearsal, latest, subject)
+            persona = self._compile(rehearsal, latest, subject, self._proposing_model())
         except PersonaError as error:
             return {"agent_runs": rehearsal.runs.count, "note": str(error)}
         return {"persona": persona, "agent_runs": rehearsal.runs.count}
 
+    def _proposing_model(self) -> Any:
+        """Return the model that proposes, its calls counted like all others; ``None``: the agent's."""
+        model, ledger = model_named(self.prompt_model), current_ledger()
+        return model if model is None or ledger is None else metered(model, ledger)
+
     @abstractmethod
-    def _compile(self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject) -> str:
+    def _compile(
+        self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject, prompt_model: Any
+    ) -> str:
         """Return the best persona found."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import dspy
 
@@ -21,7 +21,9 @@ class Simba(Rival):
     name: ClassVar[str] = "simba"
     least_batches: ClassVar[int] = 2 * _CANDIDATES + 3
 
-    def _compile(self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject) -> str:
+    def _compile(
+        self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject, prompt_model: Any
+    ) -> str:
         n = len(latest)
         optimizer = dspy.SIMBA(
             metric=persona_metric(subject.task),
@@ -29,6 +31,7 @@ class Simba(Rival):
             num_candidates=_CANDIDATES,
             max_steps=_steps(self.runs // n),
             max_demos=0,
+            prompt_model=prompt_model,
             num_threads=1,
         )
         return rehearsal.compile(optimizer, trainset=latest, seed=subject.seed)

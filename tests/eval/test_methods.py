@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from eval.contracts import Answer, EvalUser, Subject
 from eval.methods.final import final_answer
+from eval.methods.lookup import memory_of
 from eval.methods.membank import MemoryBank, _by_day
 from eval.methods.registry import make_method, make_methods
 from program.agent import PersonaAgent
@@ -41,8 +43,39 @@ def prompts(lm: Any) -> list[tuple[str, str]]:
     return list(lm.engine.prompts)
 
 
+@pytest.mark.parametrize("name", ["LaMP-2M", "LaMP-4"])
+def test_the_agent_is_asked_for_its_answer_as_every_method_is(
+    name: str, make_user: Callable[..., EvalUser]
+) -> None:
+    """So that a comparison does not measure the answer format: also where it would finish in a step."""
+
+    def reply(system: str, user: str) -> Any:
+        if "`action`" in user:
+            seen = user.count("gave:")
+            actions = [{"tool": "search_memory", "query": "rain"}, {"tool": "read_profile"}]
+            return {"thought": "", "action": [*actions, {"tool": "finish", "answer": "comedy"}][seen]}
+        return {"answer": "comedy"} if "`answer`" in user else "comedy"
+
+    task = get_task(name)
+    answers, lm, _ = serve("personaagent-persona:prose=false", make_user("anna"), task, reply)
+    assert [step["tool"] for step in answers[0].steps] == ["search_memory", "read_profile"]
+    alone = scripted_lm(reply)
+    with accounting(Ledger(), alone):
+        text = prompts(lm)[-1][1]
+        final_answer(task, make_user("anna").queries[0].text, seen=_seen(text))
+    assert prompts(alone) == prompts(lm)[-1:]
+    assert len(prompts(lm)) == 4
+
+
+def _seen(prompt: str) -> str:
+    marked = re.search(r"\[\[ ## steps ## \]\]\n(.*?)\n\n\[\[ ## query", prompt, re.S)
+    plain = re.search(r"Steps:\n(.*?)\n\nQuery:", prompt, re.S)
+    found = marked or plain
+    assert found is not None, prompt
+    return found[1]
+
+
 def test_the_final_answer_is_asked_for_exactly_as_the_agent_asks(movies: Task, obliging: Reply) -> None:
-    """So that a comparison with the agent does not measure the answer format."""
     by_agent, by_method = scripted_lm(obliging), scripted_lm(obliging)
     agent = PersonaAgent(task=movies, memory=EpisodicMemory("u", []), persona=GENERIC, tools=ToolSet([]))
     with accounting(Ledger(), by_agent):
@@ -188,6 +221,48 @@ def test_an_outage_ends_a_rival_instead_of_shaping_its_persona(
         serve(spec, make_user("anna"), movies, reply)
 
 
+@pytest.mark.parametrize("spec", ["gepa", "miprov2", "simba"])
+def test_an_outage_of_the_proposals_alone_ends_a_rival_too(
+    spec: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    """GEPA and SIMBA swallow what their own calls raise and hand back the persona they began with."""
+
+    answered = 0
+
+    def reply(system: str, user: str) -> Any:
+        nonlocal answered
+        wanted = re.findall(r"`(\w+)`", user.rsplit("Reply with a JSON object", 1)[-1])
+        if wanted == ["answer"]:
+            # Now right, now wrong: SIMBA proposes only where runs differ.
+            answered += 1
+            return {"answer": "action" if answered % 2 else "comedy"}
+        if wanted == ["thought", "action"] or "write the profile" in user:
+            return obliging(system, user)
+        raise dspy.lm15.ServerError("down")
+
+    with pytest.raises(dspy.LMServerError):
+        serve(spec, make_user("anna", labels="action"), movies, reply)
+
+
+def test_a_rival_proposes_with_the_prompt_model(
+    movies: Task, make_user: Callable[..., EvalUser], obliging: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strong = scripted_lm(lambda system, user: "This user loves action.")
+    monkeypatch.setattr("eval.methods.rival.model_named", lambda spec: strong if spec == "strong" else None)
+    user = make_user("anna", labels="action")
+    _, lm, _ = serve("gepa:prompt_model=strong", user, movies, obliging)
+    assert prompts(strong)
+    assert not any("write the new system prompt" in asked for _, asked in prompts(lm))
+
+
+def test_search_reads_of_an_item_what_lamps_retrievers_read(make_user: Callable[..., EvalUser]) -> None:
+    labels = "a headline about whales,a headline about rain,a headline about snow"
+    user = make_user("anna", labels=labels)
+    subject = Subject(user_id="anna", task=get_task("LaMP-4"), history=user.history, seed=0)
+    found = memory_of(subject).search("whales", 1)
+    assert found[0].response == "a headline about whales"
+
+
 def test_settings_of_a_spec_reach_the_method(movies: Task) -> None:
     methods = make_methods(["rag:k=8,retrieval=recency,direct", "personaagent:steps=0,prose=false"], movies)
     assert list(methods) == ["rag:k=8,retrieval=recency", "direct", "personaagent:steps=0,prose=false"]
@@ -228,7 +303,7 @@ def test_floors_are_those_that_fit_the_task() -> None:
     ("spec", "message"),
     [
         ("nobody", "unknown method 'nobody'; there are: constant"),
-        ("rag:q=1", "no setting `q`; it has: k, retrieval"),
+        ("rag:q=1", "no setting `q`; it has: k, retrieval, item_chars"),
         ("rag:k=many", "`k` cannot be 'many'"),
         ("rag:k=0", "`k` must be at least 1, got 0"),
         ("rag:retrieval=magic", "unknown `retrieval` 'magic'"),
