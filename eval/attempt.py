@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 from eval.contracts import Failed
 from program.errors import BudgetExceededError, ModelSetupError
 from program.ledger import Ledger, Usage, accounting, stage
+from program.models.draws import repeatable_draws
 from program.tracing import about, span
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ def attempt(
     ledger: Ledger,
     lm: Any,
     user_id: str,
+    seed: int = 0,
     **seen: str,
 ) -> Attempt[T]:
     """Do ``work`` under the model and a ledger of its own; what it raises becomes a value.
@@ -72,6 +74,8 @@ def attempt(
         ledger: The run's; the attempt counts there, too.
         lm: The model; ``None`` where there is none.
         user_id: For the trace: whom it is about.
+        seed: Of the run. What the embedded model samples depends on it and on the attempt, not on what
+            was sampled before, so a run that was killed ends as it would have ended.
         **seen: For the trace: method and query id.
     """
     own = PromptLedger(parent=ledger)
@@ -81,6 +85,7 @@ def attempt(
         if lm is not None:
             around.enter_context(accounting(own, lm))
         around.enter_context(stage(what))
+        around.enter_context(repeatable_draws(f"{seed} {what} {user_id} {sorted(seen.items())}"))
         try:
             with about(user_id=user_id), span("evaluate", stage=what, **seen) as trace:
                 result = work()

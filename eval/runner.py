@@ -221,6 +221,7 @@ class _Run:
                 ledger=self._ledger,
                 lm=self._lm,
                 user_id=subject.user_id,
+                seed=subject.seed,
                 method=label,
                 query_id=query.id,
             )
@@ -239,6 +240,7 @@ class _Run:
                 ledger=self._ledger,
                 lm=self._lm,
                 user_id=user_id,
+                seed=subject.seed,
                 method=label,
             )
             self._note(label, made)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,10 +14,10 @@ from dspy.clients.base_lm import LM_CLASS_STATE_KEY
 from dspy.clients.lm15_boundary import request_kwargs
 
 from program.models.decisions import DecisionLM
+from program.models.draws import next_seed
 from program.models.server import ModelFile, Server, get_server
 from program.models.weights import find_model
 
-_seeds = itertools.count(1)
 _NEVER = "\x01"
 _SENTENCE = 80
 """Longest string, in characters, where an answer has several."""
@@ -78,7 +77,7 @@ def _body(request: lm15.Request) -> dict[str, Any]:
     body["cache_prompt"] = True
     if body.get("temperature") != 0:
         # A fixed seed would make repeated samples of one prompt identical.
-        body.setdefault("seed", next(_seeds))
+        body.setdefault("seed", next_seed())
     format_ = body.get("response_format")
     if format_ and format_.get("type") == "json_schema":
         body["response_format"] = _bounded(format_, body["max_tokens"])
