@@ -39,7 +39,8 @@ class Subject:
     Attributes:
         history: In time order, all of it older than the user's queries.
         seed: Of everything random.
-        others: How often the histories of all other users of the run give each label or rating.
+        others: How often the histories of all other users of the run gave each label or rating before
+            this user's queries.
             Empty where responses are text: another user's words never come here.
     """
 

@@ -6,8 +6,10 @@ ratings, never a text.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
 
 from eval.contracts import EvalUser, Query, Subject
 from eval.records import QueryRecord
@@ -15,23 +17,47 @@ from program.answers import Text
 from program.errors import DataError
 from program.task import Task
 
+_UNDATED = datetime.min.replace(tzinfo=timezone.utc)
+_NEVER = datetime.max.replace(tzinfo=timezone.utc)
 
-def survey(data: Iterable[EvalUser], task: Task) -> tuple[list[QueryRecord], Counter[str]]:
-    """Return all queries, and how often all histories together give each label or rating."""
+
+class Responses:
+    """How often all histories together give each label or rating, and when."""
+
+    def __init__(self, task: Task) -> None:
+        self._counted = not isinstance(task.response_type, Text)
+        self._times: dict[str, list[datetime]] = {}
+        self._sorted = True
+
+    def add(self, user: EvalUser) -> None:
+        """Count one user's history."""
+        for item in user.history if self._counted else ():
+            self._times.setdefault(item.response, []).append(item.timestamp or _UNDATED)
+            self._sorted = False
+
+    def of_others(self, user: EvalUser) -> Counter[str]:
+        """Return the counts without ``user``'s own, and without what is not older than its queries."""
+        if not self._sorted:
+            for times in self._times.values():
+                times.sort()
+            self._sorted = True
+        asked = min((query.timestamp for query in user.queries if query.timestamp), default=_NEVER)
+        own = Counter(i.response for i in user.history if (i.timestamp or _UNDATED) < asked)
+        return Counter({r: bisect_left(times, asked) for r, times in self._times.items()}) - own
+
+
+def survey(data: Iterable[EvalUser], task: Task) -> tuple[list[QueryRecord], Responses]:
+    """Return all queries, and what all histories together answer."""
     queries: list[QueryRecord] = []
-    responses: Counter[str] = Counter()
+    responses = Responses(task)
     for user in data:
         queries += [QueryRecord(user_id=user.user_id, query_id=q.id, gold=q.gold) for q in user.queries]
-        responses.update(_responses(user, task))
+        responses.add(user)
     return queries, responses
 
 
-def _responses(user: EvalUser, task: Task) -> Iterator[str]:
-    return iter(()) if isinstance(task.response_type, Text) else (i.response for i in user.history)
-
-
 def subjects(
-    data: Iterable[EvalUser], task: Task, seed: int, responses: Counter[str]
+    data: Iterable[EvalUser], task: Task, seed: int, responses: Responses
 ) -> Iterator[tuple[Subject, Sequence[Query]]]:
     """Yield each user as methods may see it, and its queries.
 
@@ -46,7 +72,7 @@ def subjects(
     """
     for user in data:
         _check_time(user)
-        others = responses - Counter(_responses(user, task))
+        others = responses.of_others(user)
         yield (
             Subject(user_id=user.user_id, task=task, history=user.history, seed=seed, others=others),
             user.queries,

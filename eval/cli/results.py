@@ -95,6 +95,8 @@ def predictions(
         raise DataError(
             f"{missing} answers of {method!r} are missing, and LaMP scores complete files only; run on"
         )
+    if len({query.query_id for query in run.queries}) < len(run.queries):
+        raise DataError("two users have queries of one id, and LaMP's format knows no users; use another run")
     found = {query.query_id: run.answer(method, query) for query in run.queries}
     texts = {query_id: record.text or "" for query_id, record in found.items() if record is not None}
     write_predictions(to, texts, get_task(run.manifest.task))

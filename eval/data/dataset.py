@@ -77,7 +77,8 @@ def open_data(
         "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files],
         "source": source,
         "users_in_files": len(survey.rows),
-        "defects_in_files": summarise(survey.defects),
+        # Arrow holds what the loaders made of the files: their defects were found when it was written.
+        "defects_in_files": source["defects_in_files"] if source else summarise(survey.defects),
         "selection": asdict(selection),
         "users": len(rows),
         "user_ids_sha256": hashlib.sha256("\n".join(row.user_id for row in rows).encode()).hexdigest(),
@@ -124,7 +125,7 @@ class _Row:
 class _Survey:
     rows: list[_Row] = field(default_factory=list)
     defects: list[Defect] = field(default_factory=list)
-    query_ids: Counter[str] = field(default_factory=Counter)
+    queries: int = 0
 
 
 def _read(
@@ -148,7 +149,7 @@ def _read(
 
 def _survey(readings: Iterator[Reading], selection: Selection) -> _Survey:
     survey = _Survey()
-    for number, reading in enumerate(readings):
+    for reading in readings:
         user = selection.cut(reading.user, reading.repeats)
         survey.rows.append(
             _Row(
@@ -160,19 +161,16 @@ def _survey(readings: Iterator[Reading], selection: Selection) -> _Survey:
             )
         )
         survey.defects.extend(reading.defects)
-        survey.query_ids.update(query.id for query in reading.user.queries)
-        if any(survey.query_ids[query.id] > 1 for query in reading.user.queries):
-            survey.defects.append(Defect("duplicate-query", f"user {number}"))
+        survey.queries += len(reading.user.queries)
     return survey
 
 
 def _check(file: Path, task: Task, survey: _Survey) -> None:
-    queries = sum(survey.query_ids.values())
-    if not queries:
+    if not survey.queries:
         raise DataError(f"`{file}` holds no queries")
     strange = {d.where for d in survey.defects if d.kind in ("query-unreadable", "query-opening")}
-    if 2 * len(strange) > queries:
+    if 2 * len(strange) > survey.queries:
         raise DataError(
-            f"`{file}`: field `input` does not read like `{task.name}` in {len(strange)} of {queries} "
+            f"`{file}`: field `input` does not read like `{task.name}` in {len(strange)} of {survey.queries} "
             "queries; give the task of these files"
         )

@@ -11,7 +11,7 @@ from eval.contracts import EvalUser, Query
 from eval.data.defects import Defect, DefectKind
 from eval.data.raw import RawQuery, RawUser
 from eval.tasks.base import LampTask
-from program.answers import AnswerType
+from program.answers import AnswerType, Rating
 from program.errors import DataError, UnparsableAnswerError
 from program.memory.interaction import Interaction
 from program.task import Task
@@ -73,7 +73,7 @@ class _Reader:
         self.defects: list[Defect] = []
 
     def read(self) -> Reading:
-        queries = tuple(self._query(number, query) for number, query in enumerate(self.raw.queries))
+        queries = self._queries()
         history = self._history(queries)
         user = EvalUser(user_id=self.raw.user_id, history=history, queries=queries)
         repeats = repeated(user, self.task)
@@ -81,6 +81,14 @@ class _Reader:
             if interaction.id in repeats:
                 self._note("repeats", f"history {number}")
         return Reading(user, repeats, tuple(self.defects))
+
+    def _queries(self) -> tuple[Query, ...]:
+        found: dict[str, Query] = {}
+        for number, raw in enumerate(self.raw.queries):
+            if found.pop(raw.id, None) is not None:
+                self._note("duplicate-query", f"query {number}")
+            found[raw.id] = self._query(number, raw)
+        return tuple(found.values())
 
     def _query(self, number: int, query: RawQuery) -> Query:
         where = f"query {number}"
@@ -108,6 +116,8 @@ class _Reader:
                 self._note("query-item", where)
             elif first and interaction.timestamp and interaction.timestamp > first:
                 self._note("not-older", where)
+            elif self._is_no_rating(interaction.response):
+                self._note("no-rating", where)
             else:
                 kept[self._free_id(interaction.id, kept, where)] = interaction
         renamed = [_renamed(interaction, item_id) for item_id, interaction in kept.items()]
@@ -122,7 +132,7 @@ class _Reader:
                 f"{self.raw.where}, profile {where}: field {error} is missing; "
                 f"is this a file of `{self.task.name}`?"
             ) from error
-        if not _fits(self.task.response_type, read.response):
+        if not self._is_no_rating(read.response) and not _fits(self.task.response_type, read.response):
             self._note("response-type", where)
         date = item.get("date")
         return Interaction(
@@ -137,6 +147,11 @@ class _Reader:
                 if name not in ("id", "date") and str(value).strip() not in read
             },
         )
+
+    def _is_no_rating(self, response: str) -> bool:
+        """Return whether a rating is wanted and this is none: it cannot be averaged or compared."""
+        wanted = self.task.response_type
+        return isinstance(wanted, Rating) and not _fits(wanted, response)
 
     def _free_id(self, item_id: str, taken: Mapping[str, Interaction], where: str) -> str:
         if item_id not in taken:

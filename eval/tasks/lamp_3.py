@@ -22,7 +22,8 @@ _QUESTION = (
 
 
 def _read_item(item: Mapping[str, str]) -> Item:
-    return Item(field(item, "text"), field(item, "score"))
+    # Scores were seen as numbers with a fraction, too.
+    return Item(field(item, "text"), field(item, "score").removesuffix(".0"))
 
 
 TASK = LampTask(

@@ -216,7 +216,7 @@ def test_input_without_instruction_is_asked_as_it_is_and_reported(tmp_path):
         ([item(1), item(1)], [query(1)], "duplicate-item"),
         ([item(1)], [query(1), query(1)], "duplicate-query"),
         ([item(1, "yesterday")], [query(1)], "date-unreadable"),
-        ([item(1, score="great")], [query(1)], "response-type"),
+        ([item(1, score="great")], [query(1)], "no-rating"),
         ([item(1)], [query(1, gold="11")], "gold-type"),
     ],
 )
@@ -518,3 +518,29 @@ def test_task_of_ones_own_reads_the_same_layouts(tmp_path):
     assert (user.history[0].query, user.history[0].response) == ("Lunch?", "Soup.")
     assert user.history[0].metadata == {"mood": "calm"}
     assert (user.queries[0].text, user.queries[0].gold) == ("Dinner?", "Bread.")
+
+
+def test_a_rating_that_is_none_is_dropped_and_a_number_is_read(tmp_path):
+    path = oppu(tmp_path, ("u", [item(1, score="great"), item(2, score=5.0), item(3, score="7")], [query(1)]))
+    (user,) = users(path, RATING)
+    assert [(i.id, i.response) for i in user.history] == [("i2", "5")]
+
+
+def test_of_two_queries_of_a_user_with_one_id_the_last_counts(tmp_path):
+    path = oppu(tmp_path, ("u", [item(1)], [query(1, gold="1"), query(2), query(1, gold="5")]))
+    data = open_data(path, RATING)
+    (user,) = data
+    assert [(q.id, q.gold) for q in user.queries] == [("q2", "3"), ("q1", "5")]
+    assert data.manifest["queries"] == 2
+    assert defects(data) == {"duplicate-query": 1}
+
+
+def test_two_users_may_have_queries_of_one_id(tmp_path):
+    path = oppu(tmp_path, ("u", [item(1)], [query(1)]), ("v", [item(1)], [query(1)]))
+    assert defects(open_data(path, RATING)) == {}
+
+
+def test_defects_found_before_arrow_was_written_are_still_reported(tmp_path):
+    data = open_data(oppu(tmp_path, ("u", [item(1), item(1)], [query(1)])), RATING)
+    to_datasets(data, tmp_path / "a")
+    assert defects(open_data(tmp_path / "a", RATING)) == defects(data) == {"duplicate-item": 1}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -104,3 +105,34 @@ def test_others_are_counts_of_labels_and_never_text() -> None:
     ]
     _, responses = survey(users, task)
     assert [dict(given.others) for given, _ in subjects(users, task, 0, responses)] == [{}, {}]
+
+
+def test_what_others_said_after_the_query_is_not_counted() -> None:
+    from eval.contracts import EvalUser
+    from eval.subjects import subjects, survey
+
+    def day(number: int) -> datetime:
+        return datetime(2024, 1, number, tzinfo=timezone.utc)
+
+    def user(name: str, asked: int, *said: tuple[str, int | None]) -> EvalUser:
+        history = tuple(
+            Interaction(
+                id=f"{name}{i}",
+                user_id=name,
+                query="a film",
+                response=tag,
+                timestamp=None if number is None else day(number),
+            )
+            for i, (tag, number) in enumerate(said)
+        )
+        queries = (Query(id="q", user_id=name, text="a new film", timestamp=day(asked)),)
+        return EvalUser(user_id=name, history=history, queries=queries)
+
+    task = get_task("LaMP-2M")
+    users = [
+        user("early", 5, ("comedy", 1), ("action", 4)),
+        user("late", 20, ("comedy", 2), ("action", 5), ("action", 9), ("classic", None)),
+    ]
+    _, responses = survey(users, task)
+    others = [given.others for given, _ in subjects(users, task, 0, responses)]
+    assert others == [{"comedy": 1, "classic": 1}, {"comedy": 1, "action": 1}]

@@ -51,11 +51,18 @@ def headline_writer(name: str) -> EvalUser:
     )
 
 
-def prompts_of(name: str, out: Path, reply: Callable[[str, str], Any]) -> list[str]:
-    task = get_task("LaMP-4")
+def prompts_of(
+    name: str,
+    out: Path,
+    reply: Callable[[str, str], Any],
+    *,
+    task_name: str = "LaMP-4",
+    make: Callable[[str], EvalUser] = headline_writer,
+) -> list[str]:
+    task = get_task(task_name)
     methods = make_methods([name], task)
     lm = scripted_lm(reply)
-    data = [headline_writer(user) for user in USERS]
+    data = [make(user) for user in USERS]
     outcome = run_methods(
         data,
         methods,
@@ -80,6 +87,29 @@ def test_a_prompt_shows_one_users_past_and_one_query(
         assert len(set(re.findall(r"(anna|bert|carl)-", prompt))) <= 1, "two users in one prompt"
         assert "-gold-" not in prompt
         assert len(set(re.findall(r"-query-\d", prompt))) <= 1, "two queries in one prompt"
+
+
+@pytest.mark.parametrize("name", PROMPTING)
+def test_where_answers_are_labels_a_prompt_shows_one_users_past_and_one_query_too(
+    name: str, tmp_path: Path, obliging: Callable[[str, str], Any], make_user: Callable[..., EvalUser]
+) -> None:
+    prompts = prompts_of(name, tmp_path, obliging, task_name="LaMP-2M", make=make_user)
+    assert sum(" asks " in prompt for prompt in prompts) >= len(USERS) * 3
+    for prompt in prompts:
+        assert len(set(re.findall(r"(anna|bert|carl)", prompt))) <= 1, "two users in one prompt"
+        assert len(set(re.findall(r"asks \d", prompt))) <= 1, "two queries in one prompt"
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name not in PROMPTING])
+def test_a_floor_asks_no_model(
+    name: str, tmp_path: Path, obliging: Callable[[str, str], Any], make_user: Callable[..., EvalUser]
+) -> None:
+    task_name = {"cited-before": "LaMP-1", "lead": "LaMP-4", "user-median": "LaMP-3"}.get(name, "LaMP-2M")
+
+    def make(user: str) -> EvalUser:
+        return make_user(user, labels="5,3" if name == "user-median" else "comedy,action")
+
+    assert prompts_of(name, tmp_path, obliging, task_name=task_name, make=make) == []
 
 
 @pytest.mark.parametrize("name", PROMPTING)
