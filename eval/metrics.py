@@ -4,13 +4,12 @@ Every metric is a sum over answers and a formula on the sums, so one definition 
 value and all values of a bootstrap over users. Differences from LaMP's scorer, all on purpose:
 
 - ROUGE is the plain mean of per-answer F; LaMP takes a randomised bootstrap's median of it.
-- A rating of ``nan`` or ``inf``, which crashes LaMP's scorer, counts as unparsable.
+- A rating that crashes LaMP's scorer (``nan``, ``inf``, beyond 32 bits) counts as unparsable.
 - No answers is an error, not 0.0.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,8 @@ import numpy.typing as npt
 from eval.tasks.base import LampTask
 from program.errors import ConfigError, DataError, UnparsableAnswerError
 from program.task import Task
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 Floats = npt.NDArray[np.float64]
 
@@ -181,7 +182,8 @@ def _number(text: str) -> float | None:
         value = float(text.strip())
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    # LaMP's scorer keeps ratings in 32 bits.
+    return value if abs(value) <= _LARGEST else None
 
 
 def _absolute(prediction: str, gold: str, task: LampTask) -> Sequence[float]:

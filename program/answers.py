@@ -69,9 +69,14 @@ class Rating:
     def parse(self, raw: object) -> str:
         """Return the rating as text, or raise `UnparsableAnswerError`."""
         text = str(raw).strip()
-        if not text.lstrip("-").isdecimal() or not self.low <= int(text) <= self.high:
+        try:
+            value = int(text) if text.removeprefix("-").isdecimal() else None
+        except ValueError:
+            # Python refuses to read numbers of thousands of digits.
+            value = None
+        if value is None or not self.low <= value <= self.high:
             raise UnparsableAnswerError(f"{text[:80]!r} is not {self.hint}", raw=text)
-        return str(int(text))
+        return str(value)
 
     def agreement(self, answer: str, truth: str) -> float:
         """Return 1 minus the distance as a share of the scale, in [0, 1]."""

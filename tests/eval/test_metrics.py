@@ -1,7 +1,9 @@
 import json
 import math
 import random
+import re
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -285,3 +287,52 @@ def test_corpus_value_comes_from_summed_rows():
     assert metric.formula(stacked) == pytest.approx(
         [metric.score(predictions, golds, MOVIES), metric.score(predictions[:1], golds[:1], MOVIES)]
     )
+
+
+def longest_common(first, second):
+    """Length of the longest common subsequence, by the definition."""
+    if not first or not second:
+        return 0
+    row = [0] * (len(second) + 1)
+    for word in first:
+        above = row[:]
+        for place, other in enumerate(second):
+            row[place + 1] = above[place] + 1 if word == other else max(row[place], above[place + 1])
+    return row[-1]
+
+
+def f_measure(hits, answered, truth):
+    return 2 * hits / (answered + truth) if hits else 0.0
+
+
+def test_1000_random_headline_files_score_as_rouge_worked_out_by_definition(tmp_path):
+    """LaMP's ROUGE: lower case, runs of a-z and 0-9, no stemming, the plain mean of F."""
+    rng = random.Random(11)
+    words = ["Rain", "rain", "fox's", "U.S.", "caf\u00e9", "2-0", "the", "--", "Running", "run"]
+    for number in range(1000):
+
+        def text(least=0, rng=rng):
+            return " ".join(rng.choice(words) for _ in range(rng.randint(least, 9)))
+
+        golds = {str(i): text(1) for i in range(rng.randint(1, 12))}
+        predictions = {i: gold if rng.random() < 0.2 else text() for i, gold in golds.items()}
+        found = score_files(
+            write(tmp_path / "p.json", "LaMP_4", predictions),
+            write(tmp_path / "g.json", "LaMP_4", golds),
+            HEADLINE,
+        )
+        ones, longest = [], []
+        for i, gold in golds.items():
+            answered, truth = (re.findall("[a-z0-9]+", t.lower()) for t in (predictions[i], gold))
+            shared = sum((Counter(answered) & Counter(truth)).values())
+            ones.append(f_measure(shared, len(answered), len(truth)))
+            longest.append(f_measure(longest_common(answered, truth), len(answered), len(truth)))
+        values = {s.name: s.value for s in found}
+        assert values["rouge-1"] == pytest.approx(sum(ones) / len(ones), abs=1e-12), number
+        assert values["rouge-L"] == pytest.approx(sum(longest) / len(longest), abs=1e-12), number
+
+
+@pytest.mark.parametrize("answer", ["1" * 160, "1e200", "--5", "9" * 4500, "nan", "-inf"])
+def test_an_answer_that_would_crash_lamps_scorer_is_unparsable(answer):
+    found = {s.name: s.value for s in scores([answer], ["5"], RATING)}
+    assert found == {"mae": 4.0, "rmse": 4.0, "invalid": 1.0}
