@@ -12,8 +12,8 @@ import typer
 from eval.cli import options as o
 from eval.cli.running import Request, execute, finish
 from eval.data.selection import Selection
-from eval.methods.registry import method_class, parameters, split_spec, split_specs, with_setting
-from eval.records import SWEEP, SweepEntry, SweepManifest, write_json
+from eval.methods.registry import FLOORS, method_class, parameters, split_spec, split_specs, with_setting
+from eval.records import SWEEP, SweepEntry, SweepManifest, read_sweep, write_json
 from eval.runner import Limits
 from program.cli.options import Json, Model, Trace, TraceContent
 from program.console import err, print_json
@@ -88,20 +88,28 @@ def sweep(
     requests = {value: _with(base, key, value) for value in values}
     ledger = Ledger()
     codes: list[int] = []
-    done: list[SweepEntry] = []
+    done = _done(out, key)
     for value, request in requests.items():
         err.print(f"{key} = {value}", markup=False)
         outcome = execute(request, ledger)
-        done.append(SweepEntry(value=value, run=request.out.name))
-        write_json(out / SWEEP, SweepManifest(over=key, runs=done))
+        done[value] = SweepEntry(value=value, run=request.out.name)
+        write_json(out / SWEEP, SweepManifest(over=key, runs=list(done.values())))
         codes.append(finish(outcome))
         if outcome.stopped is not None:
             break
     if json:
-        print_json({"over": key, "runs": [vars(entry) for entry in done]})
+        print_json({"over": key, "runs": [vars(entry) for entry in done.values()]})
     err.print(f"Kept in {out}; next: personaagent eval report {out}", markup=False)
     if any(codes):
         raise typer.Exit(max(codes))
+
+
+def _done(out: Path, key: str) -> dict[str, SweepEntry]:
+    """Return the values that this sweep has already, so that continuing it drops none from the page."""
+    before = read_sweep(out)
+    if before is not None and before.over != key:
+        raise ConfigError(f"`{out}` holds a sweep over `{before.over}`, not `{key}`; give another `--out`")
+    return {entry.value: entry for entry in before.runs} if before else {}
 
 
 def _parse(over: str) -> tuple[str, list[str]]:
@@ -125,14 +133,16 @@ def _with(base: Request, key: str, value: str) -> Request:
     if key == "seed":
         seed = _number(key, value)
         return replace(base, out=folder, seed=seed, selection=replace(base.selection, seed=seed))
-    return replace(base, out=folder, methods=[_spec(spec, key, value) for spec in split_specs(base.methods)])
+    methods = list(split_specs(base.methods))
+    if not any(_has(spec, key) for spec in methods):
+        raise ConfigError(f"none of the methods has a setting `{key}`; see `personaagent eval methods`")
+    # Floors and baselines without the setting stand beside those that are varied.
+    varied = [with_setting(spec, key, value) if _has(spec, key) else spec for spec in methods]
+    return replace(base, out=folder, methods=varied)
 
 
-def _spec(spec: str, key: str, value: str) -> str:
-    name, _ = split_spec(spec)
-    if key not in parameters(method_class(name)):
-        raise ConfigError(f"method {name!r} has no setting `{key}`; sweep only methods that have it")
-    return with_setting(spec, key, value)
+def _has(spec: str, key: str) -> bool:
+    return spec != FLOORS and key in parameters(method_class(split_spec(spec)[0]))
 
 
 def _number(key: str, value: str) -> int:

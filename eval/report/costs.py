@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from eval.records import Cost
 from eval.report.data import MethodRun, Run
 from eval.report.section import Section
@@ -27,7 +29,7 @@ def cost_table(run: Run) -> Table:
         name="costs",
         title="Cost of each method",
         rows=[
-            {"method": method.name, "stage": stage, **cost_cells(method, stage, run)}
+            {"method": method.name, "stage": stage, **cost_cells(method, stage)}
             for method in run.methods
             for stage in ("prepare", "answer")
         ],
@@ -37,6 +39,8 @@ def cost_table(run: Run) -> Table:
             plain("units", "Units"),
             plain("calls", "Calls"),
             plain("calls_each", "Calls each", digits=1),
+            plain("agent_runs_each", "Agent runs each", digits=1),
+            plain("cache_hits", "Calls from a cache"),
             plain("input_tokens", "Tokens in"),
             plain("output_tokens", "Tokens out"),
             plain("tokens_each", "Tokens each", digits=0),
@@ -46,16 +50,30 @@ def cost_table(run: Run) -> Table:
         ],
         notes=[
             "Seconds are wall time of the attempts added up; attempts that ran side by side slow each other.",
+            "Agent runs: how often the agent was let answer a past interaction, the budget that optimizers "
+            "should share for an equal comparison.",
+            "A call from a cache has no tokens and no price: what it would cost alone is more than shown.",
             "USD: “unpriced” where no call had a known price, “≥” where some had none.",
         ],
     )
 
 
-def cost_cells(method: MethodRun, stage: str, run: Run) -> dict[str, Scalar]:
+def cost_cells(method: MethodRun, stage: str) -> dict[str, Scalar]:
     """Return what ``prepare`` or ``answer`` cost a method, in all and for each user or answer."""
-    if stage == "prepare":
-        return _cells(method.prepare, len(run.users), "user")
-    return _cells(method.answer, len(method.answers) - method.missing, "answer")
+    if stage == "answer":
+        return _cells(method.answer, method.answered, "answer")
+    runs = method.agent_runs / method.prepared if method.prepared else None
+    return {**_cells(method.prepare, method.prepared, "user"), "agent_runs_each": runs}
+
+
+def total_cells(costs: Sequence[Cost]) -> dict[str, Scalar]:
+    """Return the tokens and the money of several costs together."""
+    usages = [cost.usage for cost in costs]
+    return {
+        "tokens": sum(usage.input_tokens + usage.output_tokens for usage in usages),
+        "usd": float(sum(usage.usd for usage in usages)),
+        "unpriced": sum(usage.unpriced for usage in usages),
+    }
 
 
 def usd_column(title: str, prefix: str = "") -> Column:
@@ -84,6 +102,8 @@ def _cells(cost: Cost, units: int, unit: str) -> dict[str, Scalar]:
         "tokens_each": tokens / units if units else None,
         "usd": float(usage.usd),
         "unpriced": usage.unpriced,
+        "cache_hits": usage.cache_hits,
+        "agent_runs_each": None,
         "seconds": float(cost.seconds),
         "seconds_each": cost.seconds / units if units else None,
     }

@@ -83,6 +83,9 @@ class MethodRun:
         personas: One for each user, for methods that have personas.
         prepare: What all attempts to prepare users cost.
         answer: What all attempts to answer cost.
+        prepared: Users that it was attempted to prepare.
+        answered: Answers given, also to queries without a gold.
+        agent_runs: Times an agent was let answer a past interaction while users were prepared.
     """
 
     name: str
@@ -93,6 +96,9 @@ class MethodRun:
     personas: Sequence[Persona]
     prepare: Cost
     answer: Cost
+    prepared: int
+    answered: int
+    agent_runs: int = 0
 
     @property
     def missing(self) -> int:

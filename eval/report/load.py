@@ -98,6 +98,9 @@ def _method(
         ],
         prepare=run.cost(label, "prepare"),
         answer=run.cost(label, "answer"),
+        prepared=len(prepared),
+        answered=sum(m == label and found.failed is None for (m, _, _), found in run.answers.items()),
+        agent_runs=sum((record.learned or {}).get("agent_runs", 0) for record in prepared),
     )
 
 

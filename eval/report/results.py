@@ -7,12 +7,12 @@ from collections import Counter
 from eval.metrics import get_metric
 from eval.report.analysis import Analysis
 from eval.report.compare import marks
-from eval.report.costs import cost_cells, usd_column
+from eval.report.costs import cost_cells, total_cells, usd_column
 from eval.report.data import MethodRun, Run
 from eval.report.forest import Bar, forest
 from eval.report.section import Figure, Section
-from eval.report.table import Column, Row, Scalar, Table, percent, plain, show
-from eval.report.words import findings, heading, interval_cells, interval_column
+from eval.report.table import Column, Row, Scalar, Table, plain
+from eval.report.words import findings, heading, interval_cells, interval_column, invalid_column
 
 
 def section(analysis: Analysis) -> Section:
@@ -39,7 +39,7 @@ def main_table(analysis: Analysis) -> Table:
             plain("n", "n"),
             plain("users", "Users"),
             *(interval_column(metric.name, heading(metric)) for metric in analysis.metrics),
-            Column("Invalid", _invalid_text),
+            invalid_column(),
             plain("missing", "Missing"),
             plain("prepare_calls_each", "Calls to prepare a user", digits=1),
             plain("answer_calls_each", "Calls an answer", digits=1),
@@ -56,11 +56,6 @@ def main_table(analysis: Analysis) -> Table:
     )
 
 
-def _invalid_text(row: Row) -> str:
-    invalid = row["invalid"]
-    return percent(invalid, 1) if isinstance(invalid, float) else show(None)
-
-
 def _row(analysis: Analysis, method: MethodRun) -> Row:
     place = list(analysis.methods).index(method)
     answered = analysis.marks[analysis.main.name][place]
@@ -68,7 +63,6 @@ def _row(analysis: Analysis, method: MethodRun) -> Row:
     for name, row in analysis.marks.items():
         scored |= interval_cells(name, row[place].interval)
     invalid = marks(method, get_metric("invalid"), analysis.run.task).interval
-    usages = (method.prepare.usage, method.answer.usage)
     return {
         "method": method.name,
         "floor": int(method.floor),
@@ -77,13 +71,11 @@ def _row(analysis: Analysis, method: MethodRun) -> Row:
         **scored,
         "invalid": invalid.value if invalid else None,
         "missing": method.missing,
-        "tokens": sum(usage.input_tokens + usage.output_tokens for usage in usages),
-        "usd": float(sum(usage.usd for usage in usages)),
-        "unpriced": sum(usage.unpriced for usage in usages),
+        **total_cells([method.prepare, method.answer]),
         **{
             f"{stage}_{key}": value
             for stage in ("prepare", "answer")
-            for key, value in cost_cells(method, stage, analysis.run).items()
+            for key, value in cost_cells(method, stage).items()
         },
     }
 

@@ -8,11 +8,11 @@ from typing import Any
 from eval.metrics import Metric, get_metric
 from eval.report.canvas import INK, LINES, MARKERS, draw
 from eval.report.compare import Comparison, Marks, compare, marks
-from eval.report.costs import cost_cells
+from eval.report.costs import cost_cells, total_cells, usd_column
 from eval.report.data import MethodRun, Run, Sweep
 from eval.report.section import Figure, Section
 from eval.report.table import Row, Scalar, Table, plain
-from eval.report.words import heading, interval_cells, interval_column
+from eval.report.words import heading, interval_cells, interval_column, invalid_column
 
 _WHAT = {
     "batch": "interactions an alignment learns from (batch)",
@@ -53,14 +53,13 @@ def section(sweep: Sweep) -> Section:
 
 def _table(sweep: Sweep, metric: Metric) -> Table:
     rows: list[Row] = []
-    for methods in zip(*(point.run.methods for point in sweep.points), strict=False):
-        scored = [marks(m, metric, p.run.task) for m, p in zip(methods, sweep.points, strict=True)]
-        for point, found in zip(sweep.points, scored, strict=True):
-            change = None if found is scored[0] else compare(found, scored[0])
-            cells = _cells(point.run, found, change)
-            rows.append(
-                {"over": sweep.over, "value": point.value, "method": _name(methods[0], sweep.over), **cells}
-            )
+    for name, scored in _by_name(sweep, metric).items():
+        first = next(iter(scored.values()))
+        for point in sweep.points:
+            if (found := scored.get(point.value)) is not None:
+                change = None if found is first else compare(found, first)
+                cells = _cells(point.run, found, change)
+                rows.append({"over": sweep.over, "value": point.value, "method": name, **cells})
     return Table(
         name=sweep.name,
         title=f"{metric.title} by {sweep.over}",
@@ -71,26 +70,43 @@ def _table(sweep: Sweep, metric: Metric) -> Table:
             plain("n", "n"),
             plain("users", "Users"),
             interval_column(metric.name, heading(metric)),
+            invalid_column(),
             plain("missing", "Missing"),
             plain("prepare_calls_each", "Calls to prepare a user", digits=1),
             plain("answer_calls_each", "Calls an answer", digits=1),
+            plain("tokens", "Tokens, all"),
+            usd_column("USD, all"),
             interval_column("change", "Minus the first", difference=True),
             plain("verdict", "Against the first", number=False),
         ],
     )
 
 
+def _by_name(sweep: Sweep, metric: Metric) -> dict[str, dict[str, Marks]]:
+    """Return each method's marks by the setting's value, whatever the order of the methods in a run."""
+    found: dict[str, dict[str, Marks]] = {}
+    for point in sweep.points:
+        for method in point.run.methods:
+            name = f"{_name(method, sweep.over)}{' (floor)' if method.floor else ''}"
+            found.setdefault(name, {})[point.value] = marks(method, metric, point.run.task)
+    return found
+
+
 def _cells(run: Run, found: Marks, change: Comparison | None) -> dict[str, Scalar]:
     difference = change.difference if change else None
     verdict = difference.verdict if difference else change.verdict if change else None
+    prepare, answer = (cost_cells(found.method, stage) for stage in ("prepare", "answer"))
+    invalid = marks(found.method, get_metric("invalid"), run.task).interval
     return {
         "model": run.model,
         "n": len(found.users),
         "users": len(set(found.users)),
         **interval_cells(found.metric.name, found.interval),
+        "invalid": invalid.value if invalid else None,
         "missing": found.method.missing,
-        "prepare_calls_each": cost_cells(found.method, "prepare", run)["calls_each"],
-        "answer_calls_each": cost_cells(found.method, "answer", run)["calls_each"],
+        "prepare_calls_each": prepare["calls_each"],
+        "answer_calls_each": answer["calls_each"],
+        **total_cells([found.method.prepare, found.method.answer]),
         **interval_cells("change", difference.interval if difference else None),
         "verdict": verdict,
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eval.metrics import Metric
 from eval.report.compare import Comparison
-from eval.report.table import Column, Row, Scalar, show, signed
+from eval.report.table import Column, Row, Scalar, percent, show, signed
 from eval.statistics import Interval
 
 _LEVEL = 0.05
@@ -39,6 +39,16 @@ def interval_column(name: str, title: str, *, difference: bool = False) -> Colum
         return f"{shown} [{brackets}]"
 
     return Column(title, text)
+
+
+def invalid_column() -> Column:
+    """Return a column that shows the cell ``invalid`` as a share of the answers."""
+
+    def text(row: Row) -> str:
+        invalid = row["invalid"]
+        return percent(invalid, 1) if isinstance(invalid, float) else show(None)
+
+    return Column("Invalid", text)
 
 
 def findings(comparisons: Sequence[Comparison], metric: Metric) -> list[str]:

@@ -118,7 +118,7 @@ def _prepare(label: str, user: int, user_id: str) -> PrepareRecord:
             "decision": {"accept": True, "reason": "every rewrite is kept", "numbers": {}},
             "note": "",
         }
-        learned |= {"persona": final, "alignment": {"steps": [step]}}
+        learned |= {"persona": final, "agent_runs": 3, "alignment": {"steps": [step]}}
     usage = {"update": Usage(calls=7, input_tokens=700, output_tokens=70, usd=0.01, unpriced=1)}
     return PrepareRecord(
         method=label,
@@ -278,6 +278,40 @@ def test_a_sweep_is_named_without_the_setting_that_is_swept(tmp_path):
     make_report(tmp_path)
     found = [(row["method"], row["value"]) for row in rows(tmp_path / "report" / "figures" / "sweep-k.csv")]
     assert found == [("rag:retrieval=bm25", "9"), ("rag:retrieval=bm25", "10"), ("rag", "9"), ("rag", "10")]
+
+
+def test_a_sweep_joins_methods_by_name_and_not_by_place(tmp_path):
+    entries = []
+    for k, order in (("1", ["rag", "pag"]), ("8", ["pag", "rag", "constant"])):
+        labels = [name if name == "constant" else f"{name}:k={k}" for name in order]
+        solved = {"rag": 1, "pag": 4, "constant": 0}
+        right = {
+            label: lambda user, query, n=solved[name]: query < n
+            for label, name in zip(labels, order, strict=True)
+        }
+        build(tmp_path / f"k={k}", labels, right=right)
+        entries.append(SweepEntry(value=k, run=f"k={k}"))
+    write_json(tmp_path / SWEEP, SweepManifest(over="k", runs=entries))
+    make_report(tmp_path)
+    found = rows(tmp_path / "report" / "figures" / "sweep-k.csv")
+    assert [(row["method"], row["value"], row["accuracy"], row["change"]) for row in found] == [
+        ("rag", "1", "0.2", ""),
+        ("rag", "8", "0.2", "0"),
+        ("pag", "1", "0.8", ""),
+        ("pag", "8", "0.8", "0"),
+        ("constant (floor)", "8", "0", ""),
+    ]
+    assert [(row["invalid"], row["tokens"]) for row in found[:1]] == [("0", "4400")]
+
+
+def test_costs_are_for_each_user_that_was_prepared(tmp_path):
+    folder = build(tmp_path / "run", ["personaagent"])
+    lines = (folder / PREPARE).read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / PREPARE).write_text("".join(lines[:2]), encoding="utf-8")
+    make_report(folder)
+    found = {row["stage"]: row for row in rows(folder / "report" / "tables" / "costs.csv")}
+    assert (found["prepare"]["units"], found["prepare"]["calls_each"]) == ("2", "7")
+    assert found["prepare"]["agent_runs_each"] == "3"
 
 
 def test_personas_overlap_as_counted_by_hand(out):
