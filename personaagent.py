@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def main() -> None:
     """Run the command line (console entry point)."""
     from program.cli.options import guarded
 
+    # `module:Class` names a file beside the user; last, so that it hides nothing installed.
+    sys.path.append(str(Path.cwd()))
     sys.exit(guarded(command_line()))
 
 

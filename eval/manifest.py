@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from program.errors import ConfigError
 from program.task import Task
 
 _PACKAGES = ("personaagent", "dspy", "numpy", "rank-bm25", "bm25s")
+_SOURCES = ("program", "optimizers", "eval/methods", "eval/tasks", "eval/data")
 _NOT_COMPARED = ("methods", "command", "started_at")
 
 
@@ -39,7 +42,10 @@ def make_manifest(
             for label, method in methods.items()
         },
         seed=seed,
-        versions={name: found for name in _PACKAGES if (found := _version(name))},
+        versions={
+            **{name: found for name in _PACKAGES if (found := _version(name))},
+            "source": source_hash(),
+        },
         command=command,
         started_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
@@ -94,6 +100,21 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any,
             yield f"{name} (length)", len(old), len(new)
     elif old != new:
         yield name, old, new
+
+
+@lru_cache(maxsize=1)
+def source_hash() -> str:
+    """Return a hash of the code that decides an answer: all of ours but the report and the commands.
+
+    The version of a checkout says nothing about its prompts.
+    """
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for package in _SOURCES:
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _version(package: str) -> str:

@@ -78,3 +78,16 @@ scripted = scripted_lm(reply)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("comedy\nN.\n")
     assert (tmp_path / "ana.json").is_file()
+
+
+def test_readme_s_own_method_runs_from_the_folder_it_is_in(tmp_path: Path) -> None:
+    """The console script, which unlike `python -m` does not look for modules there by itself."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "# mine.py" in block)
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    fixture = ROOT / "tests" / "eval" / "fixtures" / "LaMP-3"
+    command = [str(Path(sys.executable).with_name("personaagent")), "eval", "run", "--task", "LaMP-3"]
+    command += ["--data", str(fixture), "--method", "mine:LastAnswer,floors", "--out", "RUN"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '"mine:LastAnswer"' in (tmp_path / "RUN" / "manifest.json").read_text(encoding="utf-8")

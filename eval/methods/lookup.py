@@ -35,8 +35,9 @@ def check_retrieval(k: int, retrieval: str, item_chars: int) -> None:
 
 
 def memory_of(subject: Subject, retrieval: str = "bm25") -> EpisodicMemory:
-    """Return the user's history as a searchable memory."""
-    return EpisodicMemory(subject.user_id, subject.history, retrieval=retrieval)
+    """Return the user's history as a memory that is searched in what LaMP's retrievers read of an item."""
+    text = LampTask.of(subject.task).retrieval_text
+    return EpisodicMemory(subject.user_id, subject.history, retrieval=retrieval, indexed=text)
 
 
 def search_words(task: Task, query: str) -> str:

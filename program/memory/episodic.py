@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timezone
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from program.errors import ConfigError
@@ -22,7 +23,7 @@ _UNDATED = datetime.min.replace(tzinfo=timezone.utc)
 class EpisodicMemory:
     """One user's interactions: a `program.memory.base.Memory` in the process.
 
-    The index over the queries is built by the first search and from then on extended. ``before`` and
+    The index is built by the first search and from then on extended. ``before`` and
     ``exclude`` mask what a search may return; the retriever's statistics (BM25's idf) still come from
     the whole history. Safe to search and append from many threads. A deep copy is the same memory,
     so programs copied by an optimizer see what the user does meanwhile.
@@ -31,6 +32,7 @@ class EpisodicMemory:
         user_id: Whose memory this is; interactions of anybody else are refused.
         interactions: What is already known, in order of arrival.
         retrieval: A name for `program.memory.retrieval.make_retriever`, or what makes a retriever.
+        indexed: The text of an interaction that a search reads.
 
     Raises:
         ConfigError: An interaction of another user, a timestamp without timezone, or a ``retrieval``
@@ -43,6 +45,7 @@ class EpisodicMemory:
         interactions: Iterable[Interaction] = (),
         *,
         retrieval: str | Callable[[], Retriever] = "bm25",
+        indexed: Callable[[Interaction], str] = attrgetter("query"),
     ) -> None:
         # Retrieval brings numpy, which would make importing the package slow.
         from program.memory.retrieval import make_retriever
@@ -50,6 +53,7 @@ class EpisodicMemory:
         self._user_id = user_id
         # Made now, so that a wrong name or a missing encoder is found before a model call is paid.
         self._retriever = make_retriever(retrieval) if isinstance(retrieval, str) else retrieval()
+        self._text = indexed
         self._indexed = 0
         # Interactions are numbered by arrival, as the retriever numbers its texts.
         self._items: list[Interaction] = []
@@ -177,7 +181,7 @@ class EpisodicMemory:
 
     def _index(self) -> None:
         if self._indexed < len(self._items):
-            self._retriever.extend([item.query for item in self._items[self._indexed :]])
+            self._retriever.extend([self._text(item) for item in self._items[self._indexed :]])
             self._indexed = len(self._items)
 
     def _by_newest(self) -> npt.NDArray[np.intp]:
