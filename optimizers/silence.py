@@ -10,6 +10,9 @@ import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
+
+from tqdm import tqdm
 
 _compiling: ContextVar[bool] = ContextVar("personaagent_compiling", default=False)
 
@@ -43,6 +46,8 @@ class _Silence:
                 warnings.simplefilter("ignore")
                 self._undo.enter_context(contextlib.redirect_stdout(_Muffled(sys.stdout)))
                 self._undo.enter_context(contextlib.redirect_stderr(_Muffled(sys.stderr)))
+                self._undo.callback(setattr, tqdm, "_instances", tqdm._instances)
+                tqdm._instances = _Bars(tqdm._instances)
                 for name in ("dspy", "optuna"):
                     logger = logging.getLogger(name)
                     self._undo.callback(logger.setLevel, logger.level)
@@ -54,6 +59,17 @@ class _Silence:
             self._inside -= 1
             if self._inside == 0:
                 self._undo.close()
+
+
+class _Bars(WeakSet[Any]):
+    """tqdm's list of bars, for several compiles at once.
+
+    DSPy empties it before each evaluation, with the bars of other threads, and tqdm raises for a bar
+    that is not there.
+    """
+
+    def remove(self, item: Any) -> None:
+        self.discard(item)
 
 
 class _Muffled:

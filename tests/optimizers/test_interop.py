@@ -5,8 +5,10 @@ from typing import Any
 
 import dspy
 import pytest
+from tqdm import tqdm
 
 from optimizers.interop import PersonaProposer, Rehearsal, persona_metric
+from optimizers.silence import silence
 from program.agent import PersonaAgent
 from program.ledger import Budget, Ledger, accounting
 from program.loop import Step
@@ -95,3 +97,14 @@ def test_a_limit_ends_a_compile_even_where_the_optimizer_swallows_it(agent: Pers
     with accounting(Ledger(Budget(max_calls=5)), scripted_lm(answering("comedy"))):
         with pytest.raises(Exception, match="the limit is 5 calls"):
             rehearsal.compile(Swallowing(), trainset=[GOLD])
+
+
+def test_a_bar_of_another_compile_may_be_forgotten_while_it_is_made() -> None:
+    """DSPy empties tqdm's list of bars before each evaluation, also of bars that other threads make."""
+    before = tqdm._instances
+    with silence():
+        bar = tqdm(total=3)
+        tqdm._instances.clear()
+        tqdm._instances.remove(bar)
+        bar.close()
+    assert tqdm._instances is before
