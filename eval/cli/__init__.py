@@ -1,4 +1,4 @@
-"""`personaagent eval`: run, sweep, score, compare, predictions, report, download, tasks, methods."""
+"""`personaagent eval`: run, sweep, score, compare, predictions, report, download, convert, tasks, methods."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ app.command()(results.compare)
 app.command()(results.predictions)
 app.command()(results.report)
 app.command()(listing.download)
+app.command()(listing.convert)
 app.command()(listing.tasks)
 app.command()(listing.methods)
 

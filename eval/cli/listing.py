@@ -1,4 +1,4 @@
-"""`personaagent eval download`, `tasks` and `methods`."""
+"""`personaagent eval download`, `convert`, `tasks` and `methods`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from eval.cli import options as o
 from program.answers import Labels, Rating
 from program.cli.options import Json
 from program.console import err, out, print_json
@@ -43,6 +44,25 @@ def download(
         return
     for file in files:
         out.print(f"{to / file.name}  {file.bytes:,} bytes  sha256 {file.sha256}", markup=False)
+
+
+def convert(
+    task: o.TaskName,
+    data: o.Data,
+    to: Annotated[Path, typer.Option("--out", help="A folder for the Arrow file and its manifest.")],
+    layout: o.LayoutName = "auto",
+    split: o.Split = "dev",
+    json: Json = False,
+) -> None:
+    """Write a data set as Arrow for Hugging Face `datasets`; `eval run --data` reads it back."""
+    from eval.data import open_data, to_datasets
+
+    found = open_data(data, get_task(task), layout=layout, split=split)
+    file = to_datasets(found, to)
+    if json:
+        print_json({"file": str(file), "users": len(found), "manifest": found.manifest})
+        return
+    out.print(f"{file}  {len(found)} users, {found.manifest['queries']} queries", markup=False)
 
 
 def tasks(json: Json = False) -> None:

@@ -109,12 +109,15 @@ def report(
         Path | None, typer.Option("--out", help="Where to write; default: the folder `report` in it.")
     ] = None,
     reference: Annotated[str | None, typer.Option(help="The method that others are held against.")] = None,
+    dense_map: Annotated[
+        bool, typer.Option("--dense-map", help="Map personas with the sentence encoder, not by their words.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make tables, figures and one self-contained page."""
     from eval.report import make_report
 
-    files = make_report(path, to, reference=reference)
+    files = make_report(path, to, reference=reference, dense_map=dense_map)
     if json:
         print_json({"page": str(files.page), "markdown": str(files.markdown)})
         return

@@ -216,7 +216,11 @@ def _model(request: Request) -> Any:
     from program.models.resolve import resolve_lm
 
     use_cache(home())
-    return resolve_lm(request.model, temperature=request.temperature)
+    lm = resolve_lm(request.model, temperature=request.temperature)
+    if request.seed and lm.cache and lm.kwargs.get("temperature"):
+        # Another seed is another sample: DSPy's cache would give the first one again.
+        return lm.copy(rollout_id=request.seed)
+    return lm
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from eval.report.data import Run, Study
 from eval.report.load import load
 from eval.report.markdown import markdown
 from eval.report.page import page
+from eval.report.persona_map import Embed
 from eval.report.section import Section
 from eval.report.table import percent, show, to_csv, to_latex, to_markdown
 from eval.report.words import heading
@@ -36,7 +37,9 @@ class ReportFiles:
     figures: Sequence[Path]
 
 
-def make_report(run: Path, out: Path | None = None, *, reference: str | None = None) -> ReportFiles:
+def make_report(
+    run: Path, out: Path | None = None, *, reference: str | None = None, dense_map: bool = False
+) -> ReportFiles:
     """Write the report of a run folder; the same folder gives the same bytes.
 
     Args:
@@ -44,13 +47,16 @@ def make_report(run: Path, out: Path | None = None, *, reference: str | None = N
         out: Where to write; by default the folder ``report`` in ``run``. Files of an earlier report
             are replaced, others are left alone.
         reference: The method that the others are held against; by default `personaagent`.
+        dense_map: Place personas by the packaged sentence encoder instead of by their words. The same
+            bytes then come from the same machine and libraries only.
 
     Raises:
         DataError: No run folder, a damaged one, or one without golds.
         ConfigError: ``reference`` took no part in the run.
+        ModelSetupError: ``dense_map`` without torch, transformers or the encoder.
     """
     study = load(run)
-    sections = _sections(study, reference)
+    sections = _sections(study, reference, _encoder() if dense_map else None)
     text = (_title(study), _lead(study.any_run), _how(study.any_run), sections)
     out = out or run / "report"
     tables = [table for section in sections for table in (*section.tables, *section.more)]
@@ -71,7 +77,7 @@ def make_report(run: Path, out: Path | None = None, *, reference: str | None = N
     )
 
 
-def _sections(study: Study, reference: str | None) -> list[Section]:
+def _sections(study: Study, reference: str | None, embed: Embed | None) -> list[Section]:
     analysis = analyse(study.run, reference) if study.run else None
     found = [
         *(
@@ -81,13 +87,19 @@ def _sections(study: Study, reference: str | None) -> list[Section]:
         ),
         *(sweeps.section(sweep) for sweep in study.sweeps),
         *(
-            [personas.section(analysis), cases.section(analysis), costs.section(analysis.run)]
+            [personas.section(analysis, embed), cases.section(analysis), costs.section(analysis.run)]
             if analysis
             else []
         ),
         again.section(study),
     ]
     return [section for section in found if section]
+
+
+def _encoder() -> Embed:
+    from program.memory.retrieval.encoder import load_encoder
+
+    return load_encoder().encode
 
 
 def _title(study: Study) -> str:

