@@ -1,6 +1,6 @@
 """The packaged weights in a form that this runtime reads faster.
 
-llama.cpp has a tiled kernel for Q8_0 and none for Q4_1: on two AVX2 cores prompts are read 1.6
+llama.cpp has a tiled kernel for Q8_0 and none for Q4_1: on two AVX2 cores prompts are read 1.4
 times as fast, and a weight moves by less than 1/254 of the largest in its block of 32.
 """
 
