@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from eval.contracts import EvalUser, Query, Subject
@@ -21,39 +22,32 @@ _UNDATED = datetime.min.replace(tzinfo=timezone.utc)
 _NEVER = datetime.max.replace(tzinfo=timezone.utc)
 
 
+@dataclass(frozen=True)
 class Responses:
-    """How often all histories together give each label or rating, and when."""
+    """When all histories together gave each label or rating: times in ascending order.
 
-    def __init__(self, task: Task) -> None:
-        self._counted = not isinstance(task.response_type, Text)
-        self._times: dict[str, list[datetime]] = {}
-        self._sorted = True
+    Empty where responses are text.
+    """
 
-    def add(self, user: EvalUser) -> None:
-        """Count one user's history."""
-        for item in user.history if self._counted else ():
-            self._times.setdefault(item.response, []).append(item.timestamp or _UNDATED)
-            self._sorted = False
+    times: Mapping[str, Sequence[datetime]]
 
     def of_others(self, user: EvalUser) -> Counter[str]:
         """Return the counts without ``user``'s own, and without what is not older than its queries."""
-        if not self._sorted:
-            for times in self._times.values():
-                times.sort()
-            self._sorted = True
         asked = min((query.timestamp for query in user.queries if query.timestamp), default=_NEVER)
         own = Counter(i.response for i in user.history if (i.timestamp or _UNDATED) < asked)
-        return Counter({r: bisect_left(times, asked) for r, times in self._times.items()}) - own
+        return Counter({r: bisect_left(times, asked) for r, times in self.times.items()}) - own
 
 
 def survey(data: Iterable[EvalUser], task: Task) -> tuple[list[QueryRecord], Responses]:
     """Return all queries, and what all histories together answer."""
     queries: list[QueryRecord] = []
-    responses = Responses(task)
+    times: dict[str, list[datetime]] = {}
+    counted = not isinstance(task.response_type, Text)
     for user in data:
         queries += [QueryRecord(user_id=user.user_id, query_id=q.id, gold=q.gold) for q in user.queries]
-        responses.add(user)
-    return queries, responses
+        for item in user.history if counted else ():
+            times.setdefault(item.response, []).append(item.timestamp or _UNDATED)
+    return queries, Responses({response: sorted(found) for response, found in times.items()})
 
 
 def subjects(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from eval.metrics import Floats, Metric
+from eval.metrics import Floats, Metric, get_metric
 from eval.report.data import MethodRun
 from eval.report.table import percent
 from eval.statistics import (
@@ -91,6 +91,13 @@ def marks(method: MethodRun, metric: Metric, task: Task) -> Marks:
     rows = metric.rows([a.prediction or "" for a in answered], golds, task) if answered else None
     users, keys = [answer.user for answer in answered], [answer.key for answer in answered]
     return Marks(method=method, metric=metric, rows=rows, users=users, keys=keys)
+
+
+def invalid_share(method: MethodRun, task: Task) -> float | None:
+    """Return the share of a method's answers that do not fit the answer's type; ``None`` without answers."""
+    metric = get_metric("invalid")
+    rows = marks(method, metric, task).rows
+    return None if rows is None else float(metric.formula(rows.sum(axis=0)))
 
 
 def compare(a: Marks, b: Marks) -> Comparison:

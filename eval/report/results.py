@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from eval.metrics import get_metric
 from eval.report.analysis import Analysis
-from eval.report.compare import marks
+from eval.report.compare import invalid_share
 from eval.report.costs import cost_cells, total_cells, usd_column
 from eval.report.data import MethodRun, Run
 from eval.report.forest import Bar, forest
@@ -62,14 +61,13 @@ def _row(analysis: Analysis, method: MethodRun) -> Row:
     scored: dict[str, Scalar] = {}
     for name, row in analysis.marks.items():
         scored |= interval_cells(name, row[place].interval)
-    invalid = marks(method, get_metric("invalid"), analysis.run.task).interval
     return {
         "method": method.name,
         "floor": int(method.floor),
         "n": len(answered.users),
         "users": len(set(answered.users)),
         **scored,
-        "invalid": invalid.value if invalid else None,
+        "invalid": invalid_share(method, analysis.run.task),
         "missing": method.missing,
         **total_cells([method.prepare, method.answer]),
         **{

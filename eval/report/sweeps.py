@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.metrics import Metric, get_metric
 from eval.report.canvas import INK, LINES, MARKERS, draw
-from eval.report.compare import Comparison, Marks, compare, marks
+from eval.report.compare import Comparison, Marks, compare, invalid_share, marks
 from eval.report.costs import cost_cells, total_cells, usd_column
 from eval.report.data import MethodRun, Run, Sweep
 from eval.report.section import Figure, Section
@@ -96,13 +96,12 @@ def _cells(run: Run, found: Marks, change: Comparison | None) -> dict[str, Scala
     difference = change.difference if change else None
     verdict = difference.verdict if difference else change.verdict if change else None
     prepare, answer = (cost_cells(found.method, stage) for stage in ("prepare", "answer"))
-    invalid = marks(found.method, get_metric("invalid"), run.task).interval
     return {
         "model": run.model,
         "n": len(found.users),
         "users": len(set(found.users)),
         **interval_cells(found.metric.name, found.interval),
-        "invalid": invalid.value if invalid else None,
+        "invalid": invalid_share(found.method, run.task),
         "missing": found.method.missing,
         "prepare_calls_each": prepare["calls_each"],
         "answer_calls_each": answer["calls_each"],
