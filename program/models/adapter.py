@@ -39,7 +39,7 @@ class _PlainText:
             )
             return said
         if _is_text(signature):
-            parts = [f"{_words(name).capitalize()}:\n{inputs[name]}" for name in signature.input_fields]
+            parts = [_heading(name) + inputs[name] for name in signature.input_fields]
         else:
             parts = [f"[[ ## {name} ## ]]\n{inputs[name]}" for name in signature.input_fields]
         ask = self.user_message_output_requirements(signature) if main_request else ""
@@ -48,7 +48,7 @@ class _PlainText:
     def user_message_output_requirements(self, signature: Any) -> str:
         """Return the reminder at the end of the user message."""
         if _is_text(signature):
-            return f"Now write the {_words(next(iter(signature.output_fields)))}, and nothing else."
+            return f"Now write the {_words(_output(signature))}, and nothing else."
         said: str = super().user_message_output_requirements(signature)  # type: ignore[misc]
         return said
 
@@ -64,7 +64,7 @@ class _PlainText:
                 lm_response=completion,
                 message="the text is empty",
             )
-        return {next(iter(signature.output_fields)): completion.strip()}
+        return {_output(signature): completion.strip()}
 
 
 class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
@@ -116,6 +116,32 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
             lm_kwargs["response_format"] = self._format[signature]
 
 
+class OpeningAdapter(SchemaAdapter):
+    """For models that go on with a reply begun for them: a rewrite begins with its heading.
+
+    Asked to rewrite a text, a small model often replies that it is ready to help. One that goes on
+    after the rewrite copies the prompt's next heading, and is stopped there.
+    """
+
+    def format(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
+        """Return the messages; where a rewrite is wanted, the last is the beginning of the reply."""
+        messages: list[dict[str, Any]] = super().format(signature, demos, inputs)
+        if _is_rewrite(signature):
+            messages.append({"role": "assistant", "content": _heading(_output(signature))})
+        return messages
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        """Read an answer; the heading that a rewrite was begun with is not part of it."""
+        if _is_rewrite(signature):
+            completion = completion.removeprefix(_heading(_output(signature)))
+        return super().parse(signature, completion)
+
+    def _prepare_response_format(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any) -> None:
+        super()._prepare_response_format(lm, lm_kwargs, signature)
+        if _is_rewrite(signature):
+            lm_kwargs["stop"] = [f"\n\n{_heading(name)}" for name in signature.input_fields]
+
+
 class MarkedAdapter(_PlainText, dspy.ChatAdapter):  # type: ignore[misc]
     """For models without schemas: DSPy's field markers, without its second call in another format."""
 
@@ -128,14 +154,29 @@ def _is_text(signature: Any) -> bool:
     return len(outputs) == 1 and next(iter(outputs.values())).annotation is str
 
 
+def _is_rewrite(signature: Any) -> bool:
+    """Whether one text is wanted, ``new_NAME``, and the old one is there as ``current_NAME``."""
+    return _is_text(signature) and _output(signature).replace("new_", "current_", 1) in signature.input_fields
+
+
+def _output(signature: Any) -> str:
+    name: str = next(iter(signature.output_fields))
+    return name
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _heading(name: str) -> str:
+    return f"{_words(name).capitalize()}:\n"
 
 
 def _describe(fields: Any) -> str:
     return "\n".join(f"- {name}: {field.json_schema_extra['desc']}" for name, field in fields.items())
 
 
+_OPENING = OpeningAdapter()
 _SCHEMA = SchemaAdapter()
 _MARKED = MarkedAdapter()
 
@@ -147,6 +188,8 @@ def adapter_for(lm: Any) -> Any:
     """
     if dspy.settings.adapter is not None:
         return dspy.settings.adapter
+    if getattr(lm, "continues", False):
+        return _OPENING
     return _SCHEMA if getattr(lm, "supports_response_schema", False) else _MARKED
 
 

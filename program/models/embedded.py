@@ -130,9 +130,12 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
         source: ``embedded`` or ``gguf:PATH``.
         context: Longest prompt plus answer, in tokens.
         calibrate: Whether `decisions` divides by the labels' prior.
+        continues: Whether it goes on with a reply whose beginning is given; llama.cpp does.
         summarises: Whether its prose about a user is worth keeping. The packaged model's is not: it
             is fluent and invented, so profiles keep to the counted facts unless prose is asked for.
     """
+
+    continues: ClassVar[bool] = True
 
     def __init__(
         self,
