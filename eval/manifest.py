@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -30,15 +31,24 @@ def make_manifest(
     seed: int = 0,
     official: bool = False,
     command: str = "",
+    found_as: str = "",
 ) -> Manifest:
-    """Return the manifest of a run that is about to start; arguments as in `Manifest`."""
+    """Return the manifest of a run that is about to start; arguments as in `Manifest`.
+
+    ``found_as`` is what `get_task` finds the task by, where that is not its name.
+    """
     return Manifest(
-        task=task.name,
+        task=found_as or task.name,
         official=official,
         data=data,
         model={} if lm is None else describe_model(lm),
         methods={
-            label: MethodEntry(name=method.name, settings=dict(method.settings()), floor=method.floor)
+            label: MethodEntry(
+                name=method.name,
+                settings=dict(method.settings()),
+                floor=method.floor,
+                source=_own_source(method),
+            )
             for label, method in methods.items()
         },
         seed=seed,
@@ -115,6 +125,17 @@ def source_hash() -> str:
             digest.update(file.relative_to(root).as_posix().encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _own_source(method: Method) -> str:
+    """Return a hash of the file of a user's method; ours are in `source_hash`."""
+    made = type(method)
+    if made.__module__.startswith("eval.methods."):
+        return ""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(made)).read_bytes()).hexdigest()[:12]
+    except (OSError, TypeError):
+        return ""
 
 
 def _version(package: str) -> str:

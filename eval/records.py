@@ -44,11 +44,13 @@ class MethodEntry:
         name: The method's own name, ``rag``; its label in the run may carry settings: ``rag:k=8``.
         settings: Every setting that changes its result, as plain data.
         floor: Whether it needs no model at all.
+        source: Hash of the file of a method that is not ours.
     """
 
     name: str
     settings: Mapping[str, Any]
     floor: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class Manifest:
     """What was run. All fields but ``command`` and ``started_at`` change the result.
 
     Attributes:
-        task: The task's name.
+        task: What `get_task` finds the task by: its name, or ``module:ATTRIBUTE``.
         official: Whether the data are LaMP's own files. If not, no number of the run may be called
             a LaMP number.
         data: The data set's own manifest (`eval.data.dataset.DataSet`): files, checksums, selection.

@@ -12,17 +12,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.metrics import Score, scores
+from eval.metrics import Score, is_valid, scores
 from eval.tasks.base import LampTask
+from program.answers import Labels
 from program.errors import DataError
 from program.task import Task
 
 
 def write_predictions(path: Path, predictions: Mapping[str, str], task: Task) -> None:
-    """Write answers by query id in LaMP's submission format, in the order given."""
+    """Write answers by query id in LaMP's submission format, in the order given.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
     golds = [{"id": query_id, "output": output} for query_id, output in predictions.items()]
     content = {"task": LampTask.of(task).file_names[0], "golds": golds}
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    try:
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write `{path}`: {error.strerror}") from error
 
 
 def read_outputs(path: Path, task: Task) -> dict[str, str]:
@@ -54,6 +62,12 @@ def score_files(predictions: Path, golds: Path, task: Task) -> tuple[Score, ...]
     _check_ids(predictions, "unknown", answered.keys() - truth.keys())
     if not truth:
         raise DataError(f"`{golds}` holds no golds")
+    unknown = sum(not is_valid(gold, task) for gold in truth.values())
+    if isinstance(task.answer, Labels) and 2 * unknown > len(truth):
+        # LaMP's scorer takes all unknown labels as equal: files of the other LaMP-2 would score 1.
+        raise DataError(
+            f"`{golds}`: {unknown} of {len(truth)} golds are no labels of `{task.name}`; wrong task?"
+        )
     return scores([answered[query_id] for query_id in truth], list(truth.values()), task)
 
 

@@ -76,7 +76,8 @@ class AlignmentRun:
         if all(simulation.score is None for simulation in simulations):
             raise AlignmentFailedError(
                 f"none of {len(simulations)} simulated answers could be read ({simulations[0].error}); "
-                "the persona was not changed. Try another model with `--model`"
+                "the persona was not changed. Try another model with `--model`",
+                agent_runs=self.agent_runs,
             )
         return simulations
 

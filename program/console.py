@@ -25,8 +25,8 @@ from program.ledger import Ledger
 OK, FAILED, USAGE, MODEL, PARTIAL = 0, 1, 2, 3, 4
 """Exit codes: success; data or store; wrong command line or settings; model; some users failed."""
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def print_json(value: Any) -> None:

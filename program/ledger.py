@@ -44,7 +44,8 @@ class Budget:
     """Limits for one run; ``None`` means no limit.
 
     A call is refused when the limit is already reached, so a run never makes call number
-    ``max_calls + 1``, and passes ``max_usd`` by at most one call.
+    ``max_calls + 1``, and passes ``max_usd`` by at most one call. With ``max_usd`` a call whose price
+    nobody knows is the last one.
     """
 
     max_calls: int | None = None
@@ -94,9 +95,15 @@ class Ledger:
             self.parent.reserve()
         with self._lock:
             usd = sum(usage.usd for usage in self._stages.values())
+            unpriced = sum(usage.unpriced for usage in self._stages.values())
             if self.budget.max_calls is not None and self._granted >= self.budget.max_calls:
                 raise BudgetExceededError(
                     f"stopped before call {self._granted + 1}: the limit is {self.budget.max_calls} calls"
+                )
+            if self.budget.max_usd is not None and unpriced:
+                raise BudgetExceededError(
+                    f"stopped: nobody told the price of {unpriced} calls, so the limit of "
+                    f"${self.budget.max_usd} cannot be kept; limit the number of calls instead"
                 )
             if self.budget.max_usd is not None and usd >= self.budget.max_usd:
                 raise BudgetExceededError(f"stopped at ${usd:.4f}: the limit is ${self.budget.max_usd}")

@@ -116,7 +116,7 @@ def get_task(name: str) -> Task:
             raise UnknownTaskError(f"unknown task {name!r}; installed: {', '.join(task_names())}")
         try:
             task = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever a module of the user raises while it is imported
             raise UnknownTaskError(f"cannot load task {name!r}: {error}") from error
     if not isinstance(task, Task):
         raise UnknownTaskError(f"{name!r} is not a Task but {type(task).__name__}")

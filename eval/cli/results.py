@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from eval.records import read_run
 from eval.submission import score_files, write_predictions
@@ -150,12 +151,14 @@ def _print(table: Table, format_: str, json: bool) -> None:
     if json:
         print_json([dict(row) for row in table.rows])
     elif format_ == "terminal":
-        shown = RichTable(title=table.title, box=None, title_justify="left")
+        shown = RichTable(title=Text(table.title, "table.title"), box=None, title_justify="left")
         for column in table.columns:
-            shown.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
+            shown.add_column(
+                Text(column.title), justify="right" if column.number else "left", overflow="fold"
+            )
         for cells in table.cells:
-            shown.add_row(*cells)
-        Console(width=max(out.width, _LEAST_WIDTH), soft_wrap=True, highlight=False).print(shown)
+            shown.add_row(*map(Text, cells))
+        Console(width=max(out.width, _LEAST_WIDTH), soft_wrap=True, highlight=False, emoji=False).print(shown)
         for note in table.notes:
             out.print(note, style="dim", markup=False)
     else:

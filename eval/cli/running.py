@@ -25,10 +25,10 @@ from eval.records import read_run
 from eval.runner import Limits, Outcome, run_methods
 from program.cli.options import Json, Model, Trace, TraceContent
 from program.console import MODEL, PARTIAL, err, exit_code, explain, print_json, progress
-from program.errors import ConfigError, PersonaAgentError
+from program.errors import ConfigError, PersonaAgentError, UnknownTaskError
 from program.home import home
 from program.ledger import Ledger
-from program.task import get_task
+from program.task import Task, get_task
 from program.tracing import about
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def execute(request: Request, ledger: Ledger) -> Outcome:
         seed=request.seed,
         official=request.official or is_official(request.data, data.manifest["files"]),
         command=shlex.join(["personaagent", *sys.argv[1:]]),
+        found_as=_found_as(task, request.task),
     )
     _tell_defects(data)
     total = int(data.manifest["queries"]) * len(methods)
@@ -200,6 +201,21 @@ def _show(request: Request, outcome: Outcome, ledger: Ledger, json: bool) -> Non
     )
 
 
+def check(request: Request) -> None:
+    """Raise `PersonaAgentError` for methods, settings or a model that cannot be had; nothing is called."""
+    methods = make_methods(request.methods, get_task(request.task), _settings(request))
+    if not all(method.floor for method in methods.values()):
+        _model(request)
+
+
+def _found_as(task: Task, typed: str) -> str:
+    """Return the name by which the report finds the task again: its own, or what was typed."""
+    try:
+        return task.name if get_task(task.name) is task else typed
+    except UnknownTaskError:
+        return typed
+
+
 def _settings(request: Request) -> dict[str, str]:
     """Return the settings that hold for every method."""
     found = {"prompt_model": request.prompt_model} if request.prompt_model else {}
@@ -213,14 +229,10 @@ def _settings(request: Request) -> dict[str, str]:
 
 def _model(request: Request) -> Any:
     from program.models.cache import use_cache
-    from program.models.resolve import resolve_lm
+    from program.models.resolve import resolve_lm, sampled
 
     use_cache(home())
-    lm = resolve_lm(request.model, temperature=request.temperature)
-    if request.seed and lm.cache and lm.kwargs.get("temperature"):
-        # Another seed is another sample: DSPy's cache would give the first one again.
-        return lm.copy(rollout_id=request.seed)
-    return lm
+    return sampled(resolve_lm(request.model, temperature=request.temperature), request.seed)
 
 
 @contextmanager

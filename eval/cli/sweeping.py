@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from eval.cli import options as o
-from eval.cli.running import Request, execute, finish
+from eval.cli.running import Request, check, execute, finish
 from eval.data.selection import Selection
 from eval.methods.registry import FLOORS, method_class, parameters, split_spec, split_specs, with_setting
 from eval.records import SWEEP, SweepEntry, SweepManifest, read_sweep, write_json
@@ -86,6 +86,8 @@ def sweep(
         trace_content=trace_content,
     )
     requests = {value: _with(base, key, value) for value in values}
+    for request in requests.values():
+        check(request)
     ledger = Ledger()
     codes: list[int] = []
     done = _done(out, key)

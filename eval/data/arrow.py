@@ -26,10 +26,18 @@ def write_arrow(users: Iterable[EvalUser], manifest: Mapping[str, Any], folder: 
     """Write users, one in memory at a time, and their manifest; return the Arrow file.
 
     A file that is there already is replaced when the new one is complete.
+
+    Raises:
+        DataError: The folder cannot be made, or it has a manifest of something else, such as a run.
     """
     import pyarrow as pa
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to `{folder}`: {error.strerror}") from error
+    if (folder / _MANIFEST).exists() and not (folder / ARROW_FILE).exists():
+        raise DataError(f"`{folder}` holds something else already; give another folder")
     unfinished, file = folder / f"{ARROW_FILE}.part", folder / ARROW_FILE
     schema = _schema()
     with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:

@@ -100,10 +100,14 @@ class _Reader:
         except DataError:
             self._note("query-unreadable", where)
             text = query.input.strip()
-        if query.gold is not None and not _fits(self.task.answer, query.gold):
+        gold = query.gold
+        if gold is not None and not _fits(self.task.answer, gold):
             self._note("gold-type", where)
+            if isinstance(self.task.answer, Rating) and not _is_number(gold):
+                # There is no distance to it, so the query cannot be scored.
+                gold = None
         time = self._time(query.date, where)
-        return Query(id=query.id, user_id=self.raw.user_id, text=text, gold=query.gold, timestamp=time)
+        return Query(id=query.id, user_id=self.raw.user_id, text=text, gold=gold, timestamp=time)
 
     def _history(self, queries: Sequence[Query]) -> tuple[Interaction, ...]:
         asked = {query.id for query in queries}
@@ -162,7 +166,7 @@ class _Reader:
     def _time(self, date: str | None, where: str) -> datetime | None:
         try:
             return parse_date(date)
-        except ValueError:
+        except (ValueError, OverflowError):
             self._note("date-unreadable", where)
             return None
 
@@ -174,6 +178,14 @@ def _fits(answer: AnswerType, text: str) -> bool:
     try:
         answer.parse(text)
     except UnparsableAnswerError:
+        return False
+    return True
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
         return False
     return True
 

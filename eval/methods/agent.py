@@ -116,10 +116,10 @@ class AgentMethod(BaseMethod):
         )
 
 
-def model_named(spec: str) -> Any:
+def model_named(spec: str, seed: int = 0) -> Any:
     """Return the model of feedback and proposals that a method's setting names; ``None`` for none."""
     if not spec:
         return None
-    from program.models.resolve import resolve_lm
+    from program.models.resolve import resolve_lm, sampled
 
-    return resolve_lm(spec)
+    return sampled(resolve_lm(spec), seed)

@@ -13,6 +13,8 @@ from eval.methods.agent import AgentMethod, model_named
 from optimizers.alignment import PersonaAlignment
 from optimizers.config import PAPER, AlignmentConfig, BatchChoice, GateChoice
 from program.agent import PersonaAgent
+from program.errors import AlignmentFailedError
+from program.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,20 @@ class Aligned(AgentMethod):
         super().__post_init__()
         self._config(seed=0)
 
+    def check(self, task: Task) -> None:
+        """Accept every task, with a prompt model that can be had."""
+        model_named(self.prompt_model)
+
     def _learn(
         self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
     ) -> dict[str, Any]:
-        optimizer = PersonaAlignment(self._config(subject.seed), prompt_model=model_named(self.prompt_model))
-        aligned = optimizer.compile(agent, trainset=trainset)
+        prompt_model = model_named(self.prompt_model, subject.seed)
+        optimizer = PersonaAlignment(self._config(subject.seed), prompt_model=prompt_model)
+        try:
+            aligned = optimizer.compile(agent, trainset=trainset)
+        except AlignmentFailedError as error:
+            # Unreadable answers are the method's own: it goes on as it is, and its answers are scored.
+            return {"agent_runs": error.agent_runs, "note": str(error)}
         record = aligned.alignment
         return {"persona": aligned.persona, "agent_runs": record.agent_runs, "alignment": record.as_dict()}
 

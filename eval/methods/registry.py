@@ -64,7 +64,7 @@ def method_class(name: str) -> type[Any]:
         module, _, attribute = BUILT_IN.get(name, name).partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever a module of the user raises while it is imported
             raise ConfigError(f"cannot load method {name!r}: {error}") from error
     else:
         points = [point for point in entry_points(group="personaagent.methods") if point.name == name]

@@ -15,6 +15,7 @@ from optimizers.interop import Rehearsal
 from program.agent import PersonaAgent
 from program.errors import ConfigError, PersonaError
 from program.ledger import current_ledger, metered
+from program.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +44,24 @@ class Rival(AgentMethod):
                 f"that, got {self.batch!r} and {self.runs!r}"
             )
 
+    def check(self, task: Task) -> None:
+        """Accept every task, with a prompt model that can be had."""
+        model_named(self.prompt_model)
+
     def _learn(
         self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
     ) -> dict[str, Any]:
         latest = list(trainset[-self.batch :])
         rehearsal = Rehearsal(agent, traced=self.traced)
         try:
-            persona = self._compile(rehearsal, latest, subject, self._proposing_model())
+            persona = self._compile(rehearsal, latest, subject, self._proposing_model(subject.seed))
         except PersonaError as error:
             return {"agent_runs": rehearsal.runs.count, "note": str(error)}
         return {"persona": persona, "agent_runs": rehearsal.runs.count}
 
-    def _proposing_model(self) -> Any:
+    def _proposing_model(self, seed: int) -> Any:
         """Return the model that proposes, its calls counted like all others; ``None``: the agent's."""
-        model, ledger = model_named(self.prompt_model), current_ledger()
+        model, ledger = model_named(self.prompt_model, seed), current_ledger()
         return model if model is None or ledger is None else metered(model, ledger)
 
     @abstractmethod

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from eval.metrics import Floats, Metric, get_metric
+from eval.metrics import Floats, Metric, is_valid
 from eval.report.data import MethodRun
 from eval.report.table import percent
 from eval.statistics import (
@@ -94,10 +94,15 @@ def marks(method: MethodRun, metric: Metric, task: Task) -> Marks:
 
 
 def invalid_share(method: MethodRun, task: Task) -> float | None:
-    """Return the share of a method's answers that do not fit the answer's type; ``None`` without answers."""
-    metric = get_metric("invalid")
-    rows = marks(method, metric, task).rows
-    return None if rows is None else float(metric.formula(rows.sum(axis=0)))
+    """Return the share of a method's answers that do not fit the answer's type; ``None`` without answers.
+
+    Also what the method itself could not read counts, though its text may pass for an answer.
+    """
+    answered = [answer for answer in method.answers if answer.prediction is not None]
+    if not answered:
+        return None
+    bad = sum(not answer.valid or not is_valid(answer.prediction or "", task) for answer in answered)
+    return bad / len(answered)
 
 
 def compare(a: Marks, b: Marks) -> Comparison:
@@ -139,10 +144,10 @@ def _mcnemar(rows_a: Floats, rows_b: Floats) -> McNemar:
 
 
 def _refusal(a: MethodRun, b: MethodRun) -> str:
-    queries = len(a.answers)
-    if abs(a.missing - b.missing) / queries <= MOST_MISSING_APART:
+    of_a, of_b = len(a.answers), len(b.answers)
+    if abs(a.missing / of_a - b.missing / of_b) <= MOST_MISSING_APART:
         return ""
-    return (
-        f"{a.missing} and {b.missing} of {queries} answers are missing, "
-        f"more than {percent(MOST_MISSING_APART)} apart"
-    )
+    counts = f"{a.missing} and {b.missing} of {of_a}"
+    if of_a != of_b:
+        counts = f"{a.missing} of {of_a} and {b.missing} of {of_b}"
+    return f"{counts} answers are missing, more than {percent(MOST_MISSING_APART)} apart"

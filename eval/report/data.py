@@ -23,6 +23,7 @@ class Answered:
         key: Tells queries apart and joins methods; never shown.
         gold: The user's true response.
         prediction: As it is scored; ``None`` where the answer is missing.
+        valid: Whether the model's output fitted the task's type, as the method saw it.
         failure: Why it is missing: stage and kind of error, such as ``answer: LMError``.
     """
 
@@ -30,6 +31,7 @@ class Answered:
     key: tuple[str, str]
     gold: str
     prediction: str | None
+    valid: bool = True
     failure: str = ""
 
 

@@ -113,6 +113,7 @@ def _answered(
         key=query.key,
         gold=query.gold or "",
         prediction=record.text if record and not failed else None,
+        valid=record is None or record.valid,
         failure=f"{failed.stage}: {failed.kind}" if failed else "" if record else _NOT_RUN,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from eval.metrics import get_metric
 from eval.report import ablation, again, cases, costs, differences, personas, results, sweeps
@@ -18,6 +18,10 @@ from eval.report.persona_map import Embed
 from eval.report.section import Section
 from eval.report.table import percent, show, to_csv, to_latex, to_markdown
 from eval.report.words import heading
+from program.errors import DataError
+
+_FILES = "files.txt"
+"""Lists the tables and figures of a report, for the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +48,14 @@ def make_report(
 
     Args:
         run: A run folder, a sweep folder, or a run folder with sweep folders in it.
-        out: Where to write; by default the folder ``report`` in ``run``. Files of an earlier report
-            are replaced, others are left alone.
+        out: Where to write; by default the folder ``report`` in ``run``. What an earlier report
+            wrote there is replaced or deleted, other files are left alone.
         reference: The method that the others are held against; by default `personaagent`.
         dense_map: Place personas by the packaged sentence encoder instead of by their words. The same
             bytes then come from the same machine and libraries only.
 
     Raises:
-        DataError: No run folder, a damaged one, or one without golds.
+        DataError: No run folder, a damaged one, or one without golds; ``out`` cannot be written.
         ConfigError: ``reference`` took no part in the run.
         ModelSetupError: ``dense_map`` without torch, transformers or the encoder.
     """
@@ -61,7 +65,7 @@ def make_report(
     out = out or run / "report"
     tables = [table for section in sections for table in (*section.tables, *section.more)]
     figures = [figure for section in sections for figure in section.figures]
-    return ReportFiles(
+    made = ReportFiles(
         page=_write(out / "report.html", page(*text)),
         markdown=_write(out / "report.md", markdown(*text)),
         tables=[
@@ -75,6 +79,8 @@ def make_report(
             for suffix, content in (("svg", figure.svg), ("csv", to_csv(figure.numbers)))
         ],
     )
+    _tidy(out, [path.relative_to(out).as_posix() for path in (*made.tables, *made.figures)])
+    return made
 
 
 def _sections(study: Study, reference: str | None, embed: Embed | None) -> list[Section]:
@@ -135,7 +141,20 @@ def _how(run: Run) -> list[str]:
     return lines
 
 
+def _tidy(out: Path, made: Sequence[str]) -> None:
+    """Delete what an earlier report wrote and this one did not, such as a table of missing answers."""
+    listed = out / _FILES
+    before = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    for name in set(before) - set(made):
+        if PurePosixPath(name).parent.name in ("tables", "figures") and ".." not in name:
+            (out / name).unlink(missing_ok=True)
+    _write(listed, "".join(f"{name}\n" for name in made))
+
+
 def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise DataError(f"cannot write `{path}`: {error.strerror}") from error
     return path

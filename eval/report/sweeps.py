@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from eval.methods.registry import split_spec
 from eval.metrics import Metric, get_metric
 from eval.report.canvas import INK, LINES, MARKERS, draw
 from eval.report.compare import Comparison, Marks, compare, invalid_share, marks
@@ -113,11 +114,9 @@ def _cells(run: Run, found: Marks, change: Comparison | None) -> dict[str, Scala
 
 def _name(method: MethodRun, over: str) -> str:
     """Return a method's label without the setting that is swept: ``personaagent`` of ``personaagent:k=1``."""
-    head, _, settings = method.name.rpartition(":")
-    if "=" not in settings:
-        return method.name
-    kept = ",".join(part for part in settings.split(",") if not part.startswith(f"{over}="))
-    return f"{head}:{kept}" if kept else head
+    name, settings = split_spec(method.name)
+    kept = ",".join(f"{key}={value}" for key, value in settings.items() if key != over)
+    return f"{name}:{kept}" if kept else name
 
 
 def _chart(sweep: Sweep, metric: Metric, rows: Sequence[Row]) -> str:

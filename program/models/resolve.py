@@ -77,6 +77,16 @@ def resolve_lm(
         raise ModelSetupError(f"cannot use model {spec!r}: {_one_line(error)}") from error
 
 
+def sampled(lm: Any, seed: int) -> Any:
+    """Return ``lm`` such that another seed is another sample, also where DSPy remembers its answers.
+
+    Seed 0 is the sample of runs that know no seed. A model whose temperature is not set samples, too.
+    """
+    if seed and lm.cache and lm.kwargs.get("temperature") != 0:
+        return lm.copy(rollout_id=seed)
+    return lm
+
+
 def _imported(spec: str) -> Any:
     module, _, name = spec.removeprefix("python:").partition(":")
     try:

@@ -544,3 +544,15 @@ def test_defects_found_before_arrow_was_written_are_still_reported(tmp_path):
     data = open_data(oppu(tmp_path, ("u", [item(1), item(1)], [query(1)])), RATING)
     to_datasets(data, tmp_path / "a")
     assert defects(open_data(tmp_path / "a", RATING)) == defects(data) == {"duplicate-item": 1}
+
+
+def test_a_gold_without_a_number_is_reported_and_not_scored(tmp_path):
+    path = oppu(tmp_path, ("u", [item(1)], [query(1, gold="five"), query(2, gold="4")]))
+    data = open_data(path, RATING)
+    assert defects(data) == {"gold-type": 1}
+    assert [asked.gold for user in data for asked in user.queries] == [None, "4"]
+
+
+def test_a_date_in_milliseconds_is_reported(tmp_path):
+    data = open_data(oppu(tmp_path, ("u", [item(1, "1356998400000")], [query(1)])), RATING)
+    assert defects(data) == {"date-unreadable": 1}

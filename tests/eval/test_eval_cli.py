@@ -317,3 +317,117 @@ def test_another_seed_is_another_sample_where_the_model_samples(
         assert cli(*run, "--seed", seed, "--out", out)[0] == OK
     # Two queries; the third run asks what the second one asked.
     assert len(lm.engine.prompts) == 4
+
+
+def test_a_sweep_refuses_a_value_before_anything_is_paid(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    lm = model(obliging)
+    sweep = ("sweep", "--over", "k=1,2,0", "--task", "LaMP-2M", "--data", oppu_folder, "--method", "rag")
+    code, _, stderr = cli(*sweep, "--out", tmp_path / "s")
+    assert (code, lm.engine.prompts) == (USAGE, [])
+    assert "`k` must be at least 1, got 0" in stderr
+
+
+def test_a_model_without_a_temperature_is_sampled_anew_by_another_seed(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    lm = model(obliging)
+    lm.cache = True
+    assert lm.kwargs.get("temperature") is None
+    run = ("run", "--task", "LaMP-2M", "--data", oppu_folder, "--method", "direct", "--users", 1)
+    for seed in (3, 4):
+        assert cli(*run, "--seed", seed, "--out", tmp_path / f"{seed}")[0] == OK
+    assert len(lm.engine.prompts) == 4
+
+
+def test_a_task_of_ones_own_is_found_again_by_the_table_and_the_report(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_task.py").write_text(
+        "from dataclasses import replace\nfrom eval.tasks.lamp_2m import TASK as T\n"
+        'TASK = replace(T, name="my-films")\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = ("run", "--task", "own_task:TASK", "--data", oppu_folder, "--method", "floors")
+    assert cli(*run, "--out", tmp_path / "run")[0] == OK
+    assert cli("report", tmp_path / "run")[0] == OK
+
+
+def test_a_method_of_ones_own_that_was_changed_is_not_mixed_with_what_it_was(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    file = tmp_path / "own_method.py"
+    text = (
+        "from dataclasses import dataclass\nfrom typing import ClassVar\n"
+        "from eval.contracts import Answer\nfrom eval.methods.base import BaseMethod\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Own(BaseMethod):\n"
+        "    name: ClassVar[str] = 'own'\n    floor: ClassVar[bool] = True\n"
+        "    def answer(self, opened, query):\n        return Answer(text='comedy')\n"
+    )
+    file.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = ("run", "--task", "LaMP-2M", "--data", oppu_folder, "--method", "own_method:Own")
+    assert cli(*run, "--out", tmp_path / "run")[0] == OK
+    file.write_text(text.replace("comedy", "action"))
+    monkeypatch.delitem(sys.modules, "own_method")
+    code, _, stderr = cli(*run, "--out", tmp_path / "run")
+    assert code == USAGE
+    assert "methods.own_method:Own.source" in stderr
+
+
+def test_the_terminal_shows_brackets_and_colons_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from eval.cli.results import _print
+    from eval.report.table import Table, plain
+
+    columns = [plain("method", "Method", number=False), plain("value", "Value", number=False)]
+    rows = [{"method": "chg:M:k=3", "value": "0.500 [no interval]"}]
+    for format_ in ("terminal", "csv"):
+        _print(Table(name="t", title="T", rows=rows, columns=columns), format_, json=False)
+        shown = capsys.readouterr().out
+        assert "chg:M:k=3" in shown
+        assert "0.500 [no interval]" in shown
+
+
+def test_a_run_is_not_overwritten_by_a_data_set(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    assert run_it(cli, oppu_folder, tmp_path / "run")[0] == OK
+    before = (tmp_path / "run" / "manifest.json").read_bytes()
+    code, _, stderr = cli("convert", "--task", "LaMP-2M", "--data", oppu_folder, "--out", tmp_path / "run")
+    assert code == FAILED
+    assert "holds something else already" in stderr
+    assert (tmp_path / "run" / "manifest.json").read_bytes() == before
+
+
+def test_what_cannot_be_written_is_one_line(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    assert run_it(cli, oppu_folder, tmp_path / "run")[0] == OK
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    run = tmp_path / "run"
+    for command in (
+        ("predictions", run, "user-majority", "--out", tmp_path / "no" / "x.json"),
+        ("report", run, "--out", taken),
+        ("convert", "--task", "LaMP-2M", "--data", oppu_folder, "--out", taken),
+    ):
+        code, _, stderr = cli(*command)
+        assert code == FAILED
+        assert "cannot write" in stderr
+
+
+def test_a_report_made_again_drops_the_tables_it_no_longer_has(
+    cli: Cli, oppu_folder: Path, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert run_it(cli, oppu_folder, run)[0] == OK
+    assert cli("report", run, "--out", out)[0] == OK
+    files = sorted(path.relative_to(out) for path in out.rglob("*"))
+    (out / "tables" / "missing.csv").write_text("not attempted,18\n")
+    (out / "tables" / "mine.csv").write_text("kept\n")
+    listed = out / "files.txt"
+    listed.write_text(listed.read_text() + "tables/missing.csv\n")
+    assert cli("report", run, "--out", out)[0] == OK
+    (out / "tables" / "mine.csv").unlink()
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == files

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -14,7 +15,7 @@ from eval.methods.lookup import memory_of
 from eval.methods.membank import MemoryBank, _by_day
 from eval.methods.registry import make_method, make_methods
 from program.agent import PersonaAgent
-from program.errors import ConfigError
+from program.errors import ConfigError, ModelSetupError, UnknownTaskError
 from program.ledger import Ledger, accounting
 from program.loop import Step
 from program.memory.episodic import EpisodicMemory
@@ -248,7 +249,9 @@ def test_a_rival_proposes_with_the_prompt_model(
     movies: Task, make_user: Callable[..., EvalUser], obliging: Reply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strong = scripted_lm(lambda system, user: "This user loves action.")
-    monkeypatch.setattr("eval.methods.rival.model_named", lambda spec: strong if spec == "strong" else None)
+    monkeypatch.setattr(
+        "eval.methods.rival.model_named", lambda spec, seed=0: strong if spec == "strong" else None
+    )
     user = make_user("anna", labels="action")
     _, lm, _ = serve("gepa:prompt_model=strong", user, movies, obliging)
     assert prompts(strong)
@@ -276,8 +279,8 @@ def test_settings_of_a_spec_reach_the_method(movies: Task) -> None:
 
 
 def test_defaults_reach_the_methods_that_have_them(movies: Task) -> None:
-    methods = make_methods(["direct,personaagent"], movies, {"prompt_model": "openai/x"})
-    assert methods["personaagent"].settings()["prompt_model"] == "openai/x"
+    methods = make_methods(["direct,personaagent"], movies, {"prompt_model": "embedded"})
+    assert methods["personaagent"].settings()["prompt_model"] == "embedded"
     assert methods["direct"].settings() == {}
 
 
@@ -346,3 +349,31 @@ def test_steps_are_kept_as_plain_data(movies: Task, obliging: Reply) -> None:
     with accounting(Ledger(), scripted_lm(obliging)):
         answer = final_answer(movies, "q", steps=[step])
     assert answer.steps[0]["arguments"] == {"query": "x"}
+
+
+def test_answers_that_cannot_be_read_are_the_methods_own_and_end_no_user(
+    movies: Task, make_user: Callable[..., EvalUser]
+) -> None:
+    user = make_user("anna", labels="action")
+    answers, _, learned = serve("personaagent:prose=false", user, movies, lambda *_: "{{{ no")
+    assert learned["persona"] == learned["persona_initial"]
+    assert learned["agent_runs"] == 3
+    assert "could be read" in learned["note"]
+    assert not any(answer.valid for answer in answers)
+
+
+def test_a_prompt_model_that_cannot_be_had_is_refused_beforehand(movies: Task) -> None:
+    for method in ("personaagent", "gepa"):
+        with pytest.raises(ModelSetupError, match="unknown model 'nonsense'"):
+            make_methods([f"{method}:prompt_model=nonsense"], movies)
+
+
+def test_a_module_that_fails_to_load_is_one_line(
+    movies: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_method.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="cannot load method 'broken_method:X': division by zero"):
+        make_methods(["broken_method:X"], movies)
+    with pytest.raises(UnknownTaskError, match="cannot load task 'broken_method:X': division by zero"):
+        get_task("broken_method:X")

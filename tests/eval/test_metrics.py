@@ -336,3 +336,10 @@ def test_1000_random_headline_files_score_as_rouge_worked_out_by_definition(tmp_
 def test_an_answer_that_would_crash_lamps_scorer_is_unparsable(answer):
     found = {s.name: s.value for s in scores([answer], ["5"], RATING)}
     assert found == {"mae": 4.0, "rmse": 4.0, "invalid": 1.0}
+
+
+def test_files_of_the_other_lamp_2_are_refused_although_lamp_would_score_them_as_all_right(tmp_path):
+    golds = {"1": "comedy", "2": "action"}
+    files = [write(tmp_path / name, "LaMP_2", golds) for name in ("p.json", "g.json")]
+    with pytest.raises(DataError, match="2 of 2 golds are no labels of `LaMP-2N`"):
+        score_files(*files, NEWS)

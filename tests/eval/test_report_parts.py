@@ -6,12 +6,19 @@ import sys
 import numpy as np
 import pytest
 
+from eval.metrics import get_metric
+from eval.records import Cost
 from eval.report.cases import changes
+from eval.report.compare import compare, invalid_share, marks
+from eval.report.data import Answered, MethodRun
 from eval.report.jaccard import jaccard
 from eval.report.persona_map import project
 from eval.report.section import Change
 from eval.report.table import DASH, MINUS, Table, plain, show, signed, to_csv, to_latex, to_markdown
+from program.ledger import Usage
+from program.task import get_task
 
+NOTHING = Cost(usage=Usage(), seconds=0.0, attempts=0)
 TABLE = Table(
     name="t",
     title="A_title",
@@ -111,3 +118,47 @@ def test_importing_the_report_loads_no_plotting_and_no_learning_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def method(answers):
+    return MethodRun(
+        name="m",
+        family="m",
+        floor=False,
+        settings={},
+        answers=answers,
+        personas=[],
+        prepared=1,
+        answered=1,
+        agent_runs=0,
+        prepare=NOTHING,
+        answer=NOTHING,
+    )
+
+
+def answers(*predictions, valid=True):
+    return [
+        Answered(user="u", key=("u", str(n)), gold="rain", prediction=text, valid=valid)
+        for n, text in enumerate(predictions)
+    ]
+
+
+def test_what_the_method_could_not_read_counts_as_invalid_though_it_is_text():
+    headline = get_task("LaMP-4")
+    assert invalid_share(method(answers("sun", "wind")), headline) == 0.0
+    assert invalid_share(method([*answers("sun"), *answers("{{{ no", valid=False)]), headline) == 0.5
+    assert invalid_share(method(answers(None)), headline) is None
+
+
+@pytest.mark.parametrize(
+    ("missing", "asked", "refused"),
+    # The share of each method's own queries: two runs of a sweep may have different ones.
+    [((0, 10), (1000, 20), True), ((0, 10), (20, 1000), False), ((1, 0), (20, 20), True)],
+)
+def test_shares_of_missing_answers_are_of_a_methods_own_queries(missing, asked, refused):
+    metric, task = get_metric("rouge-1"), get_task("LaMP-4")
+    a, b = (
+        marks(method(answers(*[None] * gone, *["sun"] * (total - gone))), metric, task)
+        for gone, total in zip(missing, asked, strict=True)
+    )
+    assert bool(compare(a, b).refused) is refused
