@@ -61,7 +61,7 @@ def make_report(
     """
     study = load(run)
     sections = _sections(study, reference, _encoder() if dense_map else None)
-    text = (_title(study), _lead(study.any_run), _how(study.any_run), sections)
+    text = (_title(study), _lead(study), _how(study.any_run), sections)
     out = out or run / "report"
     tables = [table for section in sections for table in (*section.tables, *section.more)]
     figures = [figure for section in sections for figure in section.figures]
@@ -112,7 +112,10 @@ def _title(study: Study) -> str:
     return f"{study.any_run.label}: {'methods compared' if study.run else 'sweep'}"
 
 
-def _lead(run: Run) -> str:
+def _lead(study: Study) -> str:
+    run = study.any_run
+    if study.run is None and study.sweeps[0].over in ("model", "users", "queries"):
+        return f"{len(study.sweeps[0].points)} runs that differ in `{study.sweeps[0].over}`: see the table."
     queries = len(run.methods[0].answers)
     return f"{len(run.users)} users, {queries} queries. Model: {run.model or 'none, floors only'}."
 

@@ -8,11 +8,12 @@ from typing import Any
 from eval.methods.registry import split_spec
 from eval.metrics import Metric, get_metric
 from eval.report.canvas import INK, LINES, MARKERS, draw
-from eval.report.compare import Comparison, Marks, compare, invalid_share, marks
+from eval.report.compare import Comparison, Marks, compare, corrected, invalid_share, marks
 from eval.report.costs import cost_cells, total_cells, usd_column
 from eval.report.data import MethodRun, Run, Sweep
+from eval.report.differences import p_text
 from eval.report.section import Figure, Section
-from eval.report.table import Row, Scalar, Table, plain
+from eval.report.table import Column, Row, Scalar, Table, plain
 from eval.report.words import heading, interval_cells, interval_column, invalid_column
 
 _WHAT = {
@@ -53,13 +54,18 @@ def section(sweep: Sweep) -> Section:
 
 
 def _table(sweep: Sweep, metric: Metric) -> Table:
+    by_name = _by_name(sweep, metric)
+    later = [
+        ((name, value), compare(found, next(iter(scored.values()))))
+        for name, scored in by_name.items()
+        for value, found in list(scored.items())[1:]
+    ]
+    changes = dict(zip((key for key, _ in later), corrected([change for _, change in later]), strict=True))
     rows: list[Row] = []
-    for name, scored in _by_name(sweep, metric).items():
-        first = next(iter(scored.values()))
+    for name, scored in by_name.items():
         for point in sweep.points:
             if (found := scored.get(point.value)) is not None:
-                change = None if found is first else compare(found, first)
-                cells = _cells(point.run, found, change)
+                cells = _cells(point.run, found, changes.get((name, point.value)))
                 rows.append({"over": sweep.over, "value": point.value, "method": name, **cells})
     return Table(
         name=sweep.name,
@@ -78,6 +84,9 @@ def _table(sweep: Sweep, metric: Metric) -> Table:
             plain("tokens", "Tokens, all"),
             usd_column("USD, all"),
             interval_column("change", "Minus the first", difference=True),
+            plain("change_n", "n of both"),
+            plain("change_users", "Users of both"),
+            Column("p (Holm)", lambda row: p_text(row["p_holm"])),
             plain("verdict", "Against the first", number=False),
         ],
     )
@@ -108,6 +117,9 @@ def _cells(run: Run, found: Marks, change: Comparison | None) -> dict[str, Scala
         "answer_calls_each": answer["calls_each"],
         **total_cells([found.method.prepare, found.method.answer]),
         **interval_cells("change", difference.interval if difference else None),
+        "change_n": difference.interval.n if difference else None,
+        "change_users": difference.interval.users if difference else None,
+        "p_holm": change.p_holm if change else None,
         "verdict": verdict,
     }
 

@@ -445,3 +445,12 @@ def test_a_stopped_run_counts_what_was_not_reached_as_missing(tmp_path):
     assert table["personaagent"]["accuracy"] == ""
     (row,) = rows(files.page.parent / "tables" / "missing.csv")
     assert row["why"] == "not attempted"
+
+
+def test_a_change_within_a_sweep_has_its_own_n_and_a_corrected_p(run, tmp_path):
+    make_report(run / "batches", tmp_path)
+    found = rows(tmp_path / "figures" / "sweep-batch.csv")
+    first = found[0]["value"]
+    for row in found:
+        given = [row[name] for name in ("change_n", "change_users", "p_holm")]
+        assert all(given) if row["value"] != first else not any(given)

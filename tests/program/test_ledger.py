@@ -102,3 +102,14 @@ def test_metering_leaves_the_model_itself_alone() -> None:
     copied = metered(model, Ledger())
     assert copied is not model
     assert "update_history" not in vars(model)
+
+
+def test_a_limit_in_dollars_that_cannot_be_kept_ends_the_run() -> None:
+    ledger = Ledger(Budget(max_usd=1.0))
+    with accounting(ledger, lm()):
+        ask(1)
+        with pytest.raises(
+            BudgetExceededError, match=r"price of 1 calls.* limit the number of calls instead"
+        ):
+            ask(2)
+    assert ledger.total().calls == 1
