@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.tasks.base import LampTask
-from program.errors import ConfigError, DataError, UnparsableAnswerError
+from program.answers import fits
+from program.errors import ConfigError, DataError
 from program.task import Task
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -115,11 +116,18 @@ def scores(predictions: Sequence[str], golds: Sequence[str], task: Task) -> tupl
 
 def is_valid(prediction: str, task: Task) -> bool:
     """Return whether a prediction fits the task's answer type; stricter than LaMP's rating parser."""
-    try:
-        task.answer.parse(prediction)
-    except UnparsableAnswerError:
-        return False
-    return True
+    return fits(task.answer, prediction)
+
+
+def invalid_share(answers: Sequence[tuple[str, bool]], task: Task) -> float | None:
+    """Return the share of invalid answers, given each text and whether its method could read it.
+
+    What the method could not read counts, though its text may pass for an answer. ``None`` without
+    answers.
+    """
+    if not answers:
+        return None
+    return sum(not read or not is_valid(text, task) for text, read in answers) / len(answers)
 
 
 def _mean(sums: Floats) -> Floats:
@@ -168,16 +176,17 @@ def _macro_f1(sums: Floats) -> Floats:
 
 
 def _distance(prediction: str, gold: str) -> float:
-    truth = _number(gold)
+    truth = as_number(gold)
     if truth is None:
         raise DataError(f"gold {gold[:40]!r} is not a number; is this the gold file of a rating task?")
-    answered = _number(prediction)
+    answered = as_number(prediction)
     if answered is None:
         answered = 1.0 if truth > 3 else 5.0
     return answered - truth
 
 
-def _number(text: str) -> float | None:
+def as_number(text: str) -> float | None:
+    """Return a rating as LaMP's scorer reads it; ``None`` where it cannot."""
     try:
         value = float(text.strip())
     except ValueError:

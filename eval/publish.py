@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.metrics import get_metric, scores
+from eval.metrics import get_metric, invalid_share, scores
 from eval.records import Run, read_run
 from program.task import Task, get_task
 
@@ -56,7 +56,7 @@ def _rows(run: Run, label: str, task: Task) -> Iterator[EvaluatedQuery]:
 
 def _summary(run: Run, label: str, task: Task) -> dict[str, float | int]:
     answered = [
-        (record.text, query.gold)
+        (record.text, query.gold, record.valid)
         for query in run.queries
         if query.gold is not None
         and (record := run.answer(label, query)) is not None
@@ -65,5 +65,6 @@ def _summary(run: Run, label: str, task: Task) -> dict[str, float | int]:
     missing: dict[str, float | int] = {"n": len(answered), "missing": run.missing(label)}
     if not answered:
         return missing
-    texts, golds = zip(*answered, strict=True)
-    return {**missing, **{score.name: score.value for score in scores(texts, golds, task)}}
+    texts, golds, valid = zip(*answered, strict=True)
+    found = {score.name: score.value for score in scores(texts, golds, task)}
+    return {**missing, **found, "invalid": invalid_share(list(zip(texts, valid, strict=True)), task) or 0.0}

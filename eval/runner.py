@@ -316,15 +316,12 @@ class _Run:
         budget, used = self._ledger.budget, self._ledger.total()
         if budget.max_calls is not None and used.calls >= budget.max_calls:
             self._stop(BudgetExceededError(f"the limit of {self._limits.max_calls} calls is reached"))
-        elif budget.max_usd is not None and used.unpriced:
-            self._stop(
-                BudgetExceededError(
-                    f"nobody told the price of {used.unpriced} calls, so the limit of "
-                    f"${self._limits.max_usd} cannot be kept; give `--max-calls`"
-                )
-            )
         elif budget.max_usd is not None and used.usd >= budget.max_usd:
             self._stop(BudgetExceededError(f"the limit of ${self._limits.max_usd} is reached"))
+        try:
+            budget.check_prices(used.unpriced)
+        except BudgetExceededError as error:
+            self._stop(error)
 
 
 class _Spending(Ledger):

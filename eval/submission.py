@@ -14,6 +14,7 @@ from typing import Any
 
 from eval.metrics import Score, is_valid, scores
 from eval.tasks.base import LampTask
+from eval.writing import writing
 from program.answers import Labels
 from program.errors import DataError
 from program.task import Task
@@ -27,10 +28,8 @@ def write_predictions(path: Path, predictions: Mapping[str, str], task: Task) ->
     """
     golds = [{"id": query_id, "output": output} for query_id, output in predictions.items()]
     content = {"task": LampTask.of(task).file_names[0], "golds": golds}
-    try:
+    with writing(path):
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write `{path}`: {error.strerror}") from error
 
 
 def read_outputs(path: Path, task: Task) -> dict[str, str]:

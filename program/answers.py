@@ -115,6 +115,15 @@ class Text:
 AnswerType = Labels | Rating | Text
 
 
+def fits(answer: AnswerType, text: str) -> bool:
+    """Return whether ``text`` can be read as such an answer."""
+    try:
+        answer.parse(text)
+    except UnparsableAnswerError:
+        return False
+    return True
+
+
 @lru_cache(maxsize=1)
 def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer

@@ -51,6 +51,14 @@ class Budget:
     max_calls: int | None = None
     max_usd: float | None = None
 
+    def check_prices(self, unpriced: int) -> None:
+        """Raise `BudgetExceededError` where ``unpriced`` calls make a limit in dollars impossible to keep."""
+        if self.max_usd is not None and unpriced:
+            raise BudgetExceededError(
+                f"nobody told the price of {unpriced} calls, so the limit in dollars cannot be kept; "
+                "limit the number of calls instead"
+            )
+
 
 class Ledger:
     """Counts the calls of one run by stage. Safe to share between threads.
@@ -95,16 +103,11 @@ class Ledger:
             self.parent.reserve()
         with self._lock:
             usd = sum(usage.usd for usage in self._stages.values())
-            unpriced = sum(usage.unpriced for usage in self._stages.values())
             if self.budget.max_calls is not None and self._granted >= self.budget.max_calls:
                 raise BudgetExceededError(
                     f"stopped before call {self._granted + 1}: the limit is {self.budget.max_calls} calls"
                 )
-            if self.budget.max_usd is not None and unpriced:
-                raise BudgetExceededError(
-                    f"stopped: nobody told the price of {unpriced} calls, so the limit of "
-                    f"${self.budget.max_usd} cannot be kept; limit the number of calls instead"
-                )
+            self.budget.check_prices(sum(usage.unpriced for usage in self._stages.values()))
             if self.budget.max_usd is not None and usd >= self.budget.max_usd:
                 raise BudgetExceededError(f"stopped at ${usd:.4f}: the limit is ${self.budget.max_usd}")
             self._granted += 1

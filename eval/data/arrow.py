@@ -15,6 +15,7 @@ from typing import Any
 from eval.contracts import EvalUser, Query
 from eval.data.layout import ARROW_FILE
 from eval.data.read import Reading, repeated
+from eval.writing import writing
 from program.errors import DataError
 from program.memory.interaction import Interaction
 from program.task import Task
@@ -32,13 +33,11 @@ def write_arrow(users: Iterable[EvalUser], manifest: Mapping[str, Any], folder: 
     """
     import pyarrow as pa
 
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write to `{folder}`: {error.strerror}") from error
-    if (folder / _MANIFEST).exists() and not (folder / ARROW_FILE).exists():
-        raise DataError(f"`{folder}` holds something else already; give another folder")
     unfinished, file = folder / f"{ARROW_FILE}.part", folder / ARROW_FILE
+    if (folder / _MANIFEST).exists() and not (file.exists() or unfinished.exists()):
+        raise DataError(f"`{folder}` holds something else already; give another folder")
     schema = _schema()
     with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for user in users:

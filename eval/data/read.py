@@ -10,9 +10,10 @@ from typing import Any
 from eval.contracts import EvalUser, Query
 from eval.data.defects import Defect, DefectKind
 from eval.data.raw import RawQuery, RawUser
+from eval.metrics import as_number
 from eval.tasks.base import LampTask
-from program.answers import AnswerType, Rating
-from program.errors import DataError, UnparsableAnswerError
+from program.answers import Rating, fits
+from program.errors import DataError
 from program.memory.interaction import Interaction
 from program.task import Task
 
@@ -101,9 +102,9 @@ class _Reader:
             self._note("query-unreadable", where)
             text = query.input.strip()
         gold = query.gold
-        if gold is not None and not _fits(self.task.answer, gold):
+        if gold is not None and not fits(self.task.answer, gold):
             self._note("gold-type", where)
-            if isinstance(self.task.answer, Rating) and not _is_number(gold):
+            if isinstance(self.task.answer, Rating) and as_number(gold) is None:
                 # There is no distance to it, so the query cannot be scored.
                 gold = None
         time = self._time(query.date, where)
@@ -136,7 +137,7 @@ class _Reader:
                 f"{self.raw.where}, profile {where}: field {error} is missing; "
                 f"is this a file of `{self.task.name}`?"
             ) from error
-        if not self._is_no_rating(read.response) and not _fits(self.task.response_type, read.response):
+        if not self._is_no_rating(read.response) and not fits(self.task.response_type, read.response):
             self._note("response-type", where)
         date = item.get("date")
         return Interaction(
@@ -155,7 +156,7 @@ class _Reader:
     def _is_no_rating(self, response: str) -> bool:
         """Return whether a rating is wanted and this is none: it cannot be averaged or compared."""
         wanted = self.task.response_type
-        return isinstance(wanted, Rating) and not _fits(wanted, response)
+        return isinstance(wanted, Rating) and not fits(wanted, response)
 
     def _free_id(self, item_id: str, taken: Mapping[str, Interaction], where: str) -> str:
         if item_id not in taken:
@@ -172,22 +173,6 @@ class _Reader:
 
     def _note(self, kind: DefectKind, where: str) -> None:
         self.defects.append(Defect(kind, f"{self.raw.position}, {where}"))
-
-
-def _fits(answer: AnswerType, text: str) -> bool:
-    try:
-        answer.parse(text)
-    except UnparsableAnswerError:
-        return False
-    return True
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _renamed(interaction: Interaction, item_id: str) -> Interaction:

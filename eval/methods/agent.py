@@ -22,6 +22,7 @@ from program.memory.base import Memory
 from program.memory.semantic import Profile
 from program.memory.summary import build_profile
 from program.persona import initial_persona
+from program.task import Task
 from program.tools import default_tools
 from program.tools.toolset import ToolSet
 
@@ -116,10 +117,24 @@ class AgentMethod(BaseMethod):
         )
 
 
-def model_named(spec: str, seed: int = 0) -> Any:
-    """Return the model of feedback and proposals that a method's setting names; ``None`` for none."""
-    if not spec:
-        return None
-    from program.models.resolve import resolve_lm, sampled
+@dataclass(frozen=True, kw_only=True)
+class LearningMethod(AgentMethod):
+    """An agent whose persona is rewritten by a model, its own or a stronger one.
 
-    return sampled(resolve_lm(spec), seed)
+    Attributes:
+        prompt_model: The model of feedback and proposals, as for ``--model``; empty: the agent's.
+    """
+
+    prompt_model: str = ""
+
+    def check(self, task: Task) -> None:
+        """Accept every task, with a prompt model that can be had."""
+        self._model_of_prompts(seed=0)
+
+    def _model_of_prompts(self, seed: int) -> Any:
+        """Return the prompt model; ``None``: the agent's."""
+        if not self.prompt_model:
+            return None
+        from program.models.resolve import resolve_lm, sampled
+
+        return sampled(resolve_lm(self.prompt_model), seed)

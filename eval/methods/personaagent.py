@@ -9,16 +9,15 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import Subject
-from eval.methods.agent import AgentMethod, model_named
+from eval.methods.agent import LearningMethod
 from optimizers.alignment import PersonaAlignment
 from optimizers.config import PAPER, AlignmentConfig, BatchChoice, GateChoice
 from program.agent import PersonaAgent
 from program.errors import AlignmentFailedError
-from program.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aligned(AgentMethod):
+class Aligned(LearningMethod):
     """The paper's method; every default is the paper's or the project's for the paper's unknowns.
 
     Attributes:
@@ -27,7 +26,6 @@ class Aligned(AgentMethod):
         choice: Which interactions (see `optimizers.config.AlignmentConfig`).
         gate: Which rewrites are kept.
         skip_right: Make no feedback where the simulated answer was right.
-        prompt_model: The model of feedback and update, as for ``--model``; empty: the agent's.
     """
 
     name: ClassVar[str] = "personaagent"
@@ -36,20 +34,15 @@ class Aligned(AgentMethod):
     choice: BatchChoice = PAPER.batch
     gate: GateChoice = PAPER.gate
     skip_right: bool = PAPER.skip_right
-    prompt_model: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._config(seed=0)
 
-    def check(self, task: Task) -> None:
-        """Accept every task, with a prompt model that can be had."""
-        model_named(self.prompt_model)
-
     def _learn(
         self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
     ) -> dict[str, Any]:
-        prompt_model = model_named(self.prompt_model, subject.seed)
+        prompt_model = self._model_of_prompts(subject.seed)
         optimizer = PersonaAlignment(self._config(subject.seed), prompt_model=prompt_model)
         try:
             aligned = optimizer.compile(agent, trainset=trainset)

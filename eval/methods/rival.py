@@ -10,16 +10,15 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import Subject
-from eval.methods.agent import AgentMethod, model_named
+from eval.methods.agent import LearningMethod
 from optimizers.interop import Rehearsal
 from program.agent import PersonaAgent
 from program.errors import ConfigError, PersonaError
 from program.ledger import current_ledger, metered
-from program.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rival(AgentMethod):
+class Rival(LearningMethod):
     """An optimizer that may let the agent answer past interactions ``runs`` times.
 
     For an equal comparison give `personaagent` as many: ``steps`` times ``batch`` runs.
@@ -27,14 +26,12 @@ class Rival(AgentMethod):
     Attributes:
         runs: Most agent runs for one user.
         batch: The latest interactions it learns from and selects on.
-        prompt_model: The model that proposes personas, as for ``--model``; empty: the agent's.
     """
 
     least_batches: ClassVar[int]
     traced: ClassVar[bool] = True
     runs: int = 24
     batch: int = 3
-    prompt_model: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,24 +41,20 @@ class Rival(AgentMethod):
                 f"that, got {self.batch!r} and {self.runs!r}"
             )
 
-    def check(self, task: Task) -> None:
-        """Accept every task, with a prompt model that can be had."""
-        model_named(self.prompt_model)
-
     def _learn(
         self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
     ) -> dict[str, Any]:
         latest = list(trainset[-self.batch :])
         rehearsal = Rehearsal(agent, traced=self.traced)
         try:
-            persona = self._compile(rehearsal, latest, subject, self._proposing_model(subject.seed))
+            persona = self._compile(rehearsal, latest, subject, self._metered_model(subject.seed))
         except PersonaError as error:
             return {"agent_runs": rehearsal.runs.count, "note": str(error)}
         return {"persona": persona, "agent_runs": rehearsal.runs.count}
 
-    def _proposing_model(self, seed: int) -> Any:
+    def _metered_model(self, seed: int) -> Any:
         """Return the model that proposes, its calls counted like all others; ``None``: the agent's."""
-        model, ledger = model_named(self.prompt_model, seed), current_ledger()
+        model, ledger = self._model_of_prompts(seed), current_ledger()
         return model if model is None or ledger is None else metered(model, ledger)
 
     @abstractmethod

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from eval.metrics import Floats, Metric, is_valid
+from eval import metrics
+from eval.metrics import Floats, Metric
 from eval.report.data import MethodRun
 from eval.report.table import percent
 from eval.statistics import (
@@ -94,15 +95,9 @@ def marks(method: MethodRun, metric: Metric, task: Task) -> Marks:
 
 
 def invalid_share(method: MethodRun, task: Task) -> float | None:
-    """Return the share of a method's answers that do not fit the answer's type; ``None`` without answers.
-
-    Also what the method itself could not read counts, though its text may pass for an answer.
-    """
-    answered = [answer for answer in method.answers if answer.prediction is not None]
-    if not answered:
-        return None
-    bad = sum(not answer.valid or not is_valid(answer.prediction or "", task) for answer in answered)
-    return bad / len(answered)
+    """Return a method's `eval.metrics.invalid_share`."""
+    read = [(answer.prediction, answer.valid) for answer in method.answers if answer.prediction is not None]
+    return metrics.invalid_share(read, task)
 
 
 def compare(a: Marks, b: Marks) -> Comparison:

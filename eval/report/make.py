@@ -18,7 +18,7 @@ from eval.report.persona_map import Embed
 from eval.report.section import Section
 from eval.report.table import percent, show, to_csv, to_latex, to_markdown
 from eval.report.words import heading
-from program.errors import DataError
+from eval.writing import writing
 
 _FILES = "files.txt"
 """Lists the tables and figures of a report, for the next one."""
@@ -149,15 +149,13 @@ def _tidy(out: Path, made: Sequence[str]) -> None:
     listed = out / _FILES
     before = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
     for name in set(before) - set(made):
-        if PurePosixPath(name).parent.name in ("tables", "figures") and ".." not in name:
+        if str(PurePosixPath(name).parent) in ("tables", "figures"):
             (out / name).unlink(missing_ok=True)
     _write(listed, "".join(f"{name}\n" for name in made))
 
 
 def _write(path: Path, text: str) -> Path:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise DataError(f"cannot write `{path}`: {error.strerror}") from error
     return path

@@ -55,12 +55,12 @@ def section(sweep: Sweep) -> Section:
 
 def _table(sweep: Sweep, metric: Metric) -> Table:
     by_name = _by_name(sweep, metric)
-    later = [
-        ((name, value), compare(found, next(iter(scored.values()))))
+    plain_changes = {
+        (name, value): compare(found, next(iter(scored.values())))
         for name, scored in by_name.items()
         for value, found in list(scored.items())[1:]
-    ]
-    changes = dict(zip((key for key, _ in later), corrected([change for _, change in later]), strict=True))
+    }
+    changes = dict(zip(plain_changes, corrected(list(plain_changes.values())), strict=True))
     rows: list[Row] = []
     for name, scored in by_name.items():
         for point in sweep.points:

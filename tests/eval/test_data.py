@@ -556,3 +556,17 @@ def test_a_gold_without_a_number_is_reported_and_not_scored(tmp_path):
 def test_a_date_in_milliseconds_is_reported(tmp_path):
     data = open_data(oppu(tmp_path, ("u", [item(1, "1356998400000")], [query(1)])), RATING)
     assert defects(data) == {"date-unreadable": 1}
+
+
+def test_a_gold_too_large_for_lamps_scorer_is_not_scored_either(tmp_path):
+    data = open_data(oppu(tmp_path, ("u", [item(1)], [query(1, gold="1" + "0" * 60)])), RATING)
+    assert [asked.gold for user in data for asked in user.queries] == [None]
+
+
+def test_a_data_set_whose_writing_was_broken_off_is_written_again(tmp_path):
+    data = open_data(oppu(tmp_path, ("u", [item(1)], [query(1)])), RATING)
+    (tmp_path / "a").mkdir()
+    for name in ("manifest.json", "users.arrow.part"):
+        (tmp_path / "a" / name).write_text("{")
+    to_datasets(data, tmp_path / "a")
+    assert [user.user_id for user in open_data(tmp_path / "a", RATING)] == ["u"]

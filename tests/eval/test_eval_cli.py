@@ -11,7 +11,9 @@ import pytest
 import typer
 
 from eval.cli import app
+from eval.cli.results import _print
 from eval.records import read_run, read_sweep
+from eval.report.table import Table, plain
 from program.cli.options import guarded
 from program.console import FAILED, MODEL, OK, PARTIAL, USAGE
 from program.home import home
@@ -231,16 +233,16 @@ def test_a_prediction_for_an_unknown_id_is_refused(cli: Cli, oppu_folder: Path, 
 
 
 def test_a_method_that_raises_is_a_partial_failure(
-    cli: Cli, oppu_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, oppu_folder: Path, tmp_path: Path, own_module: Callable[[str, str], None]
 ) -> None:
-    (tmp_path / "raising.py").write_text(
+    own_module(
+        "raising",
         "from eval.methods.floors import UserMajority\n"
         "class Raises(UserMajority):\n"
         "    name = 'raises'\n"
         "    def answer(self, opened, query):\n"
-        "        raise KeyError('private words of a user')\n"
+        "        raise KeyError('private words of a user')\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
     code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", method="raising:Raises,user-majority")
     assert code == PARTIAL
     assert "raising:Raises: attempts that failed: 8 x KeyError" in stderr
@@ -342,24 +344,21 @@ def test_a_model_without_a_temperature_is_sampled_anew_by_another_seed(
 
 
 def test_a_task_of_ones_own_is_found_again_by_the_table_and_the_report(
-    cli: Cli, oppu_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, oppu_folder: Path, tmp_path: Path, own_module: Callable[[str, str], None]
 ) -> None:
-    (tmp_path / "own_task.py").write_text(
+    own_module(
+        "own_task",
         "from dataclasses import replace\nfrom eval.tasks.lamp_2m import TASK as T\n"
-        'TASK = replace(T, name="my-films")\n'
+        'TASK = replace(T, name="my-films")\n',
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
     run = ("run", "--task", "own_task:TASK", "--data", oppu_folder, "--method", "floors")
     assert cli(*run, "--out", tmp_path / "run")[0] == OK
     assert cli("report", tmp_path / "run")[0] == OK
 
 
 def test_a_method_of_ones_own_that_was_changed_is_not_mixed_with_what_it_was(
-    cli: Cli, oppu_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, oppu_folder: Path, tmp_path: Path, own_module: Callable[[str, str], None]
 ) -> None:
-    import sys
-
-    file = tmp_path / "own_method.py"
     text = (
         "from dataclasses import dataclass\nfrom typing import ClassVar\n"
         "from eval.contracts import Answer\nfrom eval.methods.base import BaseMethod\n"
@@ -367,12 +366,10 @@ def test_a_method_of_ones_own_that_was_changed_is_not_mixed_with_what_it_was(
         "    name: ClassVar[str] = 'own'\n    floor: ClassVar[bool] = True\n"
         "    def answer(self, opened, query):\n        return Answer(text='comedy')\n"
     )
-    file.write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    own_module("own_method", text)
     run = ("run", "--task", "LaMP-2M", "--data", oppu_folder, "--method", "own_method:Own")
     assert cli(*run, "--out", tmp_path / "run")[0] == OK
-    file.write_text(text.replace("comedy", "action"))
-    monkeypatch.delitem(sys.modules, "own_method")
+    own_module("own_method", text.replace("comedy", "action"))
     code, _, stderr = cli(*run, "--out", tmp_path / "run")
     assert code == USAGE
     assert "methods.own_method:Own.source" in stderr
@@ -381,9 +378,6 @@ def test_a_method_of_ones_own_that_was_changed_is_not_mixed_with_what_it_was(
 def test_the_terminal_shows_brackets_and_colons_as_they_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from eval.cli.results import _print
-    from eval.report.table import Table, plain
-
     columns = [plain("method", "Method", number=False), plain("value", "Value", number=False)]
     rows = [{"method": "chg:M:k=3", "value": "0.500 [no interval]"}]
     for format_ in ("terminal", "csv"):

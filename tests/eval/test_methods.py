@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dspy
@@ -250,7 +249,8 @@ def test_a_rival_proposes_with_the_prompt_model(
 ) -> None:
     strong = scripted_lm(lambda system, user: "This user loves action.")
     monkeypatch.setattr(
-        "eval.methods.rival.model_named", lambda spec, seed=0: strong if spec == "strong" else None
+        "eval.methods.rival.Rival._model_of_prompts",
+        lambda self, seed: strong if self.prompt_model == "strong" else None,
     )
     user = make_user("anna", labels="action")
     _, lm, _ = serve("gepa:prompt_model=strong", user, movies, obliging)
@@ -325,9 +325,10 @@ def test_a_wrong_spec_is_refused_in_one_line(spec: str, message: str, movies: Ta
 
 
 def test_a_users_own_method_is_found_by_module_and_class(
-    movies: Task, tmp_path: Any, monkeypatch: Any
+    movies: Task, own_module: Callable[[str, str], None]
 ) -> None:
-    (tmp_path / "my_methods.py").write_text(
+    own_module(
+        "my_methods",
         "from dataclasses import dataclass\n"
         "from typing import ClassVar\n"
         "from eval.contracts import Answer, Query, Subject\n"
@@ -337,9 +338,8 @@ def test_a_users_own_method_is_found_by_module_and_class(
         "    name: ClassVar[str] = 'newest'\n"
         "    back: int = 1\n"
         "    def answer(self, opened: Subject, query: Query) -> Answer:\n"
-        "        return Answer(text=opened.history[-self.back].response)\n"
+        "        return Answer(text=opened.history[-self.back].response)\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
     method = make_methods(["my_methods:Newest:back=2"], movies)["my_methods:Newest:back=2"]
     assert (method.name, dict(method.settings())) == ("newest", {"back": 2})
 
@@ -369,10 +369,9 @@ def test_a_prompt_model_that_cannot_be_had_is_refused_beforehand(movies: Task) -
 
 
 def test_a_module_that_fails_to_load_is_one_line(
-    movies: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    movies: Task, own_module: Callable[[str, str], None]
 ) -> None:
-    (tmp_path / "broken_method.py").write_text("1 / 0\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    own_module("broken_method", "1 / 0\n")
     with pytest.raises(ConfigError, match="cannot load method 'broken_method:X': division by zero"):
         make_methods(["broken_method:X"], movies)
     with pytest.raises(UnknownTaskError, match="cannot load task 'broken_method:X': division by zero"):
