@@ -36,9 +36,9 @@ def section(sweep: Sweep) -> Section:
         id=sweep.name,
         title=f"{label}: {what}",
         text=[
-            "Each point is a run of its own, alike in everything but this setting. The last columns "
-            f"compare a run with the first one ({sweep.over}={sweep.points[0].value}) query by query; "
-            "where they say undecided, the line's slope is not a finding."
+            "Each point is a run of its own, alike in everything but this setting. The table also "
+            f"compares a run with the first one ({sweep.over}={sweep.points[0].value}) query by query; "
+            "where it says undecided, the line's slope is not a finding."
         ],
         figures=[
             Figure(
@@ -67,6 +67,7 @@ def _table(sweep: Sweep, metric: Metric) -> Table:
             if (found := scored.get(point.value)) is not None:
                 cells = _cells(point.run, found, changes.get((name, point.value)))
                 rows.append({"over": sweep.over, "value": point.value, "method": name, **cells})
+    apart = any(row["change_n"] not in (None, row["n"]) for row in rows)
     return Table(
         name=sweep.name,
         title=f"{metric.title} by {sweep.over}",
@@ -79,15 +80,14 @@ def _table(sweep: Sweep, metric: Metric) -> Table:
             interval_column(metric.name, heading(metric)),
             invalid_column(),
             plain("missing", "Missing"),
+            interval_column("change", "Minus the first", difference=True),
+            *([plain("change_n", "n of both"), plain("change_users", "Users of both")] if apart else []),
+            Column("p (Holm)", lambda row: p_text(row["p_holm"])),
+            plain("verdict", "Against the first", number=False),
             plain("prepare_calls_each", "Calls to prepare a user", digits=1),
             plain("answer_calls_each", "Calls an answer", digits=1),
             plain("tokens", "Tokens, all"),
             usd_column("USD, all"),
-            interval_column("change", "Minus the first", difference=True),
-            plain("change_n", "n of both"),
-            plain("change_users", "Users of both"),
-            Column("p (Holm)", lambda row: p_text(row["p_holm"])),
-            plain("verdict", "Against the first", number=False),
         ],
     )
 
