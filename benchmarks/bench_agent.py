@@ -15,12 +15,12 @@ import dspy
 
 from program.agent import PersonaAgent
 from program.answers import Labels
-from program.ledger import Ledger, accounting
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
 from program.task import Item, Task
 from program.tools import default_tools
+from program.usage import UsageTracker, track_usage
 
 QUERIES, REPEATS, HISTORY = 60, 7, 60
 TASK = Task(
@@ -94,8 +94,8 @@ def main() -> None:
         with dspy.context(lm=lm, disable_history=True, trace=None):
             rows.append(("PersonaAgent", cpu_per_call(agent, lm)))
         lm = scripted_lm(ours)
-        with accounting(Ledger(), lm):
-            rows.append(("PersonaAgent, with accounting", cpu_per_call(agent, lm)))
+        with track_usage(UsageTracker(), lm):
+            rows.append(("PersonaAgent, with track_usage", cpu_per_call(agent, lm)))
         lm = scripted_lm(stock)
         with dspy.context(lm=lm, disable_history=True, trace=None):
             rows.append(("dspy.ReAct", cpu_per_call(react, lm)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from eval.contracts import Answer, EvalUser, Query, Subject
+from eval.contracts import Answer, EvalUser, Query, UserView
 from eval.manifest import make_manifest
 from eval.methods.base import BaseMethod
 from eval.runner import Limits, run_methods
@@ -35,7 +35,7 @@ class Instant(BaseMethod):
 
     name: ClassVar[str] = "instant"
 
-    def answer(self, opened: Subject, query: Query) -> Answer:
+    def answer(self, opened: UserView, query: Query) -> Answer:
         return Answer(text="comedy")
 
 

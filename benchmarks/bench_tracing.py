@@ -37,9 +37,9 @@ def _align_once(home: Path, number: int, wait: float) -> int:
     from program.memory.episodic import EpisodicMemory
     from program.memory.interaction import Interaction
     from program.models.scripted import scripted_lm
+    from program.spans import about
     from program.task import Item, Task
     from program.tools import default_tools
-    from program.tracing import about
 
     def reply(system: str, user: str) -> Any:
         time.sleep(wait)
@@ -110,9 +110,10 @@ def _run(mode: str, threads: int, wait: float) -> dict[str, Any]:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "DSPY_CACHEDIR": str(Path(folder) / "cache")}
         if mode == "remote":
             code = (
-                "import sys; from pathlib import Path; from program.tracing.door import Door; "
-                "from program.tracing.store import TraceStore; "
-                "door = Door(TraceStore(Path(sys.argv[1])), key='k' * 40); "
+                "import sys; from pathlib import Path; "
+                "from program.tracing.server.http_server import TraceServer; "
+                "from program.tracing.server.trace_store import TraceStore; "
+                "door = TraceServer(TraceStore(Path(sys.argv[1])), key='k' * 40); "
                 "print(door.address, flush=True); door.serve_forever()"
             )
             command = [sys.executable, "-c", code, str(served / "traces.db")]
@@ -148,10 +149,10 @@ def overhead() -> None:
 
 def listing(calls: int) -> None:
     """Fill a store and print how long pages take."""
-    from program.tracing import inspect
-    from program.tracing.store import TraceStore
-    from program.tracing.store.calls import write_end, write_start
-    from program.tracing.viewer import answer_viewer
+    from program.tracing.server.calls import write_end, write_start
+    from program.tracing.server.trace_store import TraceStore
+    from program.tracing.view import reader
+    from program.tracing.view.page import answer_viewer
 
     project, users, per_trace = "local/personaagent", 1_000, 20
     with tempfile.TemporaryDirectory() as folder:
@@ -188,17 +189,17 @@ def listing(calls: int) -> None:
         newest = [{"field": "started_at", "direction": "desc"}]
         failed = {"$expr": {"$eq": [{"$getField": "summary.weave.status"}, {"$literal": "error"}]}}
         views: dict[str, Any] = {
-            "page of 100 newest traces": lambda: inspect.list_traces(store, limit=100),
+            "page of 100 newest traces": lambda: reader.list_traces(store, limit=100),
             "page of 100 newest calls": lambda: store.calls(project, sort_by=newest, limit=100),
             "page of 100 calls, last page": lambda: store.calls(project, limit=100, offset=calls - 100),
-            "page of 100 traces of one user": lambda: inspect.list_traces(
+            "page of 100 traces of one user": lambda: reader.list_traces(
                 store, user_id="user-0500", limit=100
             ),
-            "page of 100 failed traces": lambda: inspect.list_traces(store, failed=True, limit=100),
+            "page of 100 failed traces": lambda: reader.list_traces(store, failed=True, limit=100),
             "page of 100 failed calls": lambda: store.calls(project, query=failed, limit=100),
-            "one trace": lambda: inspect.show_trace(store, str(uuid.UUID(int=1))),
+            "one trace": lambda: reader.show_trace(store, str(uuid.UUID(int=1))),
             "count of all calls": lambda: store.count(project),
-            "personas of one user": lambda: inspect.persona_line(store, "user-0500"),
+            "personas of one user": lambda: reader.persona_line(store, "user-0500"),
             "page: first 200 users": lambda: answer_viewer(store, "/view/users"),
             "page: runs": lambda: answer_viewer(store, "/view/runs"),
         }

@@ -12,19 +12,20 @@ from typing import Any, Generic, Literal, TypeVar
 
 from eval.contracts import Failed
 from program.errors import BudgetExceededError, ModelSetupError
-from program.ledger import Ledger, Usage, accounting, stage
-from program.models.draws import repeatable_draws
-from program.tracing import about, span
+from program.models.seeds import repeatable_seeds
+from program.spans import about, span
+from program.text import one_line
+from program.usage import Usage, UsageTracker, stage, track_usage
 
 T = TypeVar("T")
 
 _MAX_ERROR_CHARS = 300
 
 
-class PromptLedger(Ledger):
-    """A ledger that also keeps a hash of every prompt, in order of the calls' ends."""
+class PromptTracker(UsageTracker):
+    """A tracker that also keeps a hash of every prompt, in order of the calls' ends."""
 
-    def __init__(self, *, parent: Ledger) -> None:
+    def __init__(self, *, parent: UsageTracker) -> None:
         super().__init__(parent=parent)
         self.prompts: list[str] = []
 
@@ -60,38 +61,47 @@ def attempt(
     what: Literal["prepare", "answer"],
     work: Callable[[], T],
     *,
-    ledger: Ledger,
+    tracker: UsageTracker,
     lm: Any,
     user_id: str,
     seed: int = 0,
     **seen: str,
 ) -> Attempt[T]:
-    """Do ``work`` under the model and a ledger of its own; what it raises becomes a value.
+    """Do ``work`` under the model and a tracker of its own; what it raises becomes a value.
 
     Args:
         what: The stage its calls are counted under where it names none, and its failures' stage.
         work: What to do.
-        ledger: The run's; the attempt counts there, too.
+        tracker: The run's; the attempt counts there, too.
         lm: The model; ``None`` where there is none.
         user_id: For the trace: whom it is about.
         seed: Of the run. What the embedded model samples depends on it and on the attempt, not on what
             was sampled before, so a run that was killed ends as it would have ended.
         **seen: For the trace: method and query id.
     """
-    own = PromptLedger(parent=ledger)
+    own = PromptTracker(parent=tracker)
     started = time.perf_counter()
     result, failed, cause = None, None, None
+    from program.models.resolve import explain
+
     with ExitStack() as around:
         if lm is not None:
-            around.enter_context(accounting(own, lm))
+            around.enter_context(track_usage(own, lm))
         around.enter_context(stage(what))
-        around.enter_context(repeatable_draws(f"{seed} {what} {user_id} {sorted(seen.items())}"))
+        around.enter_context(repeatable_seeds(f"{seed} {what} {user_id} {sorted(seen.items())}"))
         try:
             with about(user_id=user_id), span("evaluate", stage=what, **seen) as trace:
                 result = work()
                 trace.output(result=result)
         except Exception as error:  # noqa: BLE001 - one query's failure is a value, the run goes on
-            cause, failed = error, Failed(stage=what, kind=type(error).__name__, error=_one_line(error))
+            cause, failed = (
+                error,
+                Failed(
+                    stage=what,
+                    kind=type(error).__name__,
+                    error=one_line(explain(error) or error, _MAX_ERROR_CHARS),
+                ),
+            )
     return Attempt(
         result=result,
         failed=failed,
@@ -110,9 +120,3 @@ def _is_fatal(error: Exception) -> bool:
         dspy.LMAuthError | dspy.LMBillingError | dspy.LMNotConfiguredError | dspy.LMUnsupportedModelError
     )
     return isinstance(error, BudgetExceededError | ModelSetupError | hopeless)
-
-
-def _one_line(error: Exception) -> str:
-    from program.models.resolve import explain
-
-    return (explain(error) or " ".join(str(error).split()))[:_MAX_ERROR_CHARS]

@@ -33,7 +33,7 @@ class EvalUser:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class UserView:
     """What a method may see of a user: the history and the task, never a query or a gold.
 
     Attributes:
@@ -83,8 +83,8 @@ class Method(Protocol):
     alignment), and what it learned is stored, so it is paid for once, also when the run is killed
     and started again; ``open`` turns that into whatever ``answer`` needs, without asking the
     model; ``answer`` is called once for each query, in the file's order, by one thread. All run
-    under the runner's language model and ledger. They raise what they like: the runner turns it
-    into `Failed`. A method that calls the model itself asks `program.ledger.reserve_call` first.
+    under the runner's language model and tracker. They raise what they like: the runner turns it
+    into `Failed`. A method that calls the model itself asks `program.usage.reserve_call` first.
 
     `eval.methods.base.BaseMethod` has all of it but ``answer``.
     """
@@ -95,8 +95,8 @@ class Method(Protocol):
         ...
 
     @property
-    def floor(self) -> bool:
-        """Whether it needs no model at all."""
+    def trivial(self) -> bool:
+        """Whether it is a trivial baseline: one that needs no model."""
         ...
 
     def settings(self) -> Mapping[str, Any]:
@@ -107,14 +107,14 @@ class Method(Protocol):
         """Raise `ConfigError` where the method makes no sense for ``task``."""
         ...
 
-    def prepare(self, subject: Subject) -> Mapping[str, Any]:
+    def prepare(self, user: UserView) -> Mapping[str, Any]:
         """Return what was learned about this user, from the history only, as plain data for JSON."""
         ...
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> Any:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> Any:
         """Return what ``answer`` needs for this user."""
         ...
 
-    def answer(self, opened: Any, query: Query) -> Answer:
+    def answer(self, prepared: Any, query: Query) -> Answer:
         """Answer one query; its ``gold`` is always ``None`` here."""
         ...

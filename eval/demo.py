@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.rule import Rule
@@ -14,21 +14,21 @@ from rich.table import Table
 
 from eval.contracts import EvalUser, Query
 from eval.data import users as read_users
-from optimizers.cli import align_user
 from optimizers.config import PAPER
+from optimizers.stored import align_user
 from program.agent import PersonaAgent
 from program.cli.options import Model, Trace, Wikipedia, model_in_use
 from program.cli.persona import diff_text
-from program.console import err, out, progress
+from program.console import ProgressBar, err, out, progress
 from program.errors import ConfigError, UnparsableAnswerError
 from program.home import home
-from program.ledger import Ledger, accounting, current_ledger
 from program.loop import AgentSettings
 from program.persona import GENERIC
 from program.session import open_session
+from program.spans import about, span
 from program.store import UserStore
 from program.task import Task, get_task
-from program.tracing import about, span
+from program.usage import UsageTracker, current_tracker, track_usage
 
 QUICK = AgentSettings(max_steps=2, k=3, item_chars=160)
 """Two short looks, then the answer, so that the demo takes minutes on two cores."""
@@ -66,7 +66,7 @@ def demo(
     where = home() / "demo.db"
     for leftover in (where, where.with_name("demo.db-wal"), where.with_name("demo.db-shm")):
         leftover.unlink(missing_ok=True)
-    with UserStore(where) as store, model_in_use(model, trace) as lm, accounting(Ledger()) as ledger:
+    with UserStore(where) as store, model_in_use(model, trace) as lm, track_usage(UsageTracker()) as tracker:
         for person in people:
             store.append(person.user_id, person.history, task=asked.name)
         name = subject.user_id
@@ -79,16 +79,16 @@ def demo(
         nobody = first.agent.deepcopy()
         nobody.persona = GENERIC
         arms = [_floor(subject, held_out, asked)]
-        with progress(ledger, 3 * len(held_out), "answers") as advance:
+        with progress(tracker, 3 * len(held_out), "answers") as bar:
             for label, agent in (
                 ("no persona", nobody),
                 ("initial persona", first.agent),
                 ("aligned persona", aligned),
             ):
-                arms.append(_answer_all(label, agent, held_out, asked, advance))
+                arms.append(_answer_all(label, agent, held_out, asked, bar))
     _show_arms(arms, subject, lm.model, sample=data is None)
     err.print(
-        f"\n{ledger.total().calls} model calls in {ledger.seconds:.0f} s. All is stored; look around:\n"
+        f"\n{tracker.total().calls} model calls in {tracker.seconds:.0f} s. All is stored; look around:\n"
         f"  personaagent persona history {name} --store {where}\n"
         f"  personaagent ask {name} 'two rivals share a flat' --store {where}",
         markup=False,
@@ -106,9 +106,11 @@ def _choose(people: Sequence[EvalUser], user: str | None) -> EvalUser:
     )
 
 
-def _answer_all(label: str, agent: PersonaAgent, queries: Sequence[Query], task: Task, advance: Any) -> Arm:
+def _answer_all(
+    label: str, agent: PersonaAgent, queries: Sequence[Query], task: Task, bar: ProgressBar
+) -> Arm:
     score, unreadable = 0.0, 0
-    with accounting(Ledger(parent=current_ledger())) as ledger:
+    with track_usage(UsageTracker(parent=current_tracker())) as tracker:
         for query in queries:
             with about(user_id=query.user_id), span("ask", query=query.text, arm=label) as asked:
                 try:
@@ -118,14 +120,14 @@ def _answer_all(label: str, agent: PersonaAgent, queries: Sequence[Query], task:
                 else:
                     score += task.answer.agreement(answer, str(query.gold))
                     asked.output(answer=answer, truth=query.gold)
-            advance(label)
+            bar.advance(label)
     return Arm(
         name=label,
         agreement=score / len(queries),
         n=len(queries),
         unreadable=unreadable,
-        calls=ledger.total().calls,
-        seconds=ledger.seconds,
+        calls=tracker.total().calls,
+        seconds=tracker.seconds,
     )
 
 
@@ -139,7 +141,7 @@ def _floor(subject: EvalUser, queries: Sequence[Query], task: Task) -> Arm:
 def _show_alignment(aligned: PersonaAgent) -> None:
     for step in aligned.alignment.steps:
         out.print(Rule(f"step {step.number}: the agent answers past interactions again", align="left"))
-        for made in step.simulations:
+        for made in step.rollouts:
             verdict = "right" if made.score == 1.0 else made.error or "wrong"
             out.print(f"  said {made.answer!r}, the user said {made.truth!r}: {verdict}", markup=False)
         out.print(Rule("the feedback made from that", align="left"))

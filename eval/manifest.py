@@ -31,14 +31,14 @@ def make_manifest(
     seed: int = 0,
     official: bool = False,
     command: str = "",
-    found_as: str = "",
+    task_spec: str = "",
 ) -> Manifest:
     """Return the manifest of a run that is about to start; arguments as in `Manifest`.
 
-    ``found_as`` is what `get_task` finds the task by, where that is not its name.
+    ``task_spec`` is what `get_task` finds the task by; empty for its name.
     """
     return Manifest(
-        task=found_as or task.name,
+        task=task_spec or task.name,
         official=official,
         data=data,
         model={} if lm is None else describe_model(lm),
@@ -46,7 +46,7 @@ def make_manifest(
             label: MethodEntry(
                 name=method.name,
                 settings=dict(method.settings()),
-                floor=method.floor,
+                floor=method.trivial,
                 source=_own_source(method),
             )
             for label, method in methods.items()

@@ -11,13 +11,13 @@ from eval.records import Run, read_run
 from program.task import Task, get_task
 
 if TYPE_CHECKING:
-    from program.tracing.evaluations import EvaluatedQuery
-    from program.tracing.weave_tracer import WeaveTracer
+    from program.tracing.weave.evaluations import EvaluatedQuery
+    from program.tracing.weave.tracer import WeaveTracer
 
 
 def publish_run(tracer: WeaveTracer, out: Path) -> None:
     """Write the answers and scores of a run folder to where traces go, without the queries' texts."""
-    from program.tracing.evaluations import log_evaluation
+    from program.tracing.weave.evaluations import log_evaluation
 
     run = read_run(out)
     task = get_task(run.manifest.task)
@@ -36,7 +36,7 @@ def publish_run(tracer: WeaveTracer, out: Path) -> None:
 
 
 def _rows(run: Run, label: str, task: Task) -> Iterator[EvaluatedQuery]:
-    from program.tracing.evaluations import EvaluatedQuery
+    from program.tracing.weave.evaluations import EvaluatedQuery
 
     metric = get_metric(task.metrics[0])
     for query in run.queries:

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from eval.contracts import Failed
 from program.errors import DataError
-from program.ledger import Usage
+from program.usage import Usage
 
 SCHEMA = 1
 """Version of the folder's layout; a reader refuses a newer one."""

@@ -1,7 +1,7 @@
 """Users x methods x queries: every answer kept with its cost, resumable, failures are values.
 
 One job is one method serving one user; jobs run in threads, the queries of a job one after the
-other. What a method may see of a user is decided in `eval.subjects`.
+other. What a method may see of a user is decided in `eval.user_view`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from eval.attempt import Attempt, attempt
-from eval.contracts import Answer, EvalUser, Method, Query, Subject
-from eval.folder import RunFolder
+from eval.contracts import Answer, EvalUser, Method, Query, UserView
 from eval.records import AnswerRecord, Manifest, PrepareRecord
-from eval.subjects import subjects, survey
+from eval.run_folder import RunFolder
+from eval.user_view import survey, user_views
 from program.errors import BudgetExceededError, ConfigError
-from program.ledger import Budget, Ledger, Usage, current_ledger
+from program.spans import tracing
 from program.task import Task
-from program.tracing import tracing
+from program.usage import Budget, Usage, UsageTracker, current_tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def run_methods(
     out: Path,
     lm: Any = None,
     limits: Limits | None = None,
-    ledger: Ledger | None = None,
+    tracker: UsageTracker | None = None,
     on_plan: Callable[[int], None] = lambda _: None,
     on_answer: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
@@ -111,7 +111,7 @@ def run_methods(
         out: The run folder; made where it does not exist.
         lm: The model; ``None`` where no method needs one.
         limits: Threads and budgets.
-        ledger: Receives all usage, for progress; its own budget holds, too.
+        tracker: Receives all usage, for progress; its own budget holds, too.
         on_plan: Called once with the number of answers still to be given.
         on_answer: Called after each attempt to answer, with the method's label, from any thread.
 
@@ -125,9 +125,9 @@ def run_methods(
     with RunFolder(out, manifest, queries) as folder:
         on_plan(len(queries) * len(methods) - sum(folder.answers()[label] for label in methods))
         limits = limits or Limits()
-        spending = _Spending(limits.left(folder.spent), parent=ledger or current_ledger())
+        spending = _Spending(limits.left(folder.spent), parent=tracker or current_tracker())
         run = _Run(folder, methods, limits, spending, lm, on_answer)
-        run.serve_all(subjects(data, task, manifest.seed, responses))
+        run.serve_all(user_views(data, task, manifest.seed, responses))
         return run.outcome(len(queries))
 
 
@@ -139,14 +139,14 @@ class _Run:
         folder: RunFolder,
         methods: Mapping[str, Method],
         limits: Limits,
-        ledger: _Spending,
+        tracker: _Spending,
         lm: Any,
         on_answer: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._methods = methods
         self._limits = limits
-        self._ledger = ledger
+        self._tracker = tracker
         self._lm = lm
         self._on_answer = on_answer
         self._counting = threading.Lock()
@@ -156,7 +156,7 @@ class _Run:
         self._errors: dict[str, Exception] = {}
         self._given_up: set[str] = set()
 
-    def serve_all(self, users: Iterable[tuple[Subject, Sequence[Query]]]) -> None:
+    def serve_all(self, users: Iterable[tuple[UserView, Sequence[Query]]]) -> None:
         """Serve every user with every method, in as many threads as allowed."""
         # A bounded queue: a data set is read no faster than it is worked on.
         places = threading.Semaphore(2 * self._limits.threads)
@@ -170,12 +170,12 @@ class _Run:
 
         with ThreadPoolExecutor(self._limits.threads, "eval") as pool:
             try:
-                for subject, queries in users:
+                for user, queries in users:
                     for label in self._methods:
                         places.acquire()
                         if self._stopped:
                             break
-                        job = pool.submit(copy_context().run, self._serve, label, subject, queries)
+                        job = pool.submit(copy_context().run, self._serve, label, user, queries)
                         job.add_done_callback(done)
                     if self._stopped:
                         break
@@ -198,17 +198,17 @@ class _Run:
             expected=expected,
         )
 
-    def _serve(self, label: str, subject: Subject, queries: Sequence[Query]) -> None:
-        user_id = subject.user_id
+    def _serve(self, label: str, user: UserView, queries: Sequence[Query]) -> None:
+        user_id = user.user_id
         todo = [query for query in queries if not self._folder.answered(label, user_id, query.id)]
         if not todo or self._must_stop(label):
             return
         method = self._methods[label]
-        with tracing(None) if method.floor else nullcontext():
-            self._serve_queries(label, method, subject, todo)
+        with tracing(None) if method.trivial else nullcontext():
+            self._serve_queries(label, method, user, todo)
 
-    def _serve_queries(self, label: str, method: Method, subject: Subject, queries: Sequence[Query]) -> None:
-        opened = self._open(label, method, subject)
+    def _serve_queries(self, label: str, method: Method, user: UserView, queries: Sequence[Query]) -> None:
+        opened = self._open(label, method, user)
         for query in queries:
             if self._must_stop(label):
                 return
@@ -218,29 +218,29 @@ class _Run:
             made = attempt(
                 "answer",
                 partial(_ask, method, opened.result, query),
-                ledger=self._ledger,
+                tracker=self._tracker,
                 lm=self._lm,
-                user_id=subject.user_id,
-                seed=subject.seed,
+                user_id=user.user_id,
+                seed=user.seed,
                 method=label,
                 query_id=query.id,
             )
             self._note(label, made)
             self._keep(label, query, made)
 
-    def _open(self, label: str, method: Method, subject: Subject) -> Attempt[Any]:
+    def _open(self, label: str, method: Method, user: UserView) -> Attempt[Any]:
         """Prepare the user unless that was done before, and open what was learned."""
-        user_id = subject.user_id
+        user_id = user.user_id
         learned = self._folder.learned(label, user_id)
         if learned is None:
             # Read back from JSON, so that a continued run opens exactly what an undisturbed one does.
             made = attempt(
                 "prepare",
-                lambda: json.loads(json.dumps(dict(method.prepare(subject)))),
-                ledger=self._ledger,
+                lambda: json.loads(json.dumps(dict(method.prepare(user)))),
+                tracker=self._tracker,
                 lm=self._lm,
                 user_id=user_id,
-                seed=subject.seed,
+                seed=user.seed,
                 method=label,
             )
             self._note(label, made)
@@ -261,8 +261,8 @@ class _Run:
         with tracing(None):
             opened = attempt(
                 "prepare",
-                lambda: method.open(subject, learned),
-                ledger=self._ledger,
+                lambda: method.open(user, learned),
+                tracker=self._tracker,
                 lm=self._lm,
                 user_id=user_id,
             )
@@ -304,7 +304,7 @@ class _Run:
 
     def _stop(self, why: BaseException) -> None:
         self._stopped = self._stopped or why
-        self._ledger.stopped = True
+        self._tracker.stopped = True
 
     def _must_stop(self, label: str) -> bool:
         if self._stopped is None:
@@ -312,8 +312,8 @@ class _Run:
         return self._stopped is not None or label in self._given_up
 
     def _check_budget(self) -> None:
-        """Stop also for methods whose calls do not ask the ledger beforehand."""
-        budget, used = self._ledger.budget, self._ledger.total()
+        """Stop also for methods whose calls do not ask the tracker beforehand."""
+        budget, used = self._tracker.budget, self._tracker.total()
         if budget.max_calls is not None and used.calls >= budget.max_calls:
             self._stop(BudgetExceededError(f"the limit of {self._limits.max_calls} calls is reached"))
         elif budget.max_usd is not None and used.usd >= budget.max_usd:
@@ -324,8 +324,8 @@ class _Run:
             self._stop(error)
 
 
-class _Spending(Ledger):
-    """The run's ledger: once the run has stopped it grants no further call, also in the middle of a job."""
+class _Spending(UsageTracker):
+    """The run's tracker: once the run has stopped it grants no further call, also in the middle of a job."""
 
     stopped = False
 
@@ -335,9 +335,9 @@ class _Spending(Ledger):
         super().reserve()
 
 
-def _ask(method: Method, opened: Any, query: Query) -> Answer:
+def _ask(method: Method, prepared: Any, query: Query) -> Answer:
     """Return a method's answer, once it is known that it can be kept."""
-    answer = method.answer(opened, replace(query, gold=None))
+    answer = method.answer(prepared, replace(query, gold=None))
     if not isinstance(answer, Answer):
         raise TypeError(f"`{method.name}` must return an `Answer`, got {type(answer).__name__}")
     json.dumps([answer.text, answer.steps, answer.probabilities])

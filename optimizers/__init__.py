@@ -1,21 +1,8 @@
-"""From interactions to a better persona."""
+"""From past interactions to a better persona. Read `optimizers.contracts` first.
 
-from optimizers.alignment import PersonaAlignment
-from optimizers.batch import examples
-from optimizers.config import PAPER, AlignmentConfig, Plan
-from optimizers.gate import Decision, Evidence
-from optimizers.record import AlignmentRecord, AlignmentStep, Feedback, Simulation
+The exported names are listed in ``__init__.pyi`` and imported when they are first used.
+"""
 
-__all__ = [
-    "PAPER",
-    "AlignmentConfig",
-    "AlignmentRecord",
-    "AlignmentStep",
-    "Decision",
-    "Evidence",
-    "Feedback",
-    "PersonaAlignment",
-    "Plan",
-    "Simulation",
-    "examples",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

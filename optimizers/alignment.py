@@ -10,17 +10,16 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.callback import with_callbacks
 
-from optimizers import batch
-from optimizers.config import PAPER, AlignmentConfig, Plan, plan
-from optimizers.gate import decide
-from optimizers.record import AlignmentRecord, AlignmentStep
+from optimizers.config import PAPER, AlignmentConfig, Plan, make_plan
+from optimizers.contracts import Decision
+from optimizers.record import AlignmentRecord, AlignmentStep, Rollout
 from optimizers.run import AlignmentRun
+from optimizers.trainset import check_trainset
 from program.agent import PersonaAgent
 from program.errors import ConfigError, EmptyHistoryError
-from program.ledger import Budget, Ledger, accounting, current_ledger
-from program.models.evidence import decision_client
+from program.spans import about, span
 from program.sync import run_now
-from program.tracing import about, span
+from program.usage import Budget, UsageTracker, current_tracker, track_usage
 
 
 class PersonaAlignment(Teleprompter):  # type: ignore[misc]
@@ -28,13 +27,32 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
 
     Args:
         config: Settings; the default `PAPER` is Algorithm 1.
-        prompt_model: The model of feedback and update; ``None`` uses the agent's model.
-        budget: Limits of one compile; a run stops before the call that would pass them.
-        on_step: Called with each finished step, for progress and for saving it.
+        prompt_model: The model of feedback and update; ``None`` for the agent's model.
+        budget: Limits of one compile, which stops before the call that would pass them.
+        on_step: Called with each finished step, to show progress or to save it.
         **options: Single settings in place of those in ``config``, such as ``steps=3``.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: A setting is unknown or out of range.
+
+    Example:
+        >>> from optimizers import examples
+        >>> from program import EpisodicMemory, Interaction, PersonaAgent, get_task, scripted_lm
+        >>> film = Interaction(id="1", user_id="ana", query="A heist goes wrong.", response="action")
+        >>> memory = EpisodicMemory("ana", [film])
+        >>> agent = PersonaAgent.for_user("ana", memory, task=get_task("LaMP-2M"), persona="Be brief.")
+        >>> def reply(system, user):
+        ...     if "critical evaluator" in system:
+        ...         return "This user calls heists action."
+        ...     if "refine the system prompt" in system:
+        ...         return "This user likes action."
+        ...     return {"thought": "", "action": {"tool": "finish", "answer": "comedy"}}
+        >>> with dspy.context(lm=scripted_lm(reply)):
+        ...     aligned = PersonaAlignment().compile(agent, trainset=examples(memory, agent.context.task))
+        >>> aligned.persona
+        'This user likes action.'
+        >>> aligned.alignment.steps[0].rollouts[0].score
+        0.0
     """
 
     def __init__(
@@ -56,16 +74,12 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         self.on_step = on_step
 
     def plan(self, student: PersonaAgent, trainset: Sequence[Any], valset: Sequence[Any] = ()) -> Plan:
-        """Return what a compile would do, without doing it."""
-        around = student.surroundings
-        return plan(
+        """Return what `compile` would do, without a model call."""
+        return make_plan(
             self.config,
-            around.settings,
             trainset=len(trainset),
             valset=len(valset),
-            has_tools=bool(around.tools.tools),
-            always_concludes=around.settings.conclude_apart
-            or decision_client(dspy.settings.lm, around.task.answer) is not None,
+            calls_per_rollout=student.calls_per_answer(),
         )
 
     def compile(
@@ -82,13 +96,13 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
             student: The user's agent; it is not changed.
             trainset: Past interactions, oldest first, made with `optimizers.examples`.
             teacher: Not used; Algorithm 1 has none.
-            valset: Interactions the gate ``best`` scores on; without them it uses the batch.
+            valset: Interactions that a gate scores both personas on; without them it uses the batch.
 
         Raises:
             ConfigError: An example has no ``before``, so its own answer could be looked up.
             EmptyHistoryError: The trainset is empty.
-            AlignmentFailedError: No simulation of a batch could be read.
-            BudgetExceededError: The next call would have passed a limit.
+            AlignmentFailedError: No rollout of a batch gave an answer.
+            BudgetExceededError: The next call would pass a limit.
             dspy.LMError: The model failed; an outage never becomes feedback.
         """
         return run_now(self._compile(student, trainset, valset or (), wait=False))
@@ -102,7 +116,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         teacher: dspy.Module | None = None,
         valset: Sequence[dspy.Example] | None = None,
     ) -> PersonaAgent:
-        """As `compile`; the interactions of a batch are simulated at the same time."""
+        """Compile like `compile`; the rollouts of a batch run concurrently."""
         return await self._compile(student, trainset, valset or (), wait=True)
 
     async def _compile(
@@ -115,40 +129,40 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
     ) -> PersonaAgent:
         if not trainset:
             raise EmptyHistoryError("there is no interaction to learn from; record one with `observe` first")
-        batch.check([*trainset, *valset])
-        planned = self.plan(student, trainset, valset)
-        ledger = Ledger(self.budget, parent=current_ledger())
-        whose = about(user_id=student.surroundings.memory.user_id)
-        with accounting(ledger), whose, span("align", config=self.config, plan=planned) as trace:
+        check_trainset([*trainset, *valset])
+        plan = self.plan(student, trainset, valset)
+        tracker = UsageTracker(self.budget, parent=current_tracker())
+        with (
+            track_usage(tracker),
+            about(user_id=student.context.memory.user_id),
+            span("align", config=self.config.as_dict(), plan=plan.as_dict()) as trace,
+        ):
             run = AlignmentRun(self.config, student.deepcopy(), trainset, valset, self.prompt_model, wait)
             steps = await self._algorithm_1(run)
             record = AlignmentRecord(
                 config=self.config,
-                plan=planned,
+                plan=plan,
                 steps=steps,
-                agent_runs=run.agent_runs,
-                usage=ledger.by_stage(),
-                seconds=ledger.seconds,
+                n_rollouts=run.n_rollouts,
+                usage=tracker.by_stage(),
+                seconds=tracker.seconds,
                 **run.models(),
             )
-            trace.output(record=record)
+            trace.output(record=record.as_dict())
         run.agent.alignment = record
         return run.agent
 
     async def _algorithm_1(self, run: AlignmentRun) -> list[AlignmentStep]:
-        """Iterate E times: simulate, criticise, rewrite (paper, section 2.2, Algorithm 1)."""
+        """Iterate E times: roll out, criticise, rewrite, decide (paper, section 2.2, Algorithm 1)."""
         steps: list[AlignmentStep] = []
         for number in range(1, self.config.steps + 1):
-            ledger = Ledger(parent=current_ledger())
-            with accounting(ledger), span("step", number=number) as trace:
+            tracker = UsageTracker(parent=current_tracker())
+            with track_usage(tracker), span("step", number=number) as trace:
                 persona = run.agent.persona
-                simulations = await run.simulate_batch()
-                feedback = await run.textual_losses(simulations)
+                rollouts = await run.roll_out_batch()
+                feedback = await run.textual_losses(rollouts)
                 candidate, note = await run.update(feedback)
-                with span("gate", rule=self.config.gate) as gate:
-                    evidence = await run.evidence(simulations, candidate)
-                    decision = decide(self.config.gate, persona, candidate, evidence)
-                    gate.output(decision=decision)
+                decision = await self._decide(run, rollouts, candidate)
                 if decision.accept:
                     with span("persona", text=candidate):
                         run.agent.persona = candidate
@@ -157,14 +171,25 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
                     persona_before=persona,
                     candidate=candidate,
                     persona_after=run.agent.persona,
-                    simulations=simulations,
+                    rollouts=rollouts,
                     feedback=feedback,
                     decision=decision,
                     note=note,
-                    usage=ledger.by_stage(),
+                    usage=tracker.by_stage(),
                 )
-                trace.output(step=step)
+                trace.output(step=step.as_dict())
             steps.append(step)
             if self.on_step is not None:
                 self.on_step(step)
         return steps
+
+    async def _decide(self, run: AlignmentRun, rollouts: list[Rollout], candidate: str) -> Decision:
+        """Ask the gate whether ``candidate`` becomes the persona."""
+        with span("gate", rule=self.config.as_dict()["gate"]) as trace:
+            if candidate == run.agent.persona:
+                decision = Decision(accept=False, reason="the rewrite is the same text")
+            else:
+                parent_scores, candidate_scores = await run.score_both(rollouts, candidate)
+                decision = self.config.gate_rule.decide(parent_scores, candidate_scores)
+            trace.output(decision=decision)
+        return decision

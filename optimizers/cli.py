@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import dspy
 import typer
 from rich.table import Table
 
-from optimizers.alignment import PersonaAlignment
-from optimizers.batch import examples
+from optimizers.batches import BATCH_RULES
 from optimizers.config import PAPER, AlignmentConfig
-from program.agent import PersonaAgent
+from optimizers.gates import GATES
+from optimizers.record import AlignmentRecord
+from optimizers.stored import align_user
 from program.cli.options import Json, Model, Store, Trace, TraceContent, Wikipedia, model_in_use, open_store
 from program.console import PARTIAL, err, exit_code, explain, out, print_json, progress
 from program.errors import BudgetExceededError, ConfigError, PersonaAgentError
-from program.home import home
-from program.ledger import Budget, Ledger, accounting
-from program.loop import AgentSettings
-from program.session import open_session
 from program.store import UserStore
-from program.tracing import about
+from program.usage import Budget, UsageTracker, track_usage
 
 Users = Annotated[list[str] | None, typer.Argument(help="User ids.", show_default=False)]
+
+
+def _names(registry: Any) -> str:
+    return f"{', '.join(registry.names())}, or module:Class."
 
 
 def align(
@@ -35,19 +35,19 @@ def align(
         str | None, typer.Option(help="Model of feedback and update; default: the agent's model.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Iterations E.")] = PAPER.steps,
-    batch: Annotated[int, typer.Option(help="Interactions n simulated in each step.")] = PAPER.batch_size,
+    batch: Annotated[
+        int, typer.Option(help="Interactions n that are answered again in each step.")
+    ] = PAPER.batch_size,
     choice: Annotated[
-        Literal["latest", "balanced", "hardest"], typer.Option(help="Which interactions to learn from.")
-    ] = PAPER.batch,
-    gate: Annotated[Literal["always", "best"], typer.Option(help="Which rewrites to keep.")] = PAPER.gate,
-    skip_right: Annotated[bool, typer.Option(help="No feedback where the answer was right.")] = False,
+        str, typer.Option(help=f"Which interactions to learn from: {_names(BATCH_RULES)}")
+    ] = "latest",
+    gate: Annotated[str, typer.Option(help=f"Which rewrites to keep: {_names(GATES)}")] = "always",
+    skip_right: Annotated[bool, typer.Option(help="Make no feedback if the answer was right.")] = False,
     negatives: Annotated[
-        Path | None, typer.Option(help="LaMP-1: a file with a title on each line, cited by nobody here.")
+        Path | None, typer.Option(help="LaMP-1: a file of paper titles, one per line, cited by no user here.")
     ] = None,
-    max_calls: Annotated[
-        int | None, typer.Option(help="Stop before this many model calls are passed.")
-    ] = None,
-    max_usd: Annotated[float | None, typer.Option(help="Stop once this much was spent.")] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Stop before more model calls than this.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Stop when this much is spent.")] = None,
     wikipedia: Wikipedia = True,
     trace: Trace = "local",
     trace_content: TraceContent = "full",
@@ -55,11 +55,11 @@ def align(
     json: Json = False,
 ) -> None:
     """Align personas with what users really answered (the paper's Algorithm 1)."""
-    config = replace(PAPER, steps=steps, batch_size=batch, batch=choice, gate=gate, skip_right=skip_right)
+    config = AlignmentConfig(steps=steps, batch_size=batch, batch=choice, gate=gate, skip_right=skip_right)
     if bool(users) == all_:
         raise ConfigError("name the users to align, or use `--all`")
-    titles = _lines(negatives)
-    ledger = Ledger(Budget(max_calls=max_calls, max_usd=max_usd))
+    titles = _read_lines(negatives)
+    tracker = UsageTracker(Budget(max_calls=max_calls, max_usd=max_usd))
     results: list[dict[str, Any]] = []
     with open_store(store) as opened:
         chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users()]))
@@ -68,138 +68,80 @@ def align(
         prompt_lm = _prompt_model(prompt_model)
         with (
             model_in_use(model, trace, trace_content),
-            accounting(ledger),
-            progress(ledger, len(chosen), "users") as advance,
+            track_usage(tracker),
+            progress(tracker, len(chosen), "users") as bar,
         ):
             for user_id in chosen:
-                results.append(_align_one(opened, user_id, config, prompt_lm, titles, wikipedia))
-                advance(user_id[:24])
-                if results[-1]["stop"]:
+                row = _align_one(
+                    opened, user_id, config, prompt_model=prompt_lm, negatives=titles, wikipedia=wikipedia
+                )
+                results.append(row)
+                bar.advance(user_id[:24])
+                if row["stop"]:
                     break
-    _report(results, ledger, len(chosen), json)
+    _report(results, tracker, len(chosen), json)
 
 
-def align_user(
-    store: UserStore,
-    user_id: str,
-    config: AlignmentConfig,
-    *,
-    home: Path,
-    prompt_model: Any = None,
-    negatives: list[str] | None = None,
-    wikipedia: bool = True,
-    settings: AgentSettings | None = None,
-) -> PersonaAgent:
-    """Align one stored user with the configured model and store what came of it.
-
-    Every finished step is stored at once. The new persona and the record become visible together;
-    until then, and after any failure, the old persona stands.
-    """
-    session = open_session(store, user_id, home=home, wikipedia=wikipedia, settings=settings)
-    around = session.agent.surroundings
-    trainset = examples(around.memory, around.task, seed=config.seed, negatives=negatives or ())
-    alignment_id = store.start_alignment(user_id, vars(config))
-    optimizer = PersonaAlignment(
-        config,
-        prompt_model=prompt_model,
-        on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
-    )
-    try:
-        with about(persona_version=session.version.version):
-            aligned = optimizer.compile(session.agent, trainset=trainset)
-    except BaseException as error:  # an interrupt, too, must not leave the alignment open
-        store.fail_alignment(user_id, alignment_id, f"{type(error).__name__}: {error}")
-        raise
-    changed = aligned.persona != session.agent.persona
-    why = aligned.alignment.steps[-1].decision.reason if aligned.alignment.steps else "no step"
-    store.finish_alignment(
-        user_id,
-        alignment_id,
-        aligned.alignment.as_dict(),
-        persona=(aligned.persona, why) if changed else None,
-    )
-    return aligned
-
-
-def _align_one(
-    store: UserStore,
-    user_id: str,
-    config: AlignmentConfig,
-    prompt_model: Any,
-    negatives: list[str],
-    wikipedia: bool,
-) -> dict[str, Any]:
-    """Align one user of several: a failure of one user is a row, an outage stops the rest."""
+def _align_one(store: UserStore, user_id: str, config: AlignmentConfig, **settings: Any) -> dict[str, Any]:
+    """Align one user of several: one user's failure is a row, an outage stops the rest."""
     row: dict[str, Any] = {"user_id": user_id, "error": None, "code": 0, "stop": False}
     try:
-        aligned = align_user(
-            store,
-            user_id,
-            config,
-            home=home(),
-            prompt_model=prompt_model,
-            negatives=negatives,
-            wikipedia=wikipedia,
-        )
+        record: AlignmentRecord = align_user(store, user_id, config, **settings).alignment
     except (PersonaAgentError, dspy.LMError) as error:
         row["error"] = explain(error) or str(error)
         row["code"] = exit_code(error)
         row["stop"] = isinstance(error, dspy.LMError | BudgetExceededError)
         return row
-    record = aligned.alignment
     head = store.persona(user_id)
-    row["persona_version"] = head.version if head else None
-    row["steps"] = [
-        {
-            "step": step.number,
-            "score": step.score,
-            "accepted": step.decision.accept,
-            "reason": step.decision.reason,
-        }
-        for step in record.steps
-    ]
-    row["notes"] = [step.note for step in record.steps if step.note]
-    row["agent_runs"] = record.agent_runs
-    row["usage"] = {stage: vars(usage) for stage, usage in record.usage.items()}
-    row["seconds"] = round(record.seconds, 2)
-    return row
+    return {
+        **row,
+        "persona_version": head.version if head else None,
+        "steps": [
+            {
+                "step": step.number,
+                "score": step.score,
+                "accepted": step.decision.accept,
+                "reason": step.decision.reason,
+            }
+            for step in record.steps
+        ],
+        "notes": [step.note for step in record.steps if step.note],
+        "agent_runs": record.n_rollouts,
+        "usage": {stage: vars(usage) for stage, usage in record.usage.items()},
+        "seconds": round(record.seconds, 2),
+    }
 
 
-def _report(results: list[dict[str, Any]], ledger: Ledger, asked: int, json: bool) -> None:
+def _report(results: list[dict[str, Any]], tracker: UsageTracker, n_users: int, json: bool) -> None:
     failed = [row for row in results if row["error"]]
     if json:
         print_json(
             [{key: value for key, value in row.items() if key not in ("stop", "code")} for row in results]
         )
-    else:
-        table = Table("user", "persona", "score of each step", "agent runs", "calls", "seconds", "", box=None)
-        for row in results:
-            if row["error"]:
-                continue
-            scores = ", ".join("-" if s["score"] is None else f"{s['score']:.2f}" for s in row["steps"])
-            calls = sum(usage["calls"] for usage in row["usage"].values())
-            notes = "; ".join([*row["notes"], *(s["reason"] for s in row["steps"] if not s["accepted"])])
-            table.add_row(
-                row["user_id"],
-                f"v{row['persona_version']}",
-                scores,
-                str(row["agent_runs"]),
-                str(calls),
-                f"{row['seconds']:.1f}",
-                notes,
-            )
-        if len(failed) < len(results):
-            out.print(table)
+    elif len(failed) < len(results):
+        out.print(_table([row for row in results if not row["error"]]))
     for row in failed:
         err.print(f"error: user {row['user_id']!r}: {row['error']}", style="red", markup=False)
-    usage = ledger.total()
-    err.print(
-        f"{len(results) - len(failed)} of {asked} users aligned, {usage.calls} calls, "
-        f"{usage.input_tokens + usage.output_tokens:,} tokens, ${usage.usd:.4f}"
-        f"{' or more' if usage.unpriced else ''}, {ledger.seconds:.0f} s"
-    )
+    aligned = len(results) - len(failed)
+    err.print(f"{aligned} of {n_users} users aligned, {tracker.total()}, {tracker.seconds:.0f} s")
     if failed:
         raise typer.Exit(PARTIAL if len(failed) < len(results) else failed[0]["code"])
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("user", "persona", "score of each step", "rollouts", "calls", "seconds", "", box=None)
+    for row in rows:
+        notes = [*row["notes"], *(step["reason"] for step in row["steps"] if not step["accepted"])]
+        table.add_row(
+            row["user_id"],
+            f"v{row['persona_version']}",
+            ", ".join("-" if step["score"] is None else f"{step['score']:.2f}" for step in row["steps"]),
+            str(row["agent_runs"]),
+            str(sum(usage["calls"] for usage in row["usage"].values())),
+            f"{row['seconds']:.1f}",
+            "; ".join(notes),
+        )
+    return table
 
 
 def _prompt_model(spec: str | None) -> Any:
@@ -210,7 +152,7 @@ def _prompt_model(spec: str | None) -> Any:
     return resolve_lm(spec)
 
 
-def _lines(path: Path | None) -> list[str]:
+def _read_lines(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:

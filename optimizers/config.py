@@ -1,56 +1,74 @@
-"""Everything that changes the outcome of an alignment, in one place, and what it will cost."""
+"""The settings of an alignment, and the plan of what it will cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any
 
+from optimizers.batches import BATCH_RULES
+from optimizers.contracts import BatchSelector, Gate
+from optimizers.gates import GATES
 from program.errors import ConfigError
-from program.loop import AgentSettings
 from program.persona import MAX_CHARS
-
-BatchChoice = Literal["latest", "balanced", "hardest"]
-GateChoice = Literal["always", "best"]
-
-POOL_FACTOR = 4
-"""`hardest` looks for its batch among this many times `batch_size` of the latest interactions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
-    """Settings of one alignment. The defaults are the paper's Algorithm 1.
+    """Every setting that changes the outcome of an alignment. The defaults are the paper's Algorithm 1.
 
     Attributes:
-        steps: Iterations E; 0 leaves the persona as it is.
-        batch_size: Interactions n that are simulated in each step.
-        batch: Which ones: the latest (paper), the latest balanced over responses, or those that
-            the current persona answers worst.
-        skip_right: Make no feedback where the simulated answer already was the user's.
-        gate: Keep every rewrite (paper), or only one that scores better than its parent on the
-            validation set, or on the batch where there is none.
-        max_chars: Longest persona that is accepted, in characters.
-        seed: For every random choice (alignment pairs of LaMP-1).
+        steps: Iterations E, 0 or more; 0 leaves the persona unchanged.
+        batch_size: Interactions n that are answered again in each step, 1 or more.
+        batch: Which interactions: a batch rule, or its name (see `optimizers.batches`).
+        skip_right: Make no feedback for an interaction whose rollout gave the user's own answer.
+        gate: Which rewrites are kept: a gate, or its name (see `optimizers.gates`).
+        max_chars: Longest persona that is accepted, in characters, 200 or more.
+        seed: Seed of every random choice (LaMP-1 draws its wrong options).
+
+    Raises:
+        ConfigError: A value is out of range, or a rule cannot be loaded.
+
+    Example:
+        >>> config = AlignmentConfig(steps=2, gate="best", batch="hardest:pool_factor=6")
+        >>> config.as_dict()["batch"]
+        'hardest:pool_factor=6'
     """
 
     steps: int = 1
     batch_size: int = 3
-    batch: BatchChoice = "latest"
+    batch: str | BatchSelector = "latest"
     skip_right: bool = False
-    gate: GateChoice = "always"
+    gate: str | Gate = "always"
     max_chars: int = MAX_CHARS
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ConfigError(f"`steps` must be 0 or more, got {self.steps!r}")
-        if self.batch_size < 1:
-            raise ConfigError(f"`batch_size` must be 1 or more, got {self.batch_size!r}")
-        if self.batch not in ("latest", "balanced", "hardest"):
-            raise ConfigError(f"`batch` must be 'latest', 'balanced' or 'hardest', got {self.batch!r}")
-        if self.gate not in ("always", "best"):
-            raise ConfigError(f"`gate` must be 'always' or 'best', got {self.gate!r}")
-        if self.max_chars < 200:
-            raise ConfigError(f"`max_chars` must be 200 or more, got {self.max_chars!r}")
+        for name, least in (("steps", 0), ("batch_size", 1), ("max_chars", 200)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"`{name}` must be {least} or more, got {getattr(self, name)!r}")
+        # Load both now, so that a wrong name costs no model call.
+        _ = self.batch_rule, self.gate_rule
+
+    @cached_property
+    def batch_rule(self) -> BatchSelector:
+        """The batch rule itself."""
+        rule: BatchSelector = BATCH_RULES.make(self.batch) if isinstance(self.batch, str) else self.batch
+        return rule
+
+    @cached_property
+    def gate_rule(self) -> Gate:
+        """The gate itself."""
+        gate: Gate = GATES.make(self.gate) if isinstance(self.gate, str) else self.gate
+        return gate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as plain data; rules become the specs that make them again."""
+        return {
+            **{name: value for name, value in vars(self).items() if name in self.__dataclass_fields__},
+            "batch": BATCH_RULES.spec_of(self.batch_rule),
+            "gate": GATES.spec_of(self.gate_rule),
+        }
 
 
 PAPER = AlignmentConfig()
@@ -61,57 +79,63 @@ PAPER = AlignmentConfig()
 class Plan:
     """What an alignment will do, known before it starts.
 
-    Agent runs are exact for the gate `always`; loss and update calls are exact where nothing is
-    skipped and every answer can be read (each unreadable one is asked for once more). An agent run
-    makes between ``calls_per_run[0]`` and ``calls_per_run[1]`` model calls.
+    The number of rollouts is exact if the gate needs no scores. Loss and update calls are exact if
+    nothing is skipped and every reply can be read; each unreadable one is asked for once more.
+
+    Attributes:
+        n_rollouts: How often the agent answers a past interaction.
+        loss_calls: Model calls for feedback.
+        update_calls: Model calls for rewrites.
+        calls_per_rollout: Fewest and most model calls of one rollout.
     """
 
-    agent_runs: int
+    n_rollouts: int
     loss_calls: int
     update_calls: int
-    calls_per_run: tuple[int, int]
+    calls_per_rollout: tuple[int, int]
 
     @property
     def calls(self) -> tuple[int, int]:
-        """Fewest and most model calls, without repeats of unreadable answers."""
-        low, high = self.calls_per_run
+        """Fewest and most model calls, not counting repeats of unreadable replies."""
+        low, high = self.calls_per_rollout
         other = self.loss_calls + self.update_calls
-        return self.agent_runs * low + other, self.agent_runs * high + other
+        return self.n_rollouts * low + other, self.n_rollouts * high + other
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data, under the names that stored records use."""
+        return {
+            "agent_runs": self.n_rollouts,
+            "loss_calls": self.loss_calls,
+            "update_calls": self.update_calls,
+            "calls_per_run": list(self.calls_per_rollout),
+        }
 
 
-def plan(
-    config: AlignmentConfig,
-    agent: AgentSettings,
-    *,
-    trainset: int,
-    valset: int = 0,
-    has_tools: bool = True,
-    always_concludes: bool = False,
+def make_plan(
+    config: AlignmentConfig, *, trainset: int, valset: int = 0, calls_per_rollout: tuple[int, int]
 ) -> Plan:
-    """Return the plan of an alignment over ``trainset`` interactions.
+    """Return the plan of an alignment.
 
     Args:
         config: The alignment's settings.
-        agent: The agent's settings.
         trainset: Number of interactions that can be learned from.
-        valset: Number of validation interactions; used by the gate `best` only.
-        has_tools: Whether the agent has tools; without them a run is one call.
-        always_concludes: Whether the answer is asked for on its own, which takes one more call.
+        valset: Number of validation interactions; only a gate that needs scores uses them.
+        calls_per_rollout: Fewest and most model calls of one rollout.
+
+    Example:
+        >>> make_plan(PAPER, trainset=50, calls_per_rollout=(3, 6)).calls
+        (13, 22)
     """
     n = min(config.batch_size, trainset)
-    pool = min(POOL_FACTOR * config.batch_size, trainset) if config.batch == "hardest" else 0
-    runs = config.steps * n
-    if config.batch == "hardest" and config.steps:
-        runs += pool - n
-    if config.gate == "best" and config.steps:
-        # The parent's batch was simulated by the step itself; an accepted rewrite's is then reused.
-        runs = (config.steps + 1) * valset + config.steps * n if valset else n + config.steps * n
-        runs += max(pool - n, 0)
-    low = agent.min_actions + 1 + int(always_concludes) if has_tools else 1
-    high = agent.max_steps + 1 if has_tools else 1
+    pool = min(config.batch_rule.pool_size(config.batch_size), trainset) if config.steps else 0
+    rollouts = config.steps * n
+    if config.gate_rule.needs_scores and config.steps:
+        # The step itself scores the parent on the batch, and a kept rewrite is the next parent.
+        rollouts += (config.steps + 1) * valset if valset else n
     return Plan(
-        agent_runs=runs,
+        # The pool holds the first batch.
+        n_rollouts=rollouts + max(pool - n, 0),
         loss_calls=config.steps * n,
         update_calls=config.steps,
-        calls_per_run=(low, high),
+        calls_per_rollout=calls_per_rollout,
     )

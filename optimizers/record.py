@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from optimizers.config import AlignmentConfig, Plan
-from optimizers.gate import Decision
-from program.ledger import Usage
+from optimizers.contracts import Decision
+from program.usage import Usage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """One past interaction, answered again.
+class Rollout:
+    """The agent's answer to one past interaction, given as if it were new (the paper: simulate).
 
     Attributes:
-        interaction_id: Which one.
+        interaction_id: The interaction that was answered again.
         query: What the agent was asked.
         truth: What the user really answered.
-        answer: What the agent answered; empty where ``error`` is set.
-        score: Agreement in [0, 1]; ``None`` where there is no answer. It is never 0 for a failure.
+        answer: What the agent answered; empty if ``error`` is set.
+        score: Agreement in [0, 1]; ``None`` if there is no answer. It is never 0 for a failure.
         error: Why there is no answer: the model's output could not be read.
-        tools: The tool calls made, as ``name(argument)``.
+        tools: The tool calls, each as ``name(argument)``.
     """
 
     interaction_id: str
@@ -33,10 +33,20 @@ class Simulation:
     error: str = ""
     tools: Sequence[str] = ()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the rollout as plain data."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """The textual loss of one simulation; ``skipped`` says why there is none."""
+    """The textual loss of one rollout.
+
+    Attributes:
+        interaction_id: The interaction that the feedback is about.
+        text: The feedback; empty if ``skipped`` is set.
+        skipped: Why there is no feedback.
+    """
 
     interaction_id: str
     text: str = ""
@@ -49,12 +59,12 @@ class AlignmentStep:
 
     Attributes:
         number: Counts from 1.
-        persona_before: The persona that was simulated.
-        candidate: The rewrite; equal to ``persona_before`` where none was made.
-        persona_after: What the step ended with.
-        simulations: One for each interaction of the batch.
-        feedback: One for each simulation that has an answer.
-        decision: What the gate said.
+        persona_before: The persona of the rollouts.
+        candidate: The rewrite; equal to ``persona_before`` if there is none.
+        persona_after: The persona at the end of the step.
+        rollouts: One for each interaction of the batch.
+        feedback: One for each rollout that has an answer.
+        decision: What the gate decided.
         note: What went wrong without stopping the step; empty otherwise.
         usage: Cost of this step by stage.
     """
@@ -63,7 +73,7 @@ class AlignmentStep:
     persona_before: str
     candidate: str
     persona_after: str
-    simulations: Sequence[Simulation]
+    rollouts: Sequence[Rollout]
     feedback: Sequence[Feedback]
     decision: Decision
     note: str = ""
@@ -71,41 +81,68 @@ class AlignmentStep:
 
     @property
     def score(self) -> float | None:
-        """Mean agreement of the simulations that have an answer; ``None`` where none has."""
-        scores = [s.score for s in self.simulations if s.score is not None]
+        """Mean agreement of the rollouts that have an answer; ``None`` if none has."""
+        scores = [rollout.score for rollout in self.rollouts if rollout.score is not None]
         return sum(scores) / len(scores) if scores else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the step as plain data."""
-        return asdict(self)
+        """Return the step as plain data, under the names that stored records use."""
+        step = asdict(self)
+        return {("simulations" if name == "rollouts" else name): value for name, value in step.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentRecord:
-    """A whole alignment.
+    """A whole alignment. It prints as one line.
 
     Attributes:
         config: Every setting that changed the outcome.
         plan: What was predicted before the run.
         steps: The iterations, in order.
-        agent_runs: How often the agent answered a past interaction again.
+        n_rollouts: How often the agent answered a past interaction.
         usage: Cost by stage.
         seconds: Wall time.
         model: The agent's model.
         prompt_model: The model of feedback and update.
-        versions: Of the packages that decide the outcome.
+        versions: Versions of the packages that decide the outcome.
+
+    Example:
+        >>> from optimizers.config import PAPER, make_plan
+        >>> plan = make_plan(PAPER, trainset=50, calls_per_rollout=(3, 6))
+        >>> print(AlignmentRecord(config=PAPER, plan=plan, n_rollouts=3, model="scripted"))
+        0 steps, 3 rollouts, 0 calls, 0 tokens, $0.0000, 0.0 s (scripted)
     """
 
     config: AlignmentConfig
     plan: Plan
     steps: Sequence[AlignmentStep] = ()
-    agent_runs: int = 0
+    n_rollouts: int = 0
     usage: Mapping[str, Usage] = field(default_factory=dict)
     seconds: float = 0.0
     model: str = ""
     prompt_model: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        scores = [step.score for step in self.steps]
+        agreement = ", ".join("-" if score is None else f"{score:.2f}" for score in scores)
+        kept = sum(step.decision.accept for step in self.steps)
+        steps = f"{len(scores)} steps" + (f" (agreement {agreement}; {kept} rewrites kept)" if scores else "")
+        total = Usage()
+        for usage in self.usage.values():
+            total.add(usage)
+        return f"{steps}, {self.n_rollouts} rollouts, {total}, {self.seconds:.1f} s ({self.model})"
+
     def as_dict(self) -> dict[str, Any]:
-        """Return the record as plain data."""
-        return asdict(self)
+        """Return the record as plain data, under the names that stored records use."""
+        return {
+            "config": self.config.as_dict(),
+            "plan": self.plan.as_dict(),
+            "steps": [step.as_dict() for step in self.steps],
+            "agent_runs": self.n_rollouts,
+            "usage": {stage: asdict(usage) for stage, usage in self.usage.items()},
+            "seconds": self.seconds,
+            "model": self.model,
+            "prompt_model": self.prompt_model,
+            "versions": dict(self.versions),
+        }

@@ -1,4 +1,4 @@
-"""The parts of one alignment: simulate, criticise, rewrite, measure. `alignment` puts them in order."""
+"""The parts of one alignment: rollouts, textual loss, update, scores. `alignment` puts them in order."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError
 
-from optimizers import batch
 from optimizers.config import AlignmentConfig
-from optimizers.gate import Evidence
 from optimizers.loss import TextualLoss, UpdatePersona
-from optimizers.record import Feedback, Simulation
+from optimizers.prompting import ask_text, number_feedback
+from optimizers.record import Feedback, Rollout
 from program.agent import PersonaAgent
-from program.errors import AlignmentFailedError, PersonaError, UnparsableAnswerError
-from program.ledger import current_ledger, metered, reserve_call, stage
-from program.models.adapter import program_adapter
-from program.persona import checked
-from program.tracing import span
+from program.errors import AlignmentFailedError, ConfigError, UnparsableAnswerError
+from program.spans import span
+from program.usage import stage
 
 T = TypeVar("T")
 
@@ -30,8 +26,8 @@ class AlignmentRun:
     """One alignment of one user's agent, in progress.
 
     Attributes:
-        agent: The copy that is being aligned; only the loop changes its persona.
-        agent_runs: How often an interaction was simulated so far.
+        agent: The copy that is aligned; only `PersonaAlignment` changes its persona.
+        n_rollouts: How often the agent has answered a past interaction so far.
     """
 
     def __init__(
@@ -45,155 +41,160 @@ class AlignmentRun:
     ) -> None:
         self.config = config
         self.agent = agent
-        self.agent_runs = 0
-        self._batch = batch.candidates(trainset, config)
+        self.n_rollouts = 0
+        self._trainset = list(trainset)
         self._valset = list(valset)
         self._prompt_model = prompt_model
         self._wait = wait
-        # What an earlier step has measured under a persona that is still in play.
-        self._known: dict[tuple[str, str], Simulation] = {}
+        self._batch: list[dspy.Example] = []
+        # Rollouts by persona and interaction: a gate or a batch rule may need one again.
+        self._rollouts: dict[tuple[str, str], Rollout] = {}
 
     def models(self) -> dict[str, Any]:
         """Return the names of the models and the versions of the packages that decide the outcome."""
         agent_model = str(dspy.settings.lm.model)
         prompt_model = agent_model if self._prompt_model is None else str(self._prompt_model.model)
-        packages = ("personaagent", "dspy")
         return {
             "model": agent_model,
             "prompt_model": prompt_model,
-            "versions": {name: version(name) for name in packages},
+            "versions": {name: version(name) for name in ("personaagent", "dspy")},
         }
 
-    async def simulate_batch(self) -> list[Simulation]:
+    async def roll_out_batch(self) -> list[Rollout]:
         """Let the agent answer the batch as if it were new, under its current persona.
 
         Raises:
-            AlignmentFailedError: None of the answers could be read.
+            AlignmentFailedError: None of the answers can be read.
+            ConfigError: The batch rule returned something other than a part of the trainset.
         """
-        if self.config.batch == "hardest" and not self._known:
-            await self._narrow_to_hardest()
-        simulations = await self._simulate(self.agent, self._batch)
-        if all(simulation.score is None for simulation in simulations):
+        self._batch = self._batch or await self._select_batch()
+        rollouts = await self._roll_out_all(self.agent, self._batch)
+        if all(rollout.score is None for rollout in rollouts):
             raise AlignmentFailedError(
-                f"none of {len(simulations)} simulated answers could be read ({simulations[0].error}); "
-                "the persona was not changed. Try another model with `--model`",
-                agent_runs=self.agent_runs,
+                f"none of {len(rollouts)} rollouts gave an answer that could be read ({rollouts[0].error}); "
+                "the persona is unchanged. Try another model with `--model`",
+                n_rollouts=self.n_rollouts,
             )
-        return simulations
+        return rollouts
 
-    async def textual_losses(self, simulations: Sequence[Simulation]) -> list[Feedback]:
-        """Return one feedback for each simulation that has an answer."""
-        answered = [simulation for simulation in simulations if simulation.score is not None]
-        return await self._each(self._textual_loss(simulation) for simulation in answered)
+    async def textual_losses(self, rollouts: Sequence[Rollout]) -> list[Feedback]:
+        """Return one feedback for each rollout that has an answer."""
+        answered = [rollout for rollout in rollouts if rollout.score is not None]
+        return await self._each(self._textual_loss(rollout) for rollout in answered)
 
     async def update(self, feedback: Sequence[Feedback]) -> tuple[str, str]:
-        """Return the rewritten persona and a note; the old persona where no rewrite could be made."""
+        """Return the rewritten persona and a note; the old persona if there is no usable rewrite."""
         persona = self.agent.persona
         texts = [item.text for item in feedback if item.text]
         if not texts:
             return persona, "no feedback, so nothing to change"
-        numbered = "\n\n".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
+        numbered = number_feedback(texts)
         with span("update", persona=persona, feedback=numbered) as trace:
-            rewritten = await self._ask(
+            rewrite = await self._ask(
                 "update", UpdatePersona, current_system_prompt=persona, feedback=numbered
             )
-            trace.output(persona=rewritten)
-        if rewritten is None:
+            trace.output(persona=rewrite)
+        if rewrite is None:
             return persona, "the rewrite could not be used twice, the old persona stays"
-        return rewritten, ""
+        return rewrite, ""
 
-    async def evidence(self, simulations: Sequence[Simulation], candidate: str) -> Evidence:
-        """Measure parent and candidate on the same interactions, where the gate asks for it."""
-        if self.config.gate == "always" or candidate == self.agent.persona:
-            return Evidence()
+    async def score_both(
+        self, rollouts: Sequence[Rollout], candidate: str
+    ) -> tuple[list[float], list[float]]:
+        """Return the scores of the current persona and of ``candidate`` on the same interactions.
+
+        Interactions that either persona leaves without an answer are left out. If the gate needs no
+        scores, both lists are empty and no call is made.
+
+        Args:
+            rollouts: Of the batch, under the current persona.
+            candidate: The rewrite.
+        """
+        if not self.config.gate_rule.needs_scores:
+            return [], []
         changed = self.agent.deepcopy()
         changed.persona = candidate
-        parent = await self._simulate(self.agent, self._valset) if self._valset else simulations
-        after = await self._simulate(changed, self._valset or self._batch)
-        both = [
-            (p.score, a.score)
-            for p, a in zip(parent, after, strict=True)
-            if p.score is not None and a.score is not None
+        parent = await self._roll_out_all(self.agent, self._valset) if self._valset else rollouts
+        rewritten = await self._roll_out_all(changed, self._valset or self._batch)
+        pairs = [
+            (before.score, after.score)
+            for before, after in zip(parent, rewritten, strict=True)
+            if before.score is not None and after.score is not None
         ]
-        return Evidence(parent=[p for p, _ in both], candidate=[a for _, a in both])
+        return [before for before, _ in pairs], [after for _, after in pairs]
 
-    async def _narrow_to_hardest(self) -> None:
-        pool = await self._simulate(self.agent, self._batch)
-        scored = [index for index, simulation in enumerate(pool) if simulation.score is not None]
-        worst_first = sorted(scored, key=lambda index: (pool[index].score, -index))
-        chosen = sorted(worst_first[: self.config.batch_size])
-        self._batch = [self._batch[index] for index in chosen] or self._batch[-self.config.batch_size :]
+    async def _select_batch(self) -> list[dspy.Example]:
+        rule, size = self.config.batch_rule, self.config.batch_size
+        pool_size = rule.pool_size(size)
+        pool = await self._roll_out_all(self.agent, self._trainset[-pool_size:] if pool_size else [])
+        batch = rule.select(self._trainset, [rollout.score for rollout in pool], size)
+        ids = [example.before for example in batch]
+        known = {example.before for example in self._trainset}
+        if not ids or len(ids) > size or len(set(ids)) < len(ids) or not known.issuperset(ids):
+            raise ConfigError(
+                f"batch rule {type(rule).__name__!r} must return 1 to {size} different examples of the "
+                f"trainset, got {len(ids)}"
+            )
+        return batch
 
-    async def _simulate(self, agent: PersonaAgent, examples: Sequence[dspy.Example]) -> list[Simulation]:
-        return await self._each(self._simulate_one(agent, example) for example in examples)
+    async def _roll_out_all(self, agent: PersonaAgent, examples: Sequence[dspy.Example]) -> list[Rollout]:
+        return await self._each(self._roll_out(agent, example) for example in examples)
 
-    async def _simulate_one(self, agent: PersonaAgent, example: dspy.Example) -> Simulation:
+    async def _roll_out(self, agent: PersonaAgent, example: dspy.Example) -> Rollout:
         key = (agent.persona, str(example.before))
-        reusable = self.config.gate == "best" or self.config.batch == "hardest"
-        if reusable and key in self._known:
-            return self._known[key]
-        self.agent_runs += 1
+        reusable = self.config.gate_rule.needs_scores or self.config.batch_rule.pool_size(
+            self.config.batch_size
+        )
+        if reusable and key in self._rollouts:
+            return self._rollouts[key]
+        self.n_rollouts += 1
         truth = str(example.response)
-        made = Simulation(interaction_id=str(example.before), query=str(example.query), truth=truth)
-        with stage("simulate"), span("simulate", interaction_id=made.interaction_id) as trace:
+        rollout = Rollout(interaction_id=str(example.before), query=str(example.query), truth=truth)
+        with stage("simulate"), span("simulate", interaction_id=rollout.interaction_id) as trace:
             try:
                 inputs = example.inputs()
-                said = await agent.acall(**inputs) if self._wait else agent(**inputs)
+                prediction = await agent.acall(**inputs) if self._wait else agent(**inputs)
             except UnparsableAnswerError as error:
-                made = replace(made, error=str(error))
+                rollout = replace(rollout, error=str(error))
             else:
-                score = agent.surroundings.task.answer.agreement(said.answer, truth)
-                tools = [
-                    f"{step.tool}({', '.join(map(str, step.arguments.values()))})" for step in said.steps
-                ]
-                made = replace(made, answer=said.answer, score=score, tools=tools)
-            trace.output(simulation=made)
-        self._known[key] = made
-        return made
+                rollout = replace(
+                    rollout,
+                    answer=prediction.answer,
+                    score=agent.context.task.answer.agreement(prediction.answer, truth),
+                    tools=[step.call for step in prediction.steps],
+                )
+            trace.output(simulation=rollout)
+        self._rollouts[key] = rollout
+        return rollout
 
-    async def _textual_loss(self, simulation: Simulation) -> Feedback:
-        if self.config.skip_right and simulation.score == 1.0:
-            return Feedback(interaction_id=simulation.interaction_id, skipped="the answer was right")
-        question = f"{self.agent.surroundings.task.question}\n{simulation.query}"
-        with span("textual_loss", interaction_id=simulation.interaction_id) as trace:
+    async def _textual_loss(self, rollout: Rollout) -> Feedback:
+        if self.config.skip_right and rollout.score == 1.0:
+            return Feedback(interaction_id=rollout.interaction_id, skipped="the answer was right")
+        with span("textual_loss", interaction_id=rollout.interaction_id) as trace:
             text = await self._ask(
                 "textual_loss",
                 TextualLoss,
-                question=question,
-                expected_answer=simulation.truth,
-                agent_response=simulation.answer,
+                question=f"{self.agent.context.task.question}\n{rollout.query}",
+                expected_answer=rollout.truth,
+                agent_response=rollout.answer,
             )
             trace.output(feedback=text)
         if text is None:
-            return Feedback(interaction_id=simulation.interaction_id, skipped="unreadable twice")
-        return Feedback(interaction_id=simulation.interaction_id, text=text)
+            return Feedback(interaction_id=rollout.interaction_id, skipped="unreadable twice")
+        return Feedback(interaction_id=rollout.interaction_id, text=text)
 
-    async def _ask(self, name: str, signature: Any, **inputs: str) -> str | None:
-        """Ask the prompt model for one text; once more where it cannot be used, then give up."""
-        predict = dspy.Predict(signature)
-        field = next(iter(signature.output_fields))
-        ledger = current_ledger()
-        lm = self._prompt_model or dspy.settings.lm
-        if self._prompt_model is not None and ledger is not None:
-            lm = metered(self._prompt_model, ledger)
-        for attempt in range(2):
-            # The same request would get the same answer from a cache or a deterministic model.
-            config = {"rollout_id": attempt, "temperature": 0.7} if attempt else {}
-            reserve_call()
-            with stage(name), dspy.context(lm=lm, trace=None), program_adapter():
-                try:
-                    said = (
-                        await predict.acall(config=config, **inputs)
-                        if self._wait
-                        else predict(config=config, **inputs)
-                    )
-                    return checked(str(said[field]), max_chars=self.config.max_chars)
-                except (AdapterParseError, PersonaError):
-                    continue
-        return None
+    async def _ask(self, stage_name: str, signature: Any, **inputs: str) -> str | None:
+        return await ask_text(
+            stage_name,
+            signature,
+            lm=self._prompt_model,
+            max_chars=self.config.max_chars,
+            wait=self._wait,
+            **inputs,
+        )
 
     async def _each(self, jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Wait for all jobs: at the same time where waiting is possible, else one after the other.
+        """Run all jobs: concurrently if waiting is possible, else one after the other.
 
         The first failure stops the others before their next call.
         """

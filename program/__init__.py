@@ -1,1 +1,8 @@
-"""The agent of one user: everything needed to answer."""
+"""The agent of one user: everything needed to answer.
+
+The exported names are listed in ``__init__.pyi`` and imported when they are first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
@@ -11,33 +11,53 @@ from dspy.utils.exceptions import AdapterParseError
 
 from program.errors import ConfigError
 from program.home import home
-from program.ledger import reserve_call
 from program.loop import AgentSettings, Unreadable, run_loop
 from program.memory.base import Before, Memory
 from program.memory.semantic import Profile, count_facts
 from program.models.adapter import program_adapter
-from program.models.evidence import decision_client, probabilities
-from program.persona import checked, initial_persona
+from program.models.label_probabilities import decision_client, probabilities
+from program.persona import initial_persona, validate_persona
 from program.signatures import Act, conclusion
+from program.spans import about, span
 from program.sync import run_now
 from program.task import Task
 from program.tools import default_tools
 from program.tools.base import ToolContext
 from program.tools.toolset import Observation, ToolSet
-from program.tracing import about, span
+from program.usage import reserve_call
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentState:
+    """What a stored user's agent is made of: what the store knows of the user now."""
+
+    task: Task
+    memory: Memory
+    profile: Profile
+    persona: str
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What an agent works with. Copies of a program share it; nothing here is learned."""
+class AgentContext:
+    """What an agent works with. Copies of a program share it; nothing here is learned.
+
+    Attributes:
+        task: What the user is asked.
+        memory: The user's episodic memory.
+        tools: The tools.
+        profile: The user's semantic memory.
+        settings: Limits and sizes.
+        source: Reads the user's current state; ``None`` if the agent is not a stored user's.
+    """
 
     task: Task
     memory: Memory
     tools: ToolSet
     profile: Profile
     settings: AgentSettings
+    source: Callable[[], AgentState] | None = None
 
-    def __deepcopy__(self, memo: object) -> Surroundings:
+    def __deepcopy__(self, memo: object) -> AgentContext:
         return self
 
     def profile_at(self, before: Before) -> Profile:
@@ -77,14 +97,14 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         settings: AgentSettings | None = None,
     ) -> None:
         super().__init__()
-        self.surroundings = Surroundings(
+        self.context = AgentContext(
             task=task,
             memory=memory,
             tools=default_tools(home() / "cache") if tools is None else tools,
             profile=profile or Profile(facts=count_facts(memory.latest(), task.response_type)),
             settings=settings or AgentSettings(),
         )
-        action = self.surroundings.tools.action_type(task.answer.annotation)
+        action = self.context.tools.action_type(task.answer.annotation)
         self.act = dspy.Predict(Act.with_updated_fields("action", type_=action))
         self.persona = persona
 
@@ -111,6 +131,39 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         text = persona if persona is not None else initial_persona(profile)
         return cls(task=task, memory=memory, persona=text, tools=tools, profile=profile, settings=settings)
 
+    @classmethod
+    def from_source(
+        cls,
+        source: Callable[[], AgentState],
+        *,
+        tools: ToolSet | None = None,
+        settings: AgentSettings | None = None,
+    ) -> PersonaAgent:
+        """Make the agent of a user whose state ``source`` reads, so that `refresh` can read it again."""
+        state = source()
+        agent = cls(tools=tools, settings=settings, **vars(state))
+        agent.context = replace(agent.context, source=source)
+        return agent
+
+    def refresh(self) -> None:
+        """Take over what the store has learned since: new interactions, profile and persona.
+
+        Raises:
+            ConfigError: The agent was not opened with `open_session`.
+        """
+        if self.context.source is None:
+            raise ConfigError("this agent has no store to refresh from; open it with `open_session`")
+        state = self.context.source()
+        self.context = replace(self.context, memory=state.memory, profile=state.profile)
+        self.persona = state.persona
+
+    def calls_per_answer(self) -> tuple[int, int]:
+        """Return the fewest and most model calls of one answer with DSPy's configured model."""
+        settings = self.context.settings
+        if not self.context.tools.tools:
+            return 1, 1
+        return settings.min_actions + 1 + int(self._concludes_apart()), settings.max_steps + 1
+
     @property
     def persona(self) -> str:
         """The user's system prompt."""
@@ -119,7 +172,7 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
     @persona.setter
     def persona(self, text: str) -> None:
         # Signatures are classes, shared by all copies of a program: rebind, never set in place.
-        self.act.signature = self.act.signature.with_instructions(checked(text))
+        self.act.signature = self.act.signature.with_instructions(validate_persona(text))
 
     def forward(self, query: str, before: Before = None, exclude: Collection[str] = ()) -> dspy.Prediction:
         """Answer one query.
@@ -149,16 +202,16 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
     async def _answer(
         self, query: str, before: Before, exclude: Collection[str], *, wait: bool
     ) -> dspy.Prediction:
-        around = self.surroundings
-        context = around.tool_context(before, exclude)
-        fixed = {"task": around.task.question, "query": query}
-        decisions = decision_client(dspy.settings.lm, around.task.answer)
+        context = self.context
+        tool_context = context.tool_context(before, exclude)
+        fixed = {"task": context.task.question, "query": query}
+        decisions = decision_client(dspy.settings.lm, context.task.answer)
 
         async def think(steps: str) -> Any:
-            return await self._predict({**fixed, "tools": around.tools.render(), "steps": steps}, wait)
+            return await self._predict({**fixed, "tools": context.tools.render(), "steps": steps}, wait)
 
         async def conclude(steps: str) -> Any:
-            signature = conclusion(self.persona, around.task.answer)
+            signature = conclusion(self.persona, context.task.answer)
             inputs = {**fixed, "steps": steps, "signature": signature}
             if decisions is None:
                 return await self._predict(inputs, wait)
@@ -169,26 +222,32 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
 
         async def use(action: Any) -> Observation:
             with span("tool", action=action) as trace:
-                seen = await around.tools.arun(action, context) if wait else around.tools.run(action, context)
-                trace.output(observation=seen)
-                return seen
+                if wait:
+                    observation = await context.tools.arun(action, tool_context)
+                else:
+                    observation = context.tools.run(action, tool_context)
+                trace.output(observation=observation)
+                return observation
 
-        whose = about(user_id=around.memory.user_id)
-        with whose, span("agent", query=query) as trace, program_adapter():
-            finished = await run_loop(
+        user = about(user_id=context.memory.user_id)
+        with user, span("agent", query=query) as trace, program_adapter():
+            result = await run_loop(
                 query,
-                tools=around.tools,
-                answer_type=around.task.answer,
-                settings=around.settings,
+                tools=context.tools,
+                answer_type=context.task.answer,
+                settings=context.settings,
                 think=think,
                 use=use,
                 conclude=conclude,
-                always_conclude=decisions is not None or around.settings.conclude_apart,
+                always_conclude=self._concludes_apart(),
             )
-            trace.output(finished=finished)
-        return dspy.Prediction(
-            answer=finished.answer, steps=finished.steps, probabilities=finished.probabilities
-        )
+            trace.output(finished=result)
+        return dspy.Prediction(answer=result.answer, steps=result.steps, probabilities=result.probabilities)
+
+    def _concludes_apart(self) -> bool:
+        """Whether the final answer is a call of its own: by setting, or since the model scores labels."""
+        scores_labels = decision_client(dspy.settings.lm, self.context.task.answer) is not None
+        return self.context.settings.conclude_apart or scores_labels
 
     async def _predict(self, inputs: Mapping[str, Any], wait: bool) -> Any:
         reserve_call()

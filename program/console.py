@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from program.errors import (
     PersonaAgentError,
     UnparsableAnswerError,
 )
-from program.ledger import Ledger
+from program.usage import UsageTracker
 
 OK, FAILED, USAGE, MODEL, PARTIAL = 0, 1, 2, 3, 4
 """Exit codes: success; data or store; wrong command line or settings; model; some users failed."""
@@ -54,50 +54,64 @@ def explain(error: BaseException) -> str | None:
     return explain_model(error)
 
 
+class ProgressBar:
+    """A progress bar on stderr, beside it the calls, tokens and cost of a tracker."""
+
+    def __init__(self, bar: Progress, tracker: UsageTracker, total: int) -> None:
+        self._bar = bar
+        self._tracker = tracker
+        self._task = bar.add_task("", total=total, usage="")
+
+    def advance(self, word: str) -> None:
+        """Move on by one and show a word about what is next."""
+        self._bar.update(self._task, advance=1, description=word)
+        self.refresh()
+
+    def resize(self, total: int, *, done: int = 0) -> None:
+        """Set how many there are in all, and how many are done already."""
+        self._bar.update(self._task, total=total, completed=done)
+        self._bar.start()
+
+    def refresh(self) -> None:
+        """Show the tracker's current sums."""
+        self._bar.update(self._task, usage=str(self._tracker.total()))
+
+
 @contextmanager
-def progress(ledger: Ledger, total: int, what: str) -> Iterator[Callable[[str], None]]:
-    """Show progress on stderr with calls, tokens, cost and the time left.
+def progress(tracker: UsageTracker, total: int, unit: str) -> Iterator[ProgressBar]:
+    """Show progress on stderr, with calls, tokens, cost and the time left.
 
     Args:
-        ledger: Its sums are shown beside the bar.
-        total: How many times the returned function will be called.
-        what: The unit, such as "users".
-
-    Yields:
-        A function that moves the bar by one and shows a word about what is next.
+        tracker: Its sums are shown beside the bar.
+        total: How often the bar will advance; 0 if it is not known yet: `ProgressBar.resize` then shows it.
+        unit: What is counted, such as "users".
     """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn(f"{{task.completed}}/{{task.total}} {what}"),
+        TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
         TextColumn("{task.fields[usage]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     stopped = threading.Event()
-    with Progress(*columns, console=err, transient=not err.is_terminal) as bar:
-        task = bar.add_task("", total=total, usage="")
+    shown = Progress(*columns, console=err, transient=not err.is_terminal)
+    bar = ProgressBar(shown, tracker, total)
+    if total:
+        shown.start()
 
-        def refresh() -> None:
-            used = ledger.total()
-            cost = f"${used.usd:.4f}{' or more' if used.unpriced else ''}"
-            tokens = used.input_tokens + used.output_tokens
-            bar.update(task, usage=f"{used.calls} calls, {tokens:,} tokens, {cost}")
+    def watch() -> None:
+        while not stopped.wait(0.5):
+            bar.refresh()
 
-        def watch() -> None:
-            while not stopped.wait(0.5):
-                refresh()
-
-        def advance(word: str) -> None:
-            bar.update(task, advance=1, description=word)
-            refresh()
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield advance
-        finally:
-            stopped.set()
-            watcher.join()
-            refresh()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield bar
+    finally:
+        stopped.set()
+        watcher.join()
+        bar.refresh()
+        if shown.live.is_started:
+            shown.stop()

@@ -74,9 +74,9 @@ class AlignmentFailedError(PersonaAgentError):
     """Every simulation of a batch failed; no feedback may be made from that.
 
     Attributes:
-        agent_runs: How often the agent was run until then.
+        n_rollouts: How often the agent was run until then.
     """
 
-    def __init__(self, message: str, *, agent_runs: int = 0) -> None:
+    def __init__(self, message: str, *, n_rollouts: int = 0) -> None:
         super().__init__(message)
-        self.agent_runs = agent_runs
+        self.n_rollouts = n_rollouts

@@ -12,6 +12,7 @@ from typing import Any
 
 from program.answers import AnswerType
 from program.errors import ConfigError, UnparsableAnswerError
+from program.text import one_line
 from program.tools.toolset import Observation, ToolSet
 
 NO_STEPS = "nothing yet"
@@ -66,6 +67,12 @@ class Step:
     failed: bool = False
     forced: str = ""
 
+    @property
+    def call(self) -> str:
+        """The tool call on one line, ``search_memory(rain)``; arguments are cut."""
+        arguments = ", ".join(one_line(value, _SHOWN_ARGUMENT) for value in self.arguments.values())
+        return f"{self.tool}({arguments})"
+
     def __str__(self) -> str:
         words = ", ".join(
             f"{name}={str(value)[:_SHOWN_ARGUMENT]!r}" for name, value in self.arguments.items()
@@ -81,7 +88,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class LoopResult:
     """How a loop ends. ``probabilities`` maps labels to probabilities where the model gives them."""
 
     answer: str
@@ -109,7 +116,7 @@ async def run_loop(
     use: Use,
     conclude: Conclude,
     always_conclude: bool = False,
-) -> Finished:
+) -> LoopResult:
     """Answer ``query`` in at most ``max_steps`` steps; then the answer is forced from what was seen.
 
     A look that shows nothing new ends the search too, once there were ``min_actions``: what was seen
@@ -130,7 +137,7 @@ async def run_loop(
             if len(steps) >= settings.min_actions:
                 if always_conclude:
                     break
-                return Finished(answer=answer_type.parse(action.answer), steps=tuple(steps))
+                return LoopResult(answer=answer_type.parse(action.answer), steps=tuple(steps))
             forced = "too early"
         elif action is not None and _done(action.tool, action.model_dump(exclude={"tool"}), steps):
             forced = "repeated"
@@ -155,7 +162,7 @@ async def run_loop(
     said = await conclude(render(steps))
     if isinstance(said, Unreadable):
         raise UnparsableAnswerError(f"the final answer is not {answer_type.hint}", raw=said.raw)
-    return Finished(
+    return LoopResult(
         answer=answer_type.parse(said.answer), steps=tuple(steps), probabilities=said.get("probabilities")
     )
 

@@ -38,23 +38,23 @@ def initial_persona(profile: Profile) -> str:
 
     Counts are summed over the whole history; no single latest answer is named.
     """
-    return stable(_INITIAL.format(profile=render(profile, recent=False)))
+    return normalize(_INITIAL.format(profile=render(profile, recent=False)))
 
 
-def stable(text: str) -> str:
+def normalize(text: str) -> str:
     """Return ``text`` as DSPy will read it back: `inspect.cleandoc` until nothing changes."""
     while (clean := inspect.cleandoc(text).strip()) != text:
         text = clean
     return text
 
 
-def checked(text: str, *, max_chars: int = MAX_CHARS) -> str:
+def validate_persona(text: str, *, max_chars: int = MAX_CHARS) -> str:
     """Return ``text`` as a persona can hold it.
 
     Raises:
         PersonaError: Nothing is left of it, or it is longer than ``max_chars`` characters.
     """
-    text = stable(text)
+    text = normalize(text)
     if not text:
         raise PersonaError("a persona must not be empty")
     if len(text) > max_chars:

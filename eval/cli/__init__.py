@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from eval.cli import listing, results, running, sweeping
+from eval.cli import catalog, results, run
 
 app = typer.Typer(no_args_is_help=True, help="Measure methods on LaMP data.")
-app.command()(running.run)
-app.command()(sweeping.sweep)
+app.command()(run.run)
+app.command("sweep", help="The same as `run`, with `--over`.")(run.run)
 app.command()(results.score)
 app.command()(results.compare)
 app.command()(results.predictions)
 app.command()(results.report)
-app.command()(listing.download)
-app.command()(listing.convert)
-app.command()(listing.tasks)
-app.command()(listing.methods)
+app.command()(catalog.download)
+app.command()(catalog.convert)
+app.command()(catalog.tasks)
+app.command()(catalog.methods)
 
 __all__ = ["app"]

@@ -1,4 +1,4 @@
-"""Options of `eval run` and `eval sweep`."""
+"""Options of `eval run`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ Data = Annotated[
 ]
 Methods = Annotated[
     list[str],
-    typer.Option("--method", help="Names, with settings where wanted: floors,rag:k=8,personaagent."),
+    typer.Option("--method", help="Names, with settings where wanted: baselines,rag:k=8,personaagent."),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting for every method that has it: k=8, max_steps=3. Repeatable."),
 ]
 Out = Annotated[Path, typer.Option(help="The run's folder; a run that was stopped continues there.")]
+Over = Annotated[
+    str | None,
+    typer.Option(
+        help="Run once for each value of one setting (a method's, model, history, users, queries or seed): "
+        "batch=1,3,5. Limits hold for each run."
+    ),
+]
 Users = Annotated[int | None, typer.Option(help="How many users; default: all.")]
 Order = Annotated[Literal["file", "most-active", "random"], typer.Option(help="Which users those are.")]
 History = Annotated[int | None, typer.Option(help="How many history items of each user; default: all.")]

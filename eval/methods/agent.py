@@ -8,12 +8,12 @@ from typing import Any
 
 import dspy
 
-from eval.contracts import Answer, Query, Subject
+from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
-from eval.methods.final import plain
-from eval.methods.learned import plain_profile, profile_from
-from eval.methods.lookup import check_retrieval, memory_of
-from optimizers.batch import examples
+from eval.methods.final_answer import plain
+from eval.methods.profiles import plain_profile, profile_from
+from eval.methods.retrieval import check_retrieval, memory_of
+from optimizers.trainset import examples
 from program.agent import PersonaAgent
 from program.errors import UnparsableAnswerError
 from program.home import home
@@ -56,51 +56,49 @@ class AgentMethod(BaseMethod):
         check_retrieval(self.k, self.retrieval, self.item_chars)
         self._settings()
 
-    def prepare(self, subject: Subject) -> Mapping[str, Any]:
+    def prepare(self, user: UserView) -> Mapping[str, Any]:
         """Summarise the history, write the first persona, improve it."""
-        profile = self._profile(subject)
-        agent = self._agent(subject, profile, self._first_persona(profile))
-        trainset = examples(memory_of(subject), subject.task, seed=subject.seed)
+        profile = self._profile(user)
+        agent = self._agent(user, profile, self._first_persona(profile))
+        trainset = examples(memory_of(user), user.task, seed=user.seed)
         learned = {"profile": plain_profile(profile), "persona_initial": agent.persona}
-        found = self._learn(agent, trainset, subject) if trainset else {}
+        found = self._learn(agent, trainset, user) if trainset else {}
         return {"persona": agent.persona, **learned, **found}
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> PersonaAgent:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> PersonaAgent:
         """Return the user's agent under the persona it ended with."""
-        return self._agent(subject, profile_from(learned["profile"], subject), learned["persona"])
+        return self._agent(user, profile_from(learned["profile"], user), learned["persona"])
 
-    def answer(self, opened: PersonaAgent, query: Query) -> Answer:
+    def answer(self, prepared: PersonaAgent, query: Query) -> Answer:
         """Let the agent answer."""
         try:
-            said = opened(query=query.text)
+            said = prepared(query=query.text)
         except UnparsableAnswerError as error:
             return Answer(text=error.raw, valid=False)
         return Answer(text=said.answer, steps=plain(said.steps), probabilities=said.probabilities)
 
-    def _learn(
-        self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
-    ) -> dict[str, Any]:
+    def _learn(self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView) -> dict[str, Any]:
         """Return the ``persona`` that is better than the agent's, and how it came about."""
         return {}
 
-    def _profile(self, subject: Subject) -> Profile:
-        return build_profile(memory_of(subject), subject.task, prose=self.prose)
+    def _profile(self, user: UserView) -> Profile:
+        return build_profile(memory_of(user), user.task, prose=self.prose)
 
     def _first_persona(self, profile: Profile) -> str:
         return initial_persona(profile)
 
-    def _memory(self, subject: Subject) -> Memory:
-        return memory_of(subject, self.retrieval)
+    def _memory(self, user: UserView) -> Memory:
+        return memory_of(user, self.retrieval)
 
     def _tools(self) -> ToolSet:
         return default_tools(home() / "cache", wikipedia=self.wikipedia)
 
-    def _agent(self, subject: Subject, profile: Profile, persona: str) -> PersonaAgent:
+    def _agent(self, user: UserView, profile: Profile, persona: str) -> PersonaAgent:
         return PersonaAgent.for_user(
-            subject.user_id,
-            self._memory(subject),
+            user.user_id,
+            self._memory(user),
             self._tools(),
-            task=subject.task,
+            task=user.task,
             profile=profile,
             persona=persona,
             settings=self._settings(),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from eval.contracts import Answer, Query, Subject
+from eval.contracts import Answer, Query, UserView
 from program.task import Task
 
 
@@ -16,11 +16,11 @@ class BaseMethod(ABC):
     """A method as a frozen dataclass: its fields are its settings (see `eval.contracts.Method`).
 
     A subclass gives ``name`` and `answer`; without more it learns nothing, and `answer` gets the
-    `Subject` itself.
+    `UserView` itself.
     """
 
     name: ClassVar[str]
-    floor: ClassVar[bool] = False
+    trivial: ClassVar[bool] = False
 
     def settings(self) -> Mapping[str, Any]:
         """Return the dataclass fields."""
@@ -29,14 +29,14 @@ class BaseMethod(ABC):
     def check(self, task: Task) -> None:  # noqa: B027 - most methods serve every task
         """Accept every task."""
 
-    def prepare(self, subject: Subject) -> Mapping[str, Any]:
+    def prepare(self, user: UserView) -> Mapping[str, Any]:
         """Learn nothing."""
         return {}
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> Any:
-        """Return the subject."""
-        return subject
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> Any:
+        """Return the user."""
+        return user
 
     @abstractmethod
-    def answer(self, opened: Any, query: Query) -> Answer:
+    def answer(self, prepared: Any, query: Query) -> Answer:
         """Answer one query."""

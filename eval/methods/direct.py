@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eval.contracts import Answer, Query, Subject
+from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
-from eval.methods.final import final_answer
+from eval.methods.final_answer import final_answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,6 @@ class Direct(BaseMethod):
 
     name: ClassVar[str] = "direct"
 
-    def answer(self, opened: Subject, query: Query) -> Answer:
+    def answer(self, prepared: UserView, query: Query) -> Answer:
         """Answer in one call."""
-        return final_answer(opened.task, query.text)
+        return final_answer(prepared.task, query.text)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import dspy
 
-from eval.contracts import Subject
-from eval.methods.rival import Rival
-from optimizers.interop import PersonaProposer, Rehearsal, persona_metric
+from eval.contracts import UserView
+from eval.methods.dspy_optimizer import Rival
+from optimizers.dspy_optimizers import OptimizableAgent, PersonaProposer, persona_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,24 +20,24 @@ class Gepa(Rival):
     least_batches: ClassVar[int] = 4
 
     def _compile(
-        self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject, prompt_model: Any
+        self, optimizable: OptimizableAgent, latest: list[dspy.Example], user: UserView, prompt_model: Any
     ) -> str:
         # One iteration runs a minibatch under parent and child, and all interactions under a kept child.
         iteration = 3 * len(latest)
 
         def out_of_runs(state: Any) -> bool:
-            return rehearsal.runs.count + iteration > self.runs
+            return optimizable.runs.count + iteration > self.runs
 
         optimizer = dspy.GEPA(
-            persona_metric(subject.task),
+            persona_metric(user.task),
             # Metric calls are not agent runs (it counts some twice): the stopper below is the budget.
             max_metric_calls=10 * self.runs,
             reflection_minibatch_size=len(latest),
-            instruction_proposer=PersonaProposer(on_refused=rehearsal.runs.note),
+            instruction_proposer=PersonaProposer(on_refused=optimizable.runs.note),
             reflection_lm=prompt_model,
             use_merge=False,
             num_threads=1,
-            seed=subject.seed,
+            seed=user.seed,
             gepa_kwargs={"stop_callbacks": [out_of_runs]},
         )
-        return rehearsal.compile(optimizer, trainset=latest, valset=latest)
+        return optimizable.compile(optimizer, trainset=latest, valset=latest)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eval.contracts import Answer, Query, Subject
+from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
-from eval.methods.final import final_answer
-from eval.methods.lookup import check_retrieval, examples_step
+from eval.methods.final_answer import final_answer
+from eval.methods.retrieval import check_retrieval, examples_step
 from program.loop import AgentSettings, Step
 from program.task import Task
 
@@ -30,13 +30,13 @@ class InContext(BaseMethod):
     def __post_init__(self) -> None:
         check_retrieval(self.k, "recency", self.item_chars)
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> tuple[Task, Step]:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, Step]:
         """Choose the examples."""
-        latest = subject.history[-self.k :]
-        examples = examples_step(subject.user_id, latest, subject.task, item_chars=self.item_chars)
-        return subject.task, examples
+        latest = user.history[-self.k :]
+        examples = examples_step(user.user_id, latest, user.task, item_chars=self.item_chars)
+        return user.task, examples
 
-    def answer(self, opened: tuple[Task, Step], query: Query) -> Answer:
+    def answer(self, prepared: tuple[Task, Step], query: Query) -> Answer:
         """Answer in one call."""
-        task, examples = opened
+        task, examples = prepared
         return final_answer(task, query.text, steps=[examples])

@@ -19,18 +19,18 @@ from typing import Any, ClassVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from eval.contracts import Answer, Query, Subject
+from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
-from eval.methods.final import final_answer
-from eval.methods.lookup import check_retrieval, examples_step, memory_of, search_words, text_step
+from eval.methods.final_answer import final_answer
+from eval.methods.retrieval import check_retrieval, examples_step, memory_of, search_words, text_step
 from program.errors import ConfigError
-from program.ledger import reserve_call, stage
 from program.loop import AgentSettings, Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.summary import MAX_ITEM_CHARS
 from program.models.adapter import program_adapter
 from program.task import Task
+from program.usage import reserve_call, stage
 
 _MAX_SUMMARY_CHARS = 400
 _ITEMS_READ = 12
@@ -80,31 +80,31 @@ class MemoryBank(BaseMethod):
                 f"`days` must be 1 or more and `strength` above 0, got {self.days!r} and {self.strength!r}"
             )
 
-    def prepare(self, subject: Subject) -> Mapping[str, Any]:
+    def prepare(self, user: UserView) -> Mapping[str, Any]:
         """Summarise the latest days, then the user: ``days`` + 1 calls at most."""
-        latest = _by_day(subject.history, self.k)[-self.days :]
+        latest = _by_day(user.history, self.k)[-self.days :]
         with stage("profile"), program_adapter():
-            summaries = [_ask(SummarizeDay, subject.task, events=_listed(day)) for day in latest]
+            summaries = [_ask(SummarizeDay, user.task, events=_listed(day)) for day in latest]
             listed = "\n".join(f"- {summary}" for summary in summaries)
-            portrait = _ask(DescribeUser, subject.task, summaries=listed) if summaries else ""
+            portrait = _ask(DescribeUser, user.task, summaries=listed) if summaries else ""
         return {"summaries": summaries, "portrait": portrait}
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> _Bank:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> _Bank:
         """Return the memories with what is left of each."""
-        memory = memory_of(subject, self.retrieval)
+        memory = memory_of(user, self.retrieval)
         text = "\n".join([learned["portrait"], *(f"- {summary}" for summary in learned["summaries"])])
         return _Bank(
-            task=subject.task,
+            task=user.task,
             memory=memory,
             portrait=text_step("read_portrait", text.strip() or "Nothing is known about this user yet."),
-            retention=_retention(subject, memory, self.k, self.strength),
+            retention=_retention(user, memory, self.k, self.strength),
         )
 
-    def answer(self, opened: _Bank, query: Query) -> Answer:
+    def answer(self, prepared: _Bank, query: Query) -> Answer:
         """Recall, then answer in one call."""
-        recalled = opened.recall(query.text, self.k)
-        shown = examples_step(opened.memory.user_id, recalled, opened.task, item_chars=self.item_chars)
-        return final_answer(opened.task, query.text, steps=[opened.portrait, shown])
+        recalled = prepared.recall(query.text, self.k)
+        shown = examples_step(prepared.memory.user_id, recalled, prepared.task, item_chars=self.item_chars)
+        return final_answer(prepared.task, query.text, steps=[prepared.portrait, shown])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +123,9 @@ class _Bank:
         return [item for item in self.memory.latest() if item.id in chosen]
 
 
-def _retention(subject: Subject, memory: EpisodicMemory, k: int, strength: float) -> dict[str, float]:
+def _retention(user: UserView, memory: EpisodicMemory, k: int, strength: float) -> dict[str, float]:
     """Return R = exp(-t / S) of each memory after the whole history, in (0, 1]."""
-    days = _by_day(subject.history, k)
+    days = _by_day(user.history, k)
     last = {item.id: number for number, day in enumerate(days) for item in day}
     recalls = dict.fromkeys(last, 0)
     for number, day in enumerate(days):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import dspy
 
-from eval.contracts import Subject
-from eval.methods.rival import Rival
-from optimizers.interop import Rehearsal, persona_metric
+from eval.contracts import UserView
+from eval.methods.dspy_optimizer import Rival
+from optimizers.dspy_optimizers import OptimizableAgent, persona_metric
 from program.errors import ConfigError
 from program.task import Task
 
@@ -32,12 +32,12 @@ class MiproV2(Rival):
             raise ConfigError("`miprov2` needs optuna: run `pip install optuna`") from error
 
     def _compile(
-        self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject, prompt_model: Any
+        self, optimizable: OptimizableAgent, latest: list[dspy.Example], user: UserView, prompt_model: Any
     ) -> str:
         # At most two batches to bootstrap for its proposer, and one for the first persona.
         trials = self.runs // len(latest) - 3
         optimizer = dspy.MIPROv2(
-            persona_metric(subject.task),
+            persona_metric(user.task),
             auto=None,
             num_candidates=_CANDIDATES,
             prompt_model=prompt_model,
@@ -45,10 +45,10 @@ class MiproV2(Rival):
             max_labeled_demos=0,
             num_threads=1,
             # It takes 0 for "no seed".
-            seed=subject.seed + 1,
+            seed=user.seed + 1,
             track_stats=False,
         )
-        return rehearsal.compile(
+        return optimizable.compile(
             optimizer,
             trainset=latest,
             valset=latest,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eval.contracts import Answer, Query, Subject
+from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
-from eval.methods.final import final_answer
-from eval.methods.learned import plain_profile, profile_from
-from eval.methods.lookup import check_retrieval, memory_of, profile_step, search_step
+from eval.methods.final_answer import final_answer
+from eval.methods.profiles import plain_profile, profile_from
+from eval.methods.retrieval import check_retrieval, memory_of, profile_step, search_step
 from program.loop import AgentSettings, Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.summary import build_profile
@@ -43,18 +43,18 @@ class Pag(BaseMethod):
     def __post_init__(self) -> None:
         check_retrieval(self.k, self.retrieval, self.item_chars)
 
-    def prepare(self, subject: Subject) -> Mapping[str, Any]:
+    def prepare(self, user: UserView) -> Mapping[str, Any]:
         """Summarise the history."""
-        profile = build_profile(memory_of(subject), subject.task, prose=self.prose)
+        profile = build_profile(memory_of(user), user.task, prose=self.prose)
         return {"profile": plain_profile(profile)}
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> Opened:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> Opened:
         """Return the searchable history and the profile."""
-        profile = profile_from(learned["profile"], subject)
-        return subject.task, memory_of(subject, self.retrieval), profile_step(profile)
+        profile = profile_from(learned["profile"], user)
+        return user.task, memory_of(user, self.retrieval), profile_step(profile)
 
-    def answer(self, opened: Opened, query: Query) -> Answer:
+    def answer(self, prepared: Opened, query: Query) -> Answer:
         """Search, then answer in one call."""
-        task, memory, profile = opened
+        task, memory, profile = prepared
         found = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
         return final_answer(task, query.text, steps=[profile, found])

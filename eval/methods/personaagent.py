@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import dspy
 
-from eval.contracts import Subject
+from eval.contracts import UserView
 from eval.methods.agent import LearningMethod
 from optimizers.alignment import PersonaAlignment
-from optimizers.config import PAPER, AlignmentConfig, BatchChoice, GateChoice
+from optimizers.config import PAPER, AlignmentConfig
 from program.agent import PersonaAgent
 from program.errors import AlignmentFailedError
 
@@ -31,26 +31,24 @@ class Aligned(LearningMethod):
     name: ClassVar[str] = "personaagent"
     steps: int = PAPER.steps
     batch: int = PAPER.batch_size
-    choice: BatchChoice = PAPER.batch
-    gate: GateChoice = PAPER.gate
+    choice: str = PAPER.as_dict()["batch"]
+    gate: str = PAPER.as_dict()["gate"]
     skip_right: bool = PAPER.skip_right
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._config(seed=0)
 
-    def _learn(
-        self, agent: PersonaAgent, trainset: Sequence[dspy.Example], subject: Subject
-    ) -> dict[str, Any]:
-        prompt_model = self._model_of_prompts(subject.seed)
-        optimizer = PersonaAlignment(self._config(subject.seed), prompt_model=prompt_model)
+    def _learn(self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView) -> dict[str, Any]:
+        prompt_model = self._model_of_prompts(user.seed)
+        optimizer = PersonaAlignment(self._config(user.seed), prompt_model=prompt_model)
         try:
             aligned = optimizer.compile(agent, trainset=trainset)
         except AlignmentFailedError as error:
             # Unreadable answers are the method's own: it goes on as it is, and its answers are scored.
-            return {"agent_runs": error.agent_runs, "note": str(error)}
+            return {"agent_runs": error.n_rollouts, "note": str(error)}
         record = aligned.alignment
-        return {"persona": aligned.persona, "agent_runs": record.agent_runs, "alignment": record.as_dict()}
+        return {"persona": aligned.persona, "agent_runs": record.n_rollouts, "alignment": record.as_dict()}
 
     def _config(self, seed: int) -> AlignmentConfig:
         return AlignmentConfig(

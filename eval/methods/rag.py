@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eval.contracts import Answer, Query, Subject
+from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
-from eval.methods.final import final_answer
-from eval.methods.lookup import check_retrieval, memory_of, search_step
+from eval.methods.final_answer import final_answer
+from eval.methods.retrieval import check_retrieval, memory_of, search_step
 from program.loop import AgentSettings
 from program.memory.episodic import EpisodicMemory
 from program.task import Task
@@ -33,12 +33,12 @@ class Rag(BaseMethod):
     def __post_init__(self) -> None:
         check_retrieval(self.k, self.retrieval, self.item_chars)
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> tuple[Task, EpisodicMemory]:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, EpisodicMemory]:
         """Return the searchable history."""
-        return subject.task, memory_of(subject, self.retrieval)
+        return user.task, memory_of(user, self.retrieval)
 
-    def answer(self, opened: tuple[Task, EpisodicMemory], query: Query) -> Answer:
+    def answer(self, prepared: tuple[Task, EpisodicMemory], query: Query) -> Answer:
         """Search, then answer in one call."""
-        task, memory = opened
+        task, memory = prepared
         found = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
         return final_answer(task, query.text, steps=[found])

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from eval.contracts import Answer, Query, Subject
+from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
-from eval.methods.final import final_answer
-from eval.methods.lookup import check_retrieval, memory_of
+from eval.methods.final_answer import final_answer
+from eval.methods.retrieval import check_retrieval, memory_of
 from program.home import home
-from program.ledger import reserve_call
 from program.loop import AgentSettings
 from program.memory.base import Before
 from program.memory.semantic import Profile, count_facts
@@ -23,6 +22,7 @@ from program.persona import GENERIC
 from program.task import Task
 from program.tools import default_tools
 from program.tools.base import ToolContext
+from program.usage import reserve_call
 
 
 class Ask(dspy.Signature):  # type: ignore[misc]
@@ -55,19 +55,19 @@ class React(BaseMethod):
     def __post_init__(self) -> None:
         check_retrieval(self.k, self.retrieval, self.item_chars)
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> tuple[Task, dspy.ReAct]:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, dspy.ReAct]:
         """Return the agent with the user's tools."""
-        profile = Profile(facts=count_facts(subject.history, subject.task.response_type))
+        profile = Profile(facts=count_facts(user.history, user.task.response_type))
 
         def profile_at(before: Before) -> Profile:
             return profile
 
         context = ToolContext(
-            memory=memory_of(subject, self.retrieval),
+            memory=memory_of(user, self.retrieval),
             profile=profile_at,
             k=self.k,
             max_chars=self.item_chars,
-            response_noun=subject.task.response_noun,
+            response_noun=user.task.response_noun,
         )
         shared = default_tools(home() / "cache", wikipedia=self.wikipedia).tools.values()
         agent = dspy.ReAct(
@@ -75,11 +75,11 @@ class React(BaseMethod):
         )
         agent.react = _Reserving(agent.react)
         agent.extract = _TrajectoryOnly()
-        return subject.task, agent
+        return user.task, agent
 
-    def answer(self, opened: tuple[Task, dspy.ReAct], query: Query) -> Answer:
+    def answer(self, prepared: tuple[Task, dspy.ReAct], query: Query) -> Answer:
         """Let the agent look around, then answer in one more call."""
-        task, agent = opened
+        task, agent = prepared
         with program_adapter():
             found = agent(task=task.question, query=query.text)
         answer = final_answer(task, query.text, seen=found.seen or "nothing yet")
@@ -87,7 +87,7 @@ class React(BaseMethod):
 
 
 class _Reserving(dspy.Module):  # type: ignore[misc]
-    """The agent's own predictor, asking the ledger before each call; an unreadable step ends the search."""
+    """The agent's own predictor, asking the tracker before each call; an unreadable step ends the search."""
 
     def __init__(self, predict: dspy.Predict) -> None:
         super().__init__()

@@ -6,26 +6,20 @@ A method of a user is found through the entry point group ``personaagent.methods
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
-from importlib.metadata import entry_points
-from typing import Any, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
 
 from eval.contracts import Method
 from program.errors import ConfigError
+from program.plugins import Registry, parameters, split_spec
 from program.task import Task
 
 BUILT_IN: Mapping[str, str] = {
-    "constant": "eval.methods.floors:Constant",
-    "global-majority": "eval.methods.floors:GlobalMajority",
-    "user-majority": "eval.methods.floors:UserMajority",
-    "user-median": "eval.methods.floors:UserMedian",
-    "cited-before": "eval.methods.floors:CitedBefore",
-    "lead": "eval.methods.floors:Lead",
+    "constant": "eval.methods.baselines:Constant",
+    "global-majority": "eval.methods.baselines:GlobalMajority",
+    "user-majority": "eval.methods.baselines:UserMajority",
+    "user-median": "eval.methods.baselines:UserMedian",
+    "cited-before": "eval.methods.baselines:CitedBefore",
+    "lead": "eval.methods.baselines:Lead",
     "direct": "eval.methods.direct:Direct",
     "icl": "eval.methods.icl:InContext",
     "rag": "eval.methods.rag:Rag",
@@ -43,48 +37,18 @@ BUILT_IN: Mapping[str, str] = {
 }
 """Our own methods, in the order of the tables."""
 
-FLOORS = "floors"
-"""Names all floors that fit the task."""
+BASELINES = ("baselines", "floors")
+"""Either word names all trivial baselines that fit the task."""
 
 
-def method_names() -> list[str]:
-    """Return the names of all installed methods, ours first."""
-    others = sorted(point.name for point in entry_points(group="personaagent.methods"))
-    return [*BUILT_IN, *(name for name in others if name not in BUILT_IN)]
-
-
-def method_class(name: str) -> type[Any]:
-    """Return the class of a method given its name or ``module:Class``.
-
-    Raises:
-        ConfigError: There is none, or it is no method.
-    """
-    found: Any
-    if ":" in name or name in BUILT_IN:
-        module, _, attribute = BUILT_IN.get(name, name).partition(":")
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # whatever a module of the user raises while it is imported
-            raise ConfigError(f"cannot load method {name!r}: {error}") from error
-    else:
-        points = [point for point in entry_points(group="personaagent.methods") if point.name == name]
-        if not points:
-            raise ConfigError(
-                f"unknown method {name!r}; there are: {', '.join([*method_names(), FLOORS])}, "
-                "or give module:Class"
-            )
-        found = points[0].load()
-    lacking = [
-        part
-        for part in ("name", "settings", "check", "prepare", "open", "answer")
-        if not hasattr(found, part)
-    ]
-    if not isinstance(found, type) or lacking:
-        raise ConfigError(
-            f"{name!r} is no method: it lacks `{lacking[0] if lacking else 'a class'}`; "
-            "subclass `eval.methods.base.BaseMethod`"
-        )
-    return found
+METHODS = Registry(
+    kind="method",
+    group="personaagent.methods",
+    built_in=BUILT_IN,
+    members=("name", "settings", "check", "prepare", "open", "answer"),
+    listing="personaagent eval methods",
+)
+"""Every method that can be named."""
 
 
 def make_methods(
@@ -103,8 +67,8 @@ def make_methods(
     """
     methods: dict[str, Method] = {}
     for spec in split_specs(specs):
-        for label in _fitting_floors(task) if spec == FLOORS else [spec]:
-            method = make_method(label, defaults)
+        for label in _fitting_baselines(task) if spec in BASELINES else [spec]:
+            method: Method = METHODS.make(label, defaults)
             method.check(task)
             if label in methods:
                 raise ConfigError(f"method {label!r} is named twice")
@@ -117,32 +81,10 @@ def make_methods(
     return methods
 
 
-def make_method(spec: str, defaults: Mapping[str, str] | None = None) -> Method:
-    """Return one method with its settings; arguments and errors as `make_methods`."""
-    name, settings = split_spec(spec)
-    made = method_class(name)
-    hints = parameters(made)
-    for key in settings:
-        if key not in hints:
-            known = ", ".join(hints) or "none"
-            raise ConfigError(f"method {name!r} has no setting `{key}`; it has: {known}")
-    wanted = {**{key: value for key, value in (defaults or {}).items() if key in hints}, **settings}
-    method: Method = made(**{key: _value(name, key, text, hints[key]) for key, text in wanted.items()})
-    return method
-
-
 def with_setting(spec: str, key: str, value: str) -> str:
     """Return ``spec`` with one setting replaced or added."""
     name, settings = split_spec(spec)
     return f"{name}:" + ",".join(f"{k}={v}" for k, v in {**settings, key: value}.items())
-
-
-def parameters(method: type[Any]) -> dict[str, Any]:
-    """Return the names and types of a method's settings."""
-    # The generated `__init__` of a dataclass cannot see the modules its inherited fields come from.
-    hints = get_type_hints(method if is_dataclass(method) else method.__init__)
-    accepted = list(inspect.signature(method).parameters)
-    return {name: hints.get(name, str) for name in accepted}
 
 
 def split_specs(specs: Sequence[str]) -> Iterator[str]:
@@ -161,35 +103,11 @@ def split_specs(specs: Sequence[str]) -> Iterator[str]:
             yield current
 
 
-def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Return a spec's name and settings; in ``module:Class:key=value`` the name has the first two parts.
-
-    Raises:
-        ConfigError: It has a setting but no name.
-    """
-    head, equals, rest = spec.partition("=")
-    if not equals:
-        return spec, {}
-    name, colon, first = head.rpartition(":")
-    if not colon:
-        raise ConfigError(f"cannot read method {spec!r}; write it like rag:k=8,retrieval=dense")
-    pairs = [pair.partition("=") for pair in f"{first}={rest}".split(",")]
-    return name, {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _value(name: str, key: str, text: str, hint: Any) -> Any:
-    try:
-        return TypeAdapter(hint).validate_python(text)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ConfigError(f"method {name!r}: `{key}` cannot be {text!r}: {reason}") from error
-
-
-def _fitting_floors(task: Task) -> Iterator[str]:
+def _fitting_baselines(task: Task) -> Iterator[str]:
     for label, path in BUILT_IN.items():
-        if path.startswith("eval.methods.floors:"):
+        if path.startswith("eval.methods.baselines:"):
             try:
-                make_method(label).check(task)
+                METHODS.make(label).check(task)
             except ConfigError:
                 continue
             yield label

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import dspy
 
-from eval.contracts import Subject
-from eval.methods.rival import Rival
-from optimizers.interop import Rehearsal, persona_metric
+from eval.contracts import UserView
+from eval.methods.dspy_optimizer import Rival
+from optimizers.dspy_optimizers import OptimizableAgent, persona_metric
 
 _CANDIDATES = 2
 
@@ -22,11 +22,11 @@ class Simba(Rival):
     least_batches: ClassVar[int] = 2 * _CANDIDATES + 3
 
     def _compile(
-        self, rehearsal: Rehearsal, latest: list[dspy.Example], subject: Subject, prompt_model: Any
+        self, optimizable: OptimizableAgent, latest: list[dspy.Example], user: UserView, prompt_model: Any
     ) -> str:
         n = len(latest)
         optimizer = dspy.SIMBA(
-            metric=persona_metric(subject.task),
+            metric=persona_metric(user.task),
             bsize=n,
             num_candidates=_CANDIDATES,
             max_steps=_steps(self.runs // n),
@@ -34,7 +34,7 @@ class Simba(Rival):
             prompt_model=prompt_model,
             num_threads=1,
         )
-        return rehearsal.compile(optimizer, trainset=latest, seed=subject.seed)
+        return optimizable.compile(optimizer, trainset=latest, seed=user.seed)
 
 
 def _steps(batches: int) -> int:

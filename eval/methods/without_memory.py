@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from eval.contracts import Subject
+from eval.contracts import UserView
 from eval.methods.personaagent import Aligned
 from program.agent import PersonaAgent
 from program.memory.base import Before, Memory
@@ -42,15 +42,15 @@ class WithoutMemory(Aligned):
 
     name: ClassVar[str] = "personaagent-memory"
 
-    def open(self, subject: Subject, learned: Mapping[str, Any]) -> PersonaAgent:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> PersonaAgent:
         """Return the user's agent, without a profile."""
-        return self._agent(subject, _NOTHING, learned["persona"])
+        return self._agent(user, _NOTHING, learned["persona"])
 
-    def _profile(self, subject: Subject) -> Profile:
+    def _profile(self, user: UserView) -> Profile:
         return _NOTHING
 
-    def _memory(self, subject: Subject) -> Memory:
-        return NoMemory(subject.user_id)
+    def _memory(self, user: UserView) -> Memory:
+        return NoMemory(user.user_id)
 
 
 _NOTHING = Profile(facts=Facts(interactions=0))

@@ -1,5 +1,5 @@
 """Tables, figures and the page."""
 
-from eval.report.make import ReportFiles, make_report
+from eval.report.build import ReportFiles, make_report
 
 __all__ = ["ReportFiles", "make_report"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from eval.metrics import Metric, get_metric
-from eval.report.compare import Comparison, Marks, compare_all, marks
-from eval.report.data import MethodRun, Run
+from eval.report.compare import Comparison, MethodScores, compare_all, score_method
+from eval.report.data import MethodRun, ReportRun
 from program.errors import ConfigError
 
 FULL_METHOD = "personaagent"
@@ -22,18 +22,18 @@ class Analysis:
     Attributes:
         methods: The reference first, then the rest in the run's order, floors last.
         metrics: The task's, main one first.
-        marks: By metric name, one for each method in order.
+        scores: By metric name, one for each method in order.
     """
 
-    run: Run
+    run: ReportRun
     methods: Sequence[MethodRun]
     metrics: Sequence[Metric]
-    marks: Mapping[str, Sequence[Marks]]
+    scores: Mapping[str, Sequence[MethodScores]]
 
     @cached_property
     def comparisons(self) -> Mapping[str, Sequence[Comparison]]:
         """By metric name, every pair once; the reference is always A. Slow, so made when asked for."""
-        return {name: compare_all(of_metric) for name, of_metric in self.marks.items()}
+        return {name: compare_all(of_metric) for name, of_metric in self.scores.items()}
 
     @property
     def reference(self) -> MethodRun:
@@ -51,7 +51,7 @@ class Analysis:
         return [c for c in self.comparisons[self.main.name] if c.a == self.reference.name]
 
 
-def analyse(run: Run, reference: str | None = None) -> Analysis:
+def analyse(run: ReportRun, reference: str | None = None) -> Analysis:
     """Score the methods of a run, ready to be compared.
 
     Args:
@@ -64,13 +64,13 @@ def analyse(run: Run, reference: str | None = None) -> Analysis:
     """
     first = _reference(run.methods, reference)
     rest = [method for method in run.methods if method is not first]
-    methods = [first, *sorted(rest, key=lambda method: method.floor)]
+    methods = [first, *sorted(rest, key=lambda method: method.trivial)]
     metrics = [get_metric(name) for name in run.task.metrics]
     return Analysis(
         run=run,
         methods=methods,
         metrics=metrics,
-        marks={m.name: [marks(method, m, run.task) for method in methods] for m in metrics},
+        scores={m.name: [score_method(method, m, run.task) for method in methods] for m in metrics},
     )
 
 
@@ -82,4 +82,4 @@ def _reference(methods: Sequence[MethodRun], name: str | None) -> MethodRun:
         known = ", ".join(method.name for method in methods)
         raise ConfigError(f"`reference` {name!r} took no part in this run; choose one of: {known}")
     ours = [method for method in methods if method.family == FULL_METHOD]
-    return [*ours, *(method for method in methods if not method.floor), *methods][0]
+    return [*ours, *(method for method in methods if not method.trivial), *methods][0]

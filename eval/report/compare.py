@@ -24,12 +24,14 @@ from eval.statistics import (
 )
 from program.task import Task
 
+_LEVEL = 0.05
+
 MOST_MISSING_APART = 0.01
 """A comparison is refused where the two shares of missing answers are further apart than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Marks:
+class MethodScores:
     """One method's answers under one metric; missing answers are left out, never scored.
 
     Attributes:
@@ -85,13 +87,13 @@ SETTINGS = Settings()
 """Of every interval and test in a report; the page names them."""
 
 
-def marks(method: MethodRun, metric: Metric, task: Task) -> Marks:
+def score_method(method: MethodRun, metric: Metric, task: Task) -> MethodScores:
     """Return a method's answers under a metric."""
     answered = [answer for answer in method.answers if answer.prediction is not None]
     golds = [answer.gold for answer in answered]
     rows = metric.rows([a.prediction or "" for a in answered], golds, task) if answered else None
     users, keys = [answer.user for answer in answered], [answer.key for answer in answered]
-    return Marks(method=method, metric=metric, rows=rows, users=users, keys=keys)
+    return MethodScores(method=method, metric=metric, rows=rows, users=users, keys=keys)
 
 
 def invalid_share(method: MethodRun, task: Task) -> float | None:
@@ -100,7 +102,7 @@ def invalid_share(method: MethodRun, task: Task) -> float | None:
     return metrics.invalid_share(read, task)
 
 
-def compare(a: Marks, b: Marks) -> Comparison:
+def compare(a: MethodScores, b: MethodScores) -> Comparison:
     """Compare two methods under the same metric, without correction for other comparisons."""
     plain = Comparison(a=a.method.name, b=b.method.name, metric=a.metric)
     refusal = _refusal(a.method, b.method)
@@ -120,9 +122,9 @@ def compare(a: Marks, b: Marks) -> Comparison:
     )
 
 
-def compare_all(all_marks: Sequence[Marks]) -> list[Comparison]:
+def compare_all(all_scores: Sequence[MethodScores]) -> list[Comparison]:
     """Compare every pair of methods under one metric, each pair once, with Holm's correction."""
-    return corrected([compare(a, b) for a, b in combinations(all_marks, 2)])
+    return corrected([compare(a, b) for a, b in combinations(all_scores, 2)])
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -146,3 +148,33 @@ def _refusal(a: MethodRun, b: MethodRun) -> str:
     if of_a != of_b:
         counts = f"{a.missing} of {of_a} and {b.missing} of {of_b}"
     return f"{counts} answers are missing, more than {percent(MOST_MISSING_APART)} apart"
+
+
+def findings(comparisons: Sequence[Comparison], metric: Metric) -> list[str]:
+    """Return what may be said of the reference, A in every comparison, in one sentence a verdict."""
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "undecided": [], "refused": []}
+    for comparison in comparisons:
+        found = comparison.difference
+        groups[found.verdict if found else "refused"].append(comparison.b)
+    if not comparisons:
+        return []
+    name = comparisons[0].a
+    said = {
+        "better": f"{metric.title}: {name} is better than {{}}.",
+        "worse": f"{metric.title}: {name} is worse than {{}}.",
+        "undecided": f"{metric.title}: {name} against {{}} is undecided: the interval holds zero, or there "
+        "are too few users.",
+        "refused": f"{metric.title}: {name} is not compared with {{}}: the table of differences says why.",
+    }
+    weak = [c.b for c in comparisons if c.p_holm and c.p_holm >= _LEVEL and c.verdict.endswith("better")]
+    lines = [said[verdict].format(_list(names)) for verdict, names in groups.items() if names]
+    if weak:
+        lines.append(
+            f"With Holm's correction over all pairs of the run, the difference from {_list(weak)} could "
+            f"still be chance (p of {_LEVEL} or more)."
+        )
+    return lines
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

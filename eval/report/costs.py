@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.records import Cost
-from eval.report.data import MethodRun, Run
+from eval.report.data import MethodRun, ReportRun
 from eval.report.section import Section
 from eval.report.table import Column, Row, Scalar, Table, plain, show
 
 
-def section(run: Run) -> Section:
+def section(run: ReportRun) -> Section:
     """Return the cost of each method of a run."""
     return Section(
         id="costs",
@@ -23,7 +23,7 @@ def section(run: Run) -> Section:
     )
 
 
-def cost_table(run: Run) -> Table:
+def cost_table(run: ReportRun) -> Table:
     """Return two rows for each method: prepare, each user, and answer, each answer."""
     return Table(
         name="costs",

@@ -80,7 +80,7 @@ class MethodRun:
     Attributes:
         name: As the user wrote it: ``rag:k=8``.
         family: The method's own name: ``rag``.
-        floor: Whether it needs no model.
+        trivial: Whether it needs no model.
         settings: Every setting that changes its result.
         personas: One for each user, for methods that have personas.
         prepare: What all attempts to prepare users cost.
@@ -92,7 +92,7 @@ class MethodRun:
 
     name: str
     family: str
-    floor: bool
+    trivial: bool
     settings: Mapping[str, Any]
     answers: Sequence[Answered]
     personas: Sequence[Persona]
@@ -109,7 +109,7 @@ class MethodRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ReportRun:
     """One run of one or more methods on one task.
 
     Attributes:
@@ -144,7 +144,7 @@ class Point:
     """One run of a sweep."""
 
     value: str
-    run: Run
+    run: ReportRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +165,10 @@ class Sweep:
 class Study:
     """Everything in one folder: a run, sweeps, or both; never neither."""
 
-    run: Run | None
+    run: ReportRun | None
     sweeps: Sequence[Sweep] = ()
 
     @property
-    def any_run(self) -> Run:
+    def any_run(self) -> ReportRun:
         """The run, or the first of the first sweep."""
         return self.run or self.sweeps[0].points[0].run

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.report.analysis import Analysis
+from eval.report.charts import Bar, Look, forest
 from eval.report.compare import Comparison
-from eval.report.forest import Bar, Look, forest
 from eval.report.section import Figure, Section
-from eval.report.table import Column, Row, Scalar, Table, plain, show
-from eval.report.words import heading, interval_cells, interval_column
+from eval.report.table import (
+    Column,
+    Row,
+    Scalar,
+    Table,
+    heading,
+    interval_cells,
+    interval_column,
+    plain,
+    show,
+)
 
 
 def section(analysis: Analysis) -> Section | None:

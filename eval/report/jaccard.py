@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from eval.report.canvas import GREY, draw
+from eval.report.charts import GREY, draw
 from eval.report.data import MethodRun
 from eval.report.section import Figure
 from eval.report.table import Row, Table, plain, show

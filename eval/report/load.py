@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import records
-from eval.report.data import Answered, Lesson, MethodRun, Persona, Point, Rewrite, Run, Study, Sweep
+from eval.report.data import Answered, Lesson, MethodRun, Persona, Point, ReportRun, Rewrite, Study, Sweep
 from program.errors import DataError
 from program.task import get_task
 
@@ -62,12 +62,12 @@ def _order(points: Sequence[tuple[str, records.Run]]) -> Sequence[tuple[str, rec
         return points
 
 
-def _run(run: records.Run, names: Mapping[str, str]) -> Run:
+def _run(run: records.Run, names: Mapping[str, str]) -> ReportRun:
     manifest = run.manifest
     queries = [query for query in run.queries if query.gold is not None]
     if not queries:
         raise DataError(f"`{run.path}` has no query with a gold, so there is nothing to score")
-    return Run(
+    return ReportRun(
         task=get_task(manifest.task),
         lamp_like=not manifest.official,
         model=str(manifest.model.get("name", "")),
@@ -88,7 +88,7 @@ def _method(
     return MethodRun(
         name=label,
         family=entry.name,
-        floor=entry.floor,
+        trivial=entry.floor,
         settings=entry.settings,
         answers=[_answered(query, run.answer(label, query), names) for query in queries],
         personas=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eval.report.canvas import INK, draw
+from eval.report.charts import INK, draw
 from eval.report.data import MethodRun
 from eval.report.section import Figure
 from eval.report.table import Row, Table, percent, plain

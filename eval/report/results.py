@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import Counter
 
 from eval.report.analysis import Analysis
-from eval.report.compare import invalid_share
+from eval.report.charts import Bar, forest
+from eval.report.compare import findings, invalid_share
 from eval.report.costs import cost_cells, total_cells, usd_column
-from eval.report.data import MethodRun, Run
-from eval.report.forest import Bar, forest
+from eval.report.data import MethodRun, ReportRun
 from eval.report.section import Figure, Section
-from eval.report.table import Column, Row, Scalar, Table, plain
-from eval.report.words import findings, heading, interval_cells, interval_column, invalid_column
+from eval.report.table import (
+    Column,
+    Row,
+    Scalar,
+    Table,
+    heading,
+    interval_cells,
+    interval_column,
+    invalid_column,
+    plain,
+)
 
 
 def section(analysis: Analysis) -> Section:
@@ -32,7 +41,7 @@ def main_table(analysis: Analysis) -> Table:
     return Table(
         name="main",
         title=f"{run.label}{f', model {run.model}' if run.model else ''}",
-        rows=[_row(analysis, method) for method in sorted(analysis.methods, key=lambda m: not m.floor)],
+        rows=[_row(analysis, method) for method in sorted(analysis.methods, key=lambda m: not m.trivial)],
         columns=[
             Column("Method", lambda row: f"{row['method']}{' (floor)' if row['floor'] else ''}", False),
             plain("n", "n"),
@@ -57,13 +66,13 @@ def main_table(analysis: Analysis) -> Table:
 
 def _row(analysis: Analysis, method: MethodRun) -> Row:
     place = list(analysis.methods).index(method)
-    answered = analysis.marks[analysis.main.name][place]
+    answered = analysis.scores[analysis.main.name][place]
     scored: dict[str, Scalar] = {}
-    for name, row in analysis.marks.items():
+    for name, row in analysis.scores.items():
         scored |= interval_cells(name, row[place].interval)
     return {
         "method": method.name,
-        "floor": int(method.floor),
+        "floor": int(method.trivial),
         "n": len(answered.users),
         "users": len(set(answered.users)),
         **scored,
@@ -78,7 +87,7 @@ def _row(analysis: Analysis, method: MethodRun) -> Row:
     }
 
 
-def _missing_table(run: Run) -> list[Table]:
+def _missing_table(run: ReportRun) -> list[Table]:
     counts = [
         (method.name, Counter(a.failure or "unknown" for a in method.answers if a.prediction is None))
         for method in run.methods

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eval.methods.registry import split_spec
 from eval.metrics import Metric, get_metric
-from eval.report.canvas import INK, LINES, MARKERS, draw
-from eval.report.compare import Comparison, Marks, compare, corrected, invalid_share, marks
+from eval.report.charts import INK, LINES, MARKERS, draw
+from eval.report.compare import Comparison, MethodScores, compare, corrected, invalid_share, score_method
 from eval.report.costs import cost_cells, total_cells, usd_column
-from eval.report.data import MethodRun, Run, Sweep
+from eval.report.data import MethodRun, ReportRun, Sweep
 from eval.report.differences import p_text
 from eval.report.section import Figure, Section
-from eval.report.table import Column, Row, Scalar, Table, plain
-from eval.report.words import heading, interval_cells, interval_column, invalid_column
+from eval.report.table import (
+    Column,
+    Row,
+    Scalar,
+    Table,
+    heading,
+    interval_cells,
+    interval_column,
+    invalid_column,
+    plain,
+)
+from program.plugins import split_spec
 
 _WHAT = {
     "batch": "interactions an alignment learns from (batch)",
@@ -92,17 +101,17 @@ def _table(sweep: Sweep, metric: Metric) -> Table:
     )
 
 
-def _by_name(sweep: Sweep, metric: Metric) -> dict[str, dict[str, Marks]]:
+def _by_name(sweep: Sweep, metric: Metric) -> dict[str, dict[str, MethodScores]]:
     """Return each method's marks by the setting's value, whatever the order of the methods in a run."""
-    found: dict[str, dict[str, Marks]] = {}
+    found: dict[str, dict[str, MethodScores]] = {}
     for point in sweep.points:
         for method in point.run.methods:
-            name = f"{_name(method, sweep.over)}{' (floor)' if method.floor else ''}"
-            found.setdefault(name, {})[point.value] = marks(method, metric, point.run.task)
+            name = f"{_name(method, sweep.over)}{' (floor)' if method.trivial else ''}"
+            found.setdefault(name, {})[point.value] = score_method(method, metric, point.run.task)
     return found
 
 
-def _cells(run: Run, found: Marks, change: Comparison | None) -> dict[str, Scalar]:
+def _cells(run: ReportRun, found: MethodScores, change: Comparison | None) -> dict[str, Scalar]:
     difference = change.difference if change else None
     verdict = difference.verdict if difference else change.verdict if change else None
     prepare, answer = (cost_cells(found.method, stage) for stage in ("prepare", "answer"))

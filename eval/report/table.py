@@ -7,6 +7,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from eval.metrics import Metric
+from eval.statistics import Interval
+
 Scalar = str | int | float | None
 Row = Mapping[str, Scalar]
 
@@ -92,6 +95,45 @@ def signed(value: float) -> str:
 def percent(value: float, digits: int = 0) -> str:
     """Return a share as a percentage."""
     return f"{100 * value:.{digits}f} %"
+
+
+def heading(metric: Metric) -> str:
+    """Return a metric's column heading with its unit and direction: ``MAE (stars, lower is better)``."""
+    unit = "" if metric.unit == "share" else f"{metric.unit}, "
+    return f"{metric.title} ({unit}{metric.better} is better)"
+
+
+def interval_cells(name: str, found: Interval | None) -> dict[str, Scalar]:
+    """Return a value and its interval as the cells ``name``, ``name_low`` and ``name_high``."""
+    return {
+        name: found.value if found else None,
+        f"{name}_low": found.low if found else None,
+        f"{name}_high": found.high if found else None,
+    }
+
+
+def interval_column(name: str, title: str, *, difference: bool = False) -> Column:
+    """Return a column that shows such cells as ``value [low, high]``; a difference with its sign."""
+
+    def text(row: Row) -> str:
+        value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+        if value is None:
+            return show(None)
+        brackets = "no interval" if low is None else f"{show(low)}, {show(high)}"
+        shown = signed(float(value)) if difference else show(value)
+        return f"{shown} [{brackets}]"
+
+    return Column(title, text)
+
+
+def invalid_column() -> Column:
+    """Return a column that shows the cell ``invalid`` as a share of the answers."""
+
+    def text(row: Row) -> str:
+        invalid = row["invalid"]
+        return percent(invalid, 1) if isinstance(invalid, float) else show(None)
+
+    return Column("Invalid", text)
 
 
 def to_csv(table: Table) -> str:

@@ -12,8 +12,8 @@ import typer
 
 from program.console import err, exit_code, explain
 from program.home import home
+from program.spans import about
 from program.store import UserStore
-from program.tracing import about
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Model = Annotated[

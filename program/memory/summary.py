@@ -7,12 +7,12 @@ import logging
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from program.ledger import reserve_call, stage
 from program.memory.base import Memory
 from program.memory.semantic import Profile, count_facts, newest_within, render_facts
 from program.models.adapter import program_adapter
+from program.spans import about, span
 from program.task import Task
-from program.tracing import about, span
+from program.usage import reserve_call, stage
 
 MAX_ITEM_CHARS = 400
 

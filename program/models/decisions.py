@@ -20,7 +20,7 @@ from dspy.clients.errors import error_boundary
 from dspy.utils.callback import with_callbacks
 
 from program.models.likelihood import Scored, label_likelihood
-from program.models.server import ModelFile, get_server
+from program.models.llama_server import ModelFile, get_server
 from program.models.weights import find_model
 
 _BOOLEAN = ("yes", "no")

@@ -14,8 +14,8 @@ from dspy.clients.base_lm import LM_CLASS_STATE_KEY
 from dspy.clients.lm15_boundary import request_kwargs
 
 from program.models.decisions import DecisionLM
-from program.models.draws import next_seed
-from program.models.server import ModelFile, Server, get_server
+from program.models.llama_server import ModelFile, Server, get_server
+from program.models.seeds import next_seed
 from program.models.weights import find_model
 
 _NEVER = "\x01"
@@ -45,7 +45,7 @@ class EmbeddedEngine:
         """Answer one request; a JSON schema in it is enforced token by token.
 
         Raises:
-            lm15.LM15Error: See `program.models.server.Server`.
+            lm15.LM15Error: See `program.models.llama_server.Server`.
         """
         body = _body(request)
         if "response_format" in body:

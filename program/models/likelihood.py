@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from program.models.server import Server
+from program.models.llama_server import Server
 
 _END = "\n"
 
@@ -41,7 +41,7 @@ def label_likelihood(server: Server, prompt: str, labels: Sequence[str]) -> Scor
     so the result is the distribution of a decoder that can only say one of the labels.
 
     Raises:
-        lm15.LM15Error: See `program.models.server.Server`.
+        lm15.LM15Error: See `program.models.llama_server.Server`.
     """
     probabilities = dict.fromkeys(labels, 0.0)
     usages: list[Mapping[str, Any]] = []

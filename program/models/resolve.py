@@ -10,6 +10,9 @@ import dspy
 from dspy.utils import exceptions as lm_errors
 
 from program.errors import ModelSetupError
+from program.text import one_line
+
+_MAX_ERROR_CHARS = 200
 
 _KEYS = {
     "anthropic": ("ANTHROPIC_API_KEY",),
@@ -58,7 +61,7 @@ def resolve_lm(
     given = {name: value for name, value in settings.items() if value is not None}
     if spec is None or spec == "embedded" or spec.startswith("gguf:"):
         from program.models.embedded import EmbeddedLM
-        from program.models.server import import_runtime
+        from program.models.llama_server import import_runtime
 
         import_runtime()
         return EmbeddedLM(spec or "embedded", **given)
@@ -74,7 +77,7 @@ def resolve_lm(
     try:
         return dspy.LM(spec, **given)
     except (dspy.LMError, ValueError) as error:
-        raise ModelSetupError(f"cannot use model {spec!r}: {_one_line(error)}") from error
+        raise ModelSetupError(f"cannot use model {spec!r}: {one_line(error, _MAX_ERROR_CHARS)}") from error
 
 
 def sampled(lm: Any, seed: int) -> Any:
@@ -92,7 +95,9 @@ def _imported(spec: str) -> Any:
     try:
         lm = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ModelSetupError(f"cannot import the model {spec!r}: {_one_line(error)}") from error
+        raise ModelSetupError(
+            f"cannot import the model {spec!r}: {one_line(error, _MAX_ERROR_CHARS)}"
+        ) from error
     if not isinstance(lm, dspy.BaseLM):
         raise ModelSetupError(f"{spec!r} is not a `dspy.LM` but {type(lm).__name__}")
     return lm
@@ -130,7 +135,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, lm_errors.LMUnsupportedModelError) or error.status == 404:
         return f"{model} is not known to its provider: check the name{_pull(provider, str(model))}"
     if isinstance(error, lm_errors.LMNotConfiguredError):
-        return f"{model} is not set up: {_one_line(error)}"
+        return f"{model} is not set up: {one_line(error, _MAX_ERROR_CHARS)}"
     if isinstance(error, lm_errors.LMTimeoutError):
         return f"{model} did not answer in time: try again"
     if isinstance(error, lm_errors.LMTransportError) or _refused(error):
@@ -138,7 +143,7 @@ def explain(error: BaseException) -> str | None:
         return f"{model} cannot be reached{start or ': check the network and its address'}"
     if isinstance(error, lm_errors.LMServerError):
         return f"{model} failed on its side: try again later"
-    return f"{model} failed: {_one_line(error)}"
+    return f"{model} failed: {one_line(error, _MAX_ERROR_CHARS)}"
 
 
 def _refused(error: BaseException | None) -> bool:
@@ -153,7 +158,3 @@ def _refused(error: BaseException | None) -> bool:
 def _pull(provider: str, model: str) -> str:
     name = model.partition("/")[2]
     return f", or fetch it with `ollama pull {name}`" if provider.startswith("ollama") else ""
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,6 +1,6 @@
 """A language model that answers by a function: for tests, benchmarks and dry runs.
 
-It is a real DSPy engine, so everything above it (adapters, caching, retries, accounting) is what
+It is a real DSPy engine, so everything above it (adapters, caching, retries, track_usage) is what
 runs with any other model.
 """
 

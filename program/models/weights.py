@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from program.errors import ModelSetupError
-from program.models.requantised import to_q8_0
+from program.models.requantize import to_q8_0
 
 INSTALL = "python -m program.models.weights install"
 

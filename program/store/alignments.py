@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select
 
 from program.errors import StoreError
+from program.processes import is_dead, process_name
 from program.store import personas, users
-from program.store.process import is_gone, this_process
 from program.store.records import AlignmentRow, AlignmentStatus, PersonaVersion
 from program.store.schema import alignments, steps
 
@@ -19,7 +19,7 @@ def start(connection: Connection, user_id: str, config: Mapping[str, Any]) -> st
     """Add a running alignment and return its id; runs whose process is gone become interrupted."""
     user = users.get(connection, user_id, lock=True)
     for row in _rows(connection, user_id):
-        if row.status == "running" and is_gone(row.owner):
+        if row.status == "running" and is_dead(row.owner):
             _set(connection, row, status="interrupted", ended_at=users.now())
     last = connection.scalar(select(func.max(alignments.c.number)).where(alignments.c.user_id == user_id))
     alignment_id = uuid.uuid4().hex
@@ -28,7 +28,7 @@ def start(connection: Connection, user_id: str, config: Mapping[str, Any]) -> st
         "id": alignment_id,
         "number": (last or 0) + 1,
         "status": "running",
-        "owner": this_process(),
+        "owner": process_name(),
         "started_at": users.now(),
         "ended_at": None,
         "head": user.head,
@@ -128,7 +128,7 @@ def _set(connection: Connection, row: Row[Any], **values: Any) -> None:
 
 def _alignment(row: Row[Any]) -> AlignmentRow:
     status: AlignmentStatus = row.status
-    if status == "running" and is_gone(row.owner):
+    if status == "running" and is_dead(row.owner):
         status = "interrupted"
     return AlignmentRow(
         id=row.id,

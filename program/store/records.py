@@ -21,6 +21,11 @@ class UserSummary:
     persona_version: int | None
     stale: bool
 
+    def __str__(self) -> str:
+        persona = f"persona v{self.persona_version}" if self.persona_version else "no persona yet"
+        stale = ", new data" if self.stale else ""
+        return f"{self.user_id!r} ({self.task}): {self.interactions} interactions, {persona}{stale}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PersonaVersion:
@@ -41,6 +46,10 @@ class PersonaVersion:
     why: str
     created_at: datetime
     alignment_id: str | None = None
+
+    def __str__(self) -> str:
+        parent = f", from v{self.parent}" if self.parent else ""
+        return f"v{self.version} of {self.user_id!r} ({self.source}{parent}): {self.why}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from pydantic import TypeAdapter
 from sqlalchemy import select
 
+from program.errors import DataError, UnparsableAnswerError
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
 from program.store import alignments, interactions, personas, users
@@ -16,6 +19,7 @@ from program.store.database import Database
 from program.store.records import AlignmentRow, PersonaSource, PersonaVersion, UserSummary
 from program.store.schema import profiles
 from program.store.upgrade import upgrade
+from program.task import get_task
 
 if TYPE_CHECKING:
     from program.memory.base import Retriever
@@ -136,6 +140,27 @@ class UserStore:
             if task is not None:
                 users.add(connection, user_id, task)
             return interactions.append(connection, user_id, new)
+
+    def observe(self, user_id: str, *, query: str, response: str) -> Interaction:
+        """Record what a user really answered just now; the profile and the persona are then stale.
+
+        Raises:
+            DataError: ``response`` is not an answer to the user's task.
+        """
+        task = get_task(self.user(user_id).task)
+        try:
+            response = task.response_type.parse(response)
+        except UnparsableAnswerError as error:
+            raise DataError(f"`response`: {error}; {task.name} needs {task.response_type.hint}") from error
+        interaction = Interaction(
+            id=uuid4().hex,
+            user_id=user_id,
+            query=query,
+            response=response,
+            timestamp=datetime.now(timezone.utc),
+        )
+        self.append(user_id, [interaction])
+        return interaction
 
     def interactions(self, user_id: str, *, latest: int | None = None) -> list[Interaction]:
         """Return the latest interactions (``None``: all), oldest of them first.

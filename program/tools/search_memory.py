@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from program.memory.interaction import Interaction
+from program.text import one_line
 from program.tools.base import ToolContext
-from program.tools.text import one_line
 
 
 def search_memory(context: ToolContext, query: str) -> str:

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import requests
 
 from program.errors import ConfigError
+from program.text import one_line
 from program.tools.base import Tool
-from program.tools.text import one_line
 from program.tools.toolset import ToolError
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import Any, Union
 from pydantic import BaseModel
 
 from program.errors import ConfigError
+from program.text import cut, one_line
 from program.tools.base import Tool, ToolContext
 from program.tools.schema import call_model, finish_model
-from program.tools.text import cut, one_line
 
 _MAX_ERROR_CHARS = 200
 

@@ -1,5 +1,1 @@
-"""Spans of the program, and where they go. Only this package may import weave."""
-
-from program.tracing.span import Span, Tracer, about, report_call, span, tracing
-
-__all__ = ["Span", "Tracer", "about", "report_call", "span", "tracing"]
+"""Where spans go: to Weave's wire API, to a local database, to the terminal and to one HTML page."""

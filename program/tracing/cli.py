@@ -14,9 +14,9 @@ import typer
 from program.console import err, out, print_json
 from program.errors import StoreError
 from program.home import home
-from program.tracing import inspect, render
+from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import store_path
-from program.tracing.store import TraceStore
+from program.tracing.view import reader, terminal
 
 app = typer.Typer(no_args_is_help=True, help="Look at traces: what was asked, answered, and learned.")
 
@@ -48,22 +48,22 @@ def list_(
 ) -> None:
     """List traces, newest first."""
     with _traces() as store:
-        lines = inspect.list_traces(store, user_id=user, run_id=run, name=name, failed=failed, limit=limit)
+        lines = reader.list_traces(store, user_id=user, run_id=run, name=name, failed=failed, limit=limit)
     if json_:
         print_json([asdict(line) for line in lines])
     else:
-        out.print(render.traces_table(lines))
+        out.print(terminal.traces_table(lines))
 
 
 @app.command()
 def show(trace: Trace = "last", json_: Json = False) -> None:
     """Show a trace as a tree with durations, tokens, cost and decisions."""
     with _traces() as store:
-        tree = inspect.show_trace(store, inspect.find_trace(store, trace))
+        tree = reader.show_trace(store, reader.find_trace(store, trace))
     if json_:
         print_json(asdict(tree))
     else:
-        out.print(render.trace_tree(tree))
+        out.print(terminal.trace_tree(tree))
 
 
 @app.command()
@@ -75,7 +75,7 @@ def diff(
 ) -> None:
     """Show how a user's persona changed between two versions, and the feedback that caused it."""
     with _traces() as store:
-        changes = inspect.persona_line(store, user)
+        changes = reader.persona_line(store, user)
     if not changes:
         raise StoreError(f"no persona of {user!r} was traced; see `personaagent trace list`")
     numbers = {change.number: change for change in reversed(changes)}
@@ -85,10 +85,10 @@ def diff(
         raise StoreError(f"no such persona of {user!r}; the traces know {known}")
     between = [change for change in changes if first.at <= change.at <= last.at and change.source != "start"]
     if json_:
-        found = {"diff": inspect.diff_lines(first.text, last.text), "steps": [asdict(c) for c in between]}
+        found = {"diff": reader.diff_lines(first.text, last.text), "steps": [asdict(c) for c in between]}
         print_json(found)
     else:
-        out.print(render.persona_history(changes), "", render.persona_diff(first, last, between))
+        out.print(terminal.persona_history(changes), "", terminal.persona_diff(first, last, between))
 
 
 @app.command()
@@ -101,17 +101,17 @@ def export(
     ] = "html",
 ) -> None:
     """Write traces to one file. It holds what the traces hold: mind who gets it."""
-    from program.tracing.viewer import export_page
+    from program.tracing.view.page import export_page
 
     with _traces() as store:
-        trace_id = None if trace is None else inspect.find_trace(store, trace)
+        trace_id = None if trace is None else reader.find_trace(store, trace)
         # Like the store, it holds what users wrote: nobody else on the machine may read it.
         to.touch(mode=0o600)
         with to.open("w", encoding="utf-8") as file:
             if format_ == "html":
                 file.write(export_page(store, user_id=user, trace_id=trace_id))
             else:
-                for call in inspect.export_calls(store, trace_id=trace_id, user_id=user):
+                for call in reader.export_calls(store, trace_id=trace_id, user_id=user):
                     file.write(json.dumps(call, ensure_ascii=False) + "\n")
     err.print(f"wrote {to}")
 
@@ -122,10 +122,10 @@ def serve(
     key: Annotated[str | None, typer.Option(help="Key that clients must send; default: a new one.")] = None,
 ) -> None:
     """Offer the traces on this machine only: a page for a browser, and Weave's API."""
-    from program.tracing.door import Door
+    from program.tracing.server.http_server import TraceServer
 
     store = TraceStore(store_path(home()))
-    with Door(store, port=port, key=key) as door:
+    with TraceServer(store, port=port, key=key) as door:
         err.print(f"Page:   {door.page_address}", soft_wrap=True)
         err.print(f"Weave:  WANDB_BASE_URL={door.address} WANDB_API_KEY={door.key}", soft_wrap=True)
         err.print("Stop with Ctrl-C.")

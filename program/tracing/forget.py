@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from program.tracing.content import ContentPolicy, installation_key
+from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, store_path
-from program.tracing.store import TraceStore
 
 
 def forget_user(home: Path, user_id: str) -> int:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from program.errors import ConfigError
-from program.tracing import weave_api
+from program.processes import is_dead, process_name
+from program.spans import tracing
 from program.tracing.content import Content, ContentPolicy, Redact, installation_key, redact_secrets
-from program.tracing.processes import identity, is_dead
-from program.tracing.span import tracing
-from program.tracing.store import TraceStore
-from program.tracing.weave_tracer import WeaveTracer
+from program.tracing.server.trace_store import TraceStore
+from program.tracing.weave import private_api
+from program.tracing.weave.tracer import WeaveTracer
 
 logger = logging.getLogger("personaagent.program.tracing")
 
@@ -63,17 +63,17 @@ def open_tracer(
         return
     if where != "local" and remote is None:
         raise ConfigError(f"`trace` must be local, off or wandb:ENTITY/PROJECT, got {where!r}")
-    if remote is not None and not weave_api.has_wandb_key():
+    if remote is not None and not private_api.has_wandb_key():
         raise ConfigError(f"{where!r} needs a key: set WANDB_API_KEY, or trace with `local`")
     policy = ContentPolicy(content=content, key=installation_key(home), redact=redact)
-    weave_api.prepare_environment()
+    private_api.prepare_environment()
     with ExitStack() as cleanup:
         tracer = _remote_tracer(cleanup, remote[1], policy) if remote else None
         if tracer is None:
             tracer = _local_tracer(cleanup, home, policy)
         import dspy
 
-        from program.tracing.dspy_hooks import TraceCallback
+        from program.tracing.weave.dspy_callback import TraceCallback
 
         callbacks = [*dspy.settings.callbacks, TraceCallback(tracer)]
         with tracing(tracer), dspy.context(callbacks=callbacks):
@@ -81,9 +81,9 @@ def open_tracer(
 
 
 def _remote_tracer(cleanup: ExitStack, project: str, policy: ContentPolicy) -> WeaveTracer | None:
-    restore = weave_api.install_client(None)
+    restore = private_api.install_client(None)
     try:
-        client = weave_api.remote_client(project)
+        client = private_api.remote_client(project)
     except Exception as error:  # noqa: BLE001 - weave raises what it likes; the run must go on
         restore()
         logger.warning("W&B cannot be reached (%s); tracing to the local store", type(error).__name__)
@@ -98,9 +98,9 @@ def _local_tracer(cleanup: ExitStack, home: Path, policy: ContentPolicy) -> Weav
     store = TraceStore(store_path(home))
     cleanup.callback(store.close)
     store.interrupt_dead(LOCAL_PROJECT, is_dead)
-    client = weave_api.local_client(store, LOCAL_PROJECT)
-    cleanup.callback(weave_api.install_client(client))
-    tracer = WeaveTracer(client, policy, process=identity())
+    client = private_api.local_client(store, LOCAL_PROJECT)
+    cleanup.callback(private_api.install_client(client))
+    tracer = WeaveTracer(client, policy, process=process_name())
     _close_once(cleanup, tracer, client.flush)
     return tracer
 
@@ -133,5 +133,5 @@ def _flush_or_abandon(client: Any) -> None:
     worker.start()
     worker.join(_LAST_WORDS)
     if worker.is_alive():
-        weave_api.abandon(client)
+        private_api.abandon(client)
         raise TimeoutError(f"the trace server did not answer within {_LAST_WORDS:.0f} s")

@@ -18,9 +18,9 @@ from program.cli.options import guarded
 from program.console import FAILED, MODEL, OK, PARTIAL, USAGE
 from program.home import home
 from program.models.scripted import scripted_lm
-from program.tracing.inspect import list_traces
+from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import store_path
-from program.tracing.store import TraceStore
+from program.tracing.view.reader import list_traces
 
 Cli = Callable[..., tuple[int, str, str]]
 RAG_SETTINGS = {"k": 4, "retrieval": "bm25", "item_chars": 300}
@@ -237,7 +237,7 @@ def test_a_method_that_raises_is_a_partial_failure(
 ) -> None:
     own_module(
         "raising",
-        "from eval.methods.floors import UserMajority\n"
+        "from eval.methods.baselines import UserMajority\n"
         "class Raises(UserMajority):\n"
         "    name = 'raises'\n"
         "    def answer(self, opened, query):\n"
@@ -245,7 +245,7 @@ def test_a_method_that_raises_is_a_partial_failure(
     )
     code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", method="raising:Raises,user-majority")
     assert code == PARTIAL
-    assert "raising:Raises: attempts that failed: 8 x KeyError" in stderr
+    assert "raising:Raises: failed attempts: 8 x KeyError" in stderr
     assert "private words" not in stderr
     assert read_run(tmp_path / "run").missing("raising:Raises") == 8
 
@@ -259,7 +259,7 @@ def test_a_model_that_always_fails_is_said_once(
     model(down)
     code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", method="direct")
     assert code == MODEL
-    assert "direct: attempts that failed: 8 x LMServerError; the last: " in stderr
+    assert "direct: failed attempts: 8 x LMServerError; the last: " in stderr
     assert read_run(tmp_path / "run").missing("direct") == 8
 
 

@@ -8,34 +8,34 @@ from typing import Any
 import dspy
 import pytest
 
-from eval.contracts import Answer, EvalUser, Subject
-from eval.methods.final import final_answer
-from eval.methods.lookup import memory_of
+from eval.contracts import Answer, EvalUser, UserView
+from eval.methods.final_answer import final_answer
 from eval.methods.membank import MemoryBank, _by_day
-from eval.methods.registry import make_method, make_methods
+from eval.methods.registry import METHODS, make_methods
+from eval.methods.retrieval import memory_of
 from program.agent import PersonaAgent
 from program.errors import ConfigError, ModelSetupError, UnknownTaskError
-from program.ledger import Ledger, accounting
 from program.loop import Step
 from program.memory.episodic import EpisodicMemory
 from program.models.scripted import scripted_lm
 from program.persona import GENERIC
 from program.task import Task, get_task
 from program.tools.toolset import ToolSet
+from program.usage import UsageTracker, track_usage
 
 Reply = Callable[[str, str], Any]
 
 
-def serve(spec: str, user: EvalUser, task: Task, reply: Reply) -> tuple[list[Answer], dspy.LM, Any]:
+def serve(spec: str, data: EvalUser, task: Task, reply: Reply) -> tuple[list[Answer], dspy.LM, Any]:
     """Prepare a method for a user and answer the first query."""
-    method = make_method(spec)
+    method = METHODS.make(spec)
     method.check(task)
-    subject = Subject(user_id=user.user_id, task=task, history=user.history, seed=0)
+    user = UserView(user_id=data.user_id, task=task, history=data.history, seed=0)
     lm = scripted_lm(reply)
-    with accounting(Ledger(), lm):
-        learned = method.prepare(subject)
-        opened = method.open(subject, learned)
-        answers = [method.answer(opened, query) for query in user.queries[:1]]
+    with track_usage(UsageTracker(), lm):
+        learned = method.prepare(user)
+        opened = method.open(user, learned)
+        answers = [method.answer(opened, query) for query in data.queries[:1]]
     return answers, lm, learned
 
 
@@ -60,7 +60,7 @@ def test_the_agent_is_asked_for_its_answer_as_every_method_is(
     answers, lm, _ = serve("personaagent-persona:prose=false", make_user("anna"), task, reply)
     assert [step["tool"] for step in answers[0].steps] == ["search_memory", "read_profile"]
     alone = scripted_lm(reply)
-    with accounting(Ledger(), alone):
+    with track_usage(UsageTracker(), alone):
         text = prompts(lm)[-1][1]
         final_answer(task, make_user("anna").queries[0].text, seen=_seen(text))
     assert prompts(alone) == prompts(lm)[-1:]
@@ -78,15 +78,15 @@ def _seen(prompt: str) -> str:
 def test_the_final_answer_is_asked_for_exactly_as_the_agent_asks(movies: Task, obliging: Reply) -> None:
     by_agent, by_method = scripted_lm(obliging), scripted_lm(obliging)
     agent = PersonaAgent(task=movies, memory=EpisodicMemory("u", []), persona=GENERIC, tools=ToolSet([]))
-    with accounting(Ledger(), by_agent):
+    with track_usage(UsageTracker(), by_agent):
         agent(query="a film about rain")
-    with accounting(Ledger(), by_method):
+    with track_usage(UsageTracker(), by_method):
         final_answer(movies, "a film about rain")
     assert prompts(by_agent) == prompts(by_method)
 
 
 def test_an_answer_outside_the_labels_is_kept_as_it_is_and_invalid(movies: Task) -> None:
-    with accounting(Ledger(), scripted_lm(lambda system, user: '{"answer": "Comedy!"}')):
+    with track_usage(UsageTracker(), scripted_lm(lambda system, user: '{"answer": "Comedy!"}')):
         answer = final_answer(movies, "a film")
     assert (answer.valid, "Comedy!" in answer.text) == (False, True)
 
@@ -155,8 +155,8 @@ def test_memory_bank_summarises_days_and_then_the_user(
 
 def test_what_was_recalled_is_remembered_better(movies: Task, make_user: Callable[..., EvalUser]) -> None:
     user = make_user("anna", history=3)
-    subject = Subject(user_id="anna", task=movies, history=user.history, seed=0)
-    bank = MemoryBank(k=1, strength=2.0).open(subject, {"summaries": [], "portrait": ""})
+    user = UserView(user_id="anna", task=movies, history=user.history, seed=0)
+    bank = MemoryBank(k=1, strength=2.0).open(user, {"summaries": [], "portrait": ""})
     # Texts are alike, so each day recalls the day before it: item 0 on day 1, item 1 on day 2.
     assert bank.retention == pytest.approx(
         {"anna-h0": math.exp(-2 / 3), "anna-h1": math.exp(-1 / 3), "anna-h2": math.exp(-1 / 2)}
@@ -249,7 +249,7 @@ def test_a_rival_proposes_with_the_prompt_model(
 ) -> None:
     strong = scripted_lm(lambda system, user: "This user loves action.")
     monkeypatch.setattr(
-        "eval.methods.rival.Rival._model_of_prompts",
+        "eval.methods.dspy_optimizer.Rival._model_of_prompts",
         lambda self, seed: strong if self.prompt_model == "strong" else None,
     )
     user = make_user("anna", labels="action")
@@ -261,8 +261,8 @@ def test_a_rival_proposes_with_the_prompt_model(
 def test_search_reads_of_an_item_what_lamps_retrievers_read(make_user: Callable[..., EvalUser]) -> None:
     labels = "a headline about whales,a headline about rain,a headline about snow"
     user = make_user("anna", labels=labels)
-    subject = Subject(user_id="anna", task=get_task("LaMP-4"), history=user.history, seed=0)
-    found = memory_of(subject).search("whales", 1)
+    user = UserView(user_id="anna", task=get_task("LaMP-4"), history=user.history, seed=0)
+    found = memory_of(user).search("whales", 1)
     assert found[0].response == "a headline about whales"
 
 
@@ -305,15 +305,15 @@ def test_floors_are_those_that_fit_the_task() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nobody", "unknown method 'nobody'; there are: constant"),
+        ("nobody", "unknown method 'nobody'; use one of constant"),
         ("rag:q=1", "no setting `q`; it has: k, retrieval, item_chars"),
         ("rag:k=many", "`k` cannot be 'many'"),
         ("rag:k=0", "`k` must be at least 1, got 0"),
         ("rag:retrieval=magic", "unknown `retrieval` 'magic'"),
-        ("personaagent:choice=all", "`choice` cannot be 'all'"),
+        ("personaagent:choice=all", "unknown batch rule 'all'; use one of latest, balanced, hardest"),
         ("gepa:runs=3", "`runs` of at least 4 times"),
         ("no_such_module:Method", "cannot load method"),
-        ("json:JSONDecoder", "is no method: it lacks `name`"),
+        ("json:JSONDecoder", "is not a method: it has no `name`"),
         ("rag,rag", "named twice"),
         ("", "at least one method"),
     ],
@@ -331,13 +331,13 @@ def test_a_users_own_method_is_found_by_module_and_class(
         "my_methods",
         "from dataclasses import dataclass\n"
         "from typing import ClassVar\n"
-        "from eval.contracts import Answer, Query, Subject\n"
+        "from eval.contracts import Answer, Query, UserView\n"
         "from eval.methods.base import BaseMethod\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Newest(BaseMethod):\n"
         "    name: ClassVar[str] = 'newest'\n"
         "    back: int = 1\n"
-        "    def answer(self, opened: Subject, query: Query) -> Answer:\n"
+        "    def answer(self, prepared: UserView, query: Query) -> Answer:\n"
         "        return Answer(text=opened.history[-self.back].response)\n",
     )
     method = make_methods(["my_methods:Newest:back=2"], movies)["my_methods:Newest:back=2"]
@@ -346,7 +346,7 @@ def test_a_users_own_method_is_found_by_module_and_class(
 
 def test_steps_are_kept_as_plain_data(movies: Task, obliging: Reply) -> None:
     step = Step(thought="", tool="search_memory", arguments={"query": "x"}, observation="seen")
-    with accounting(Ledger(), scripted_lm(obliging)):
+    with track_usage(UsageTracker(), scripted_lm(obliging)):
         answer = final_answer(movies, "q", steps=[step])
     assert answer.steps[0]["arguments"] == {"query": "x"}
 

@@ -19,7 +19,7 @@ from program.models.scripted import scripted_lm
 from program.task import get_task
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
-PROMPTING = [name for name, path in BUILT_IN.items() if "floors" not in path]
+PROMPTING = [name for name, path in BUILT_IN.items() if "baselines" not in path]
 USERS = ("anna", "bert", "carl")
 HISTORY, QUERIES = 5, 2
 

@@ -34,7 +34,7 @@ from eval.records import (
 )
 from eval.report import make_report
 from program.errors import ConfigError, DataError
-from program.ledger import Usage
+from program.usage import Usage
 
 USERS = [f"real-id-{number}" for number in range(8)]
 QUERIES_EACH = 5

@@ -9,14 +9,14 @@ import pytest
 from eval.metrics import get_metric
 from eval.records import Cost
 from eval.report.cases import changes
-from eval.report.compare import compare, invalid_share, marks
+from eval.report.compare import compare, invalid_share, score_method
 from eval.report.data import Answered, MethodRun
 from eval.report.jaccard import jaccard
 from eval.report.persona_map import project
 from eval.report.section import Change
 from eval.report.table import DASH, MINUS, Table, plain, show, signed, to_csv, to_latex, to_markdown
-from program.ledger import Usage
 from program.task import get_task
+from program.usage import Usage
 
 NOTHING = Cost(usage=Usage(), seconds=0.0, attempts=0)
 TABLE = Table(
@@ -124,7 +124,7 @@ def method(answers):
     return MethodRun(
         name="m",
         family="m",
-        floor=False,
+        trivial=False,
         settings={},
         answers=answers,
         personas=[],
@@ -158,7 +158,7 @@ def test_what_the_method_could_not_read_counts_as_invalid_though_it_is_text():
 def test_shares_of_missing_answers_are_of_a_methods_own_queries(missing, asked, refused):
     metric, task = get_metric("rouge-1"), get_task("LaMP-4")
     a, b = (
-        marks(method(answers(*[None] * gone, *["sun"] * (total - gone))), metric, task)
+        score_method(method(answers(*[None] * gone, *["sun"] * (total - gone))), metric, task)
         for gone, total in zip(missing, asked, strict=True)
     )
     assert bool(compare(a, b).refused) is refused

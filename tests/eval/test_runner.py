@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import dspy
 import pytest
 
-from eval.contracts import Answer, EvalUser, Method, Query, Subject
-from eval.folder import RunFolder
+from eval.contracts import Answer, EvalUser, Method, Query, UserView
 from eval.manifest import make_manifest
 from eval.methods.base import BaseMethod
-from eval.methods.floors import UserMajority
+from eval.methods.baselines import UserMajority
 from eval.methods.personaagent import Aligned
 from eval.methods.rag import Rag
 from eval.records import AnswerRecord, read_run
+from eval.run_folder import RunFolder
 from eval.runner import Limits, Outcome, run_methods
 from program.errors import BudgetExceededError, ConfigError, DataError
 from program.models.scripted import scripted_lm
@@ -32,15 +32,15 @@ class Echo(BaseMethod):
 
     name: ClassVar[str] = "echo"
 
-    def prepare(self, subject: Subject) -> dict[str, Any]:
-        return {"seen": len(subject.history), "pair": (1, 2)}
+    def prepare(self, user: UserView) -> dict[str, Any]:
+        return {"seen": len(user.history), "pair": (1, 2)}
 
-    def open(self, subject: Subject, learned: Any) -> Any:
+    def open(self, user: UserView, learned: Any) -> Any:
         return learned
 
-    def answer(self, opened: Any, query: Query) -> Answer:
+    def answer(self, prepared: Any, query: Query) -> Answer:
         assert query.gold is None
-        return Answer(text=f"{opened['pair']} {query.text.split()[-1]}")
+        return Answer(text=f"{prepared['pair']} {query.text.split()[-1]}")
 
 
 class Fragile(Echo):
@@ -49,10 +49,10 @@ class Fragile(Echo):
     name = "fragile"
     bad: ClassVar[set[str]] = set()
 
-    def answer(self, opened: Any, query: Query) -> Answer:
+    def answer(self, prepared: Any, query: Query) -> Answer:
         if query.id in self.bad:
             raise RuntimeError(f"cannot answer {query.id}")
-        return super().answer(opened, query)
+        return super().answer(prepared, query)
 
 
 def go(
@@ -134,10 +134,10 @@ def test_a_failed_prepare_leaves_the_users_queries_missing(
     class Picky(Echo):
         name = "picky"
 
-        def prepare(self, subject: Subject) -> dict[str, Any]:
-            if subject.user_id == "anna":
+        def prepare(self, user: UserView) -> dict[str, Any]:
+            if user.user_id == "anna":
                 raise ValueError("no")
-            return super().prepare(subject)
+            return super().prepare(user)
 
     go(tmp_path, [make_user("anna"), make_user("bert")], movies, Picky())
     run = read_run(tmp_path)
@@ -283,7 +283,7 @@ def test_an_answer_that_cannot_be_kept_is_the_methods_failure(
     answer: Any, message: str, tmp_path: Path, movies: Task, make_user: MakeUser
 ) -> None:
     class Wrong(Echo):
-        def answer(self, opened: Any, query: Query) -> Answer:
+        def answer(self, prepared: Any, query: Query) -> Answer:
             return answer  # type: ignore[no-any-return]
 
     outcome = go(tmp_path, [make_user("anna")], movies, Wrong())

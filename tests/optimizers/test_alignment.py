@@ -18,12 +18,12 @@ from program.errors import (
     ConfigError,
     EmptyHistoryError,
 )
-from program.ledger import Budget
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
 from program.task import Item, Task
 from program.tools import default_tools
+from program.usage import Budget
 
 MUSIC = Task(
     name="music",
@@ -92,7 +92,7 @@ def align(program: PersonaAgent, reply: Any, **options: Any) -> tuple[PersonaAge
     lm = scripted_lm(reply)
     with dspy.context(lm=lm):
         aligned = PersonaAlignment(**options).compile(
-            program, trainset=examples(program.surroundings.memory, program.surroundings.task)
+            program, trainset=examples(program.context.memory, program.context.task)
         )
     return aligned, lm.engine.prompts
 
@@ -118,18 +118,18 @@ def test_paper_preset_makes_exactly_the_predicted_calls(tmp_path: Path) -> None:
     program = student(tmp_path)
     with dspy.context(lm=scripted_lm(listener())):
         plan = PersonaAlignment().plan(program, examples(memory(), MUSIC))
-    assert (plan.agent_runs, plan.loss_calls, plan.update_calls) == (3, 3, 1)
+    assert (plan.n_rollouts, plan.loss_calls, plan.update_calls) == (3, 3, 1)
     assert plan.calls == (3 * 3 + 3 + 1, 3 * 6 + 3 + 1)
     aligned, prompts = align(program, listener())
     assert len(prompts) == 13 == plan.calls[0]
     record = aligned.alignment
-    assert record.agent_runs == 3
+    assert record.n_rollouts == 3
     assert {stage: usage.calls for stage, usage in record.usage.items()} == {
         "simulate": 9,
         "textual_loss": 3,
         "update": 1,
     }
-    assert [s.interaction_id for s in record.steps[0].simulations] == ["i1", "i2", "i3"]
+    assert [s.interaction_id for s in record.steps[0].rollouts] == ["i1", "i2", "i3"]
     assert record.config == PAPER
 
 
@@ -142,7 +142,7 @@ def test_calls_follow_the_plan_for_other_sizes(tmp_path: Path, steps: int, n: in
     with dspy.context(lm=lm):
         plan = optimizer.plan(program, trainset)
         aligned = optimizer.compile(program, trainset=trainset)
-    assert plan.agent_runs == aligned.alignment.agent_runs == steps * n
+    assert plan.n_rollouts == aligned.alignment.n_rollouts == steps * n
     assert len(lm.engine.prompts) == plan.calls[0] == steps * (3 * n + n + 1)
 
 
@@ -218,21 +218,21 @@ def test_gate_best_keeps_a_better_one_and_runs_as_often_as_planned(tmp_path: Pat
         aligned = optimizer.compile(program, trainset=trainset)
     assert RULE in aligned.persona
     # The second rewrite is the same text, so its evaluation is saved.
-    assert plan.agent_runs == 9
-    assert aligned.alignment.agent_runs == 6
+    assert plan.n_rollouts == 9
+    assert aligned.alignment.n_rollouts == 6
 
 
 def test_hardest_batch_is_where_the_persona_is_wrong(tmp_path: Path) -> None:
     program = student(tmp_path, times=["night", "day", "day", "day", "day"])
     aligned, _ = align(program, listener(), batch="hardest", batch_size=2)
-    assert [s.interaction_id for s in aligned.alignment.steps[0].simulations] == ["i0", "i4"]
-    assert aligned.alignment.agent_runs == 5
+    assert [s.interaction_id for s in aligned.alignment.steps[0].rollouts] == ["i0", "i4"]
+    assert aligned.alignment.n_rollouts == 5
 
 
 def test_balanced_batch_takes_each_response_in_turn(tmp_path: Path) -> None:
     times = ["night", "night", "day", "day", "day"]
     aligned, _ = align(student(tmp_path, times=times), listener(), batch="balanced")
-    assert [s.interaction_id for s in aligned.alignment.steps[0].simulations] == ["i1", "i3", "i4"]
+    assert [s.interaction_id for s in aligned.alignment.steps[0].rollouts] == ["i1", "i3", "i4"]
 
 
 def test_separate_prompt_model_gets_feedback_and_update_only(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_raises_when_no_simulation_could_be_read(tmp_path: Path) -> None:
     def garbage(system: str, user: str) -> Any:
         return listener()(system, user) if is_loss(system) or is_update(system) else "garbage"
 
-    with pytest.raises(AlignmentFailedError, match="none of 3 simulated answers"):
+    with pytest.raises(AlignmentFailedError, match="none of 3 rollouts gave an answer"):
         align(student(tmp_path), garbage)
 
 
@@ -301,7 +301,7 @@ def test_one_unreadable_simulation_gives_no_feedback_and_no_score(tmp_path: Path
 
     aligned, _ = align(student(tmp_path), reply)
     step = aligned.alignment.steps[0]
-    assert [s.score for s in step.simulations] == [1.0, None, 1.0]
+    assert [s.score for s in step.rollouts] == [1.0, None, 1.0]
     assert [f.interaction_id for f in step.feedback] == ["i1", "i3"]
 
 

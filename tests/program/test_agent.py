@@ -17,7 +17,6 @@ import pytest
 from program.agent import PersonaAgent
 from program.answers import Labels, Rating, Text
 from program.errors import BudgetExceededError, ConfigError, PersonaError, UnparsableAnswerError
-from program.ledger import Budget, Ledger, accounting
 from program.loop import AgentSettings
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
@@ -25,6 +24,7 @@ from program.models.scripted import scripted_lm
 from program.task import Item, Task
 from program.tools import ToolSet, default_tools
 from program.tools.base import Tool
+from program.usage import Budget, UsageTracker, track_usage
 
 MUSIC = Task(
     name="music",
@@ -238,10 +238,10 @@ def test_outage_is_raised_and_never_an_answer(tmp_path: Path) -> None:
 
 def test_budget_stops_before_the_call(tmp_path: Path) -> None:
     lm = scripted_lm(obedient)
-    with accounting(Ledger(Budget(max_calls=2)), lm) as ledger, pytest.raises(BudgetExceededError):
+    with track_usage(UsageTracker(Budget(max_calls=2)), lm) as tracker, pytest.raises(BudgetExceededError):
         agent(tmp_path)(query="tonight")
     assert len(lm.engine.prompts) == 2
-    assert ledger.total().calls == 2
+    assert tracker.total().calls == 2
 
 
 def test_two_programs_do_not_share_a_persona(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_two_programs_do_not_share_a_persona(tmp_path: Path) -> None:
         "You know bo.",
         "You know chi.",
     )
-    assert first.surroundings.memory is third.surroundings.memory
+    assert first.context.memory is third.context.memory
 
 
 def test_persona_survives_save_and_load(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_label_outside_the_task(run: Run, tmp_path: Path) -> None:
     run("users", "import", str(good), "--task", "LaMP-2M")
     done = run("observe", "ana", "--query", "another film", "--response", "funny")
     assert done.code == 1
-    assert "`--response`" in done.err
+    assert "`response`" in done.err
     assert "comedy" in done.err
 
 

@@ -12,7 +12,7 @@ from dspy.adapters.decision import record_evidence
 
 from program.models.decisions import DecisionLM, render
 from program.models.likelihood import label_likelihood
-from program.models.server import ModelFile, Server, get_server
+from program.models.llama_server import ModelFile, Server, get_server
 from program.models.weights import find_model
 
 TAGS = ["comedy", "dark comedy", "romance", "romance and war", "sci-fi"]

@@ -18,11 +18,11 @@ import pytest
 from dspy import lm15
 from pydantic import BaseModel
 
-from program.ledger import Ledger, accounting, stage
 from program.models.embedded import EmbeddedLM
+from program.models.llama_server import ModelFile, get_server
 from program.models.resolve import resolve_lm
-from program.models.server import ModelFile, get_server
 from program.models.weights import find_model
+from program.usage import UsageTracker, stage, track_usage
 
 REPOSITORY = Path(__file__).parents[2]
 STORY = "Once upon a time a fox lived at the edge of a wood and talked with every traveller. " * 10
@@ -139,24 +139,24 @@ def test_samples_of_one_prompt_differ(lm: EmbeddedLM) -> None:
 
 
 def test_a_second_call_reads_its_prompt_from_the_cache(lm: EmbeddedLM) -> None:
-    ledger = Ledger()
-    with accounting(ledger, lm):
+    tracker = UsageTracker()
+    with track_usage(tracker, lm):
         for _ in range(2):
             dspy.settings.lm("Count to three.")
-    usage = ledger.total()
+    usage = tracker.total()
     assert usage.calls == 2
     assert usage.cached_tokens >= usage.input_tokens // 2 - 1
     assert (usage.usd, usage.unpriced, usage.cache_hits) == (0.0, 0, 0)
 
 
 def test_decisions_are_counted_where_the_model_is(lm: EmbeddedLM) -> None:
-    ledger = Ledger()
+    tracker = UsageTracker()
     rate = dspy.Predict(
         dspy.Signature("movie -> stars: Literal[1, 2, 3]").with_updated_fields("stars", desc="s")
     )
-    with accounting(ledger, lm), stage("final"):
+    with track_usage(tracker, lm), stage("final"):
         rate(movie="a comedy", lm=dspy.settings.lm.decisions)
-    usage = ledger.by_stage()["final"]
+    usage = tracker.by_stage()["final"]
     assert (usage.calls, usage.output_tokens, usage.usd, usage.unpriced) == (1, 1, 0.0, 0)
     assert usage.input_tokens > 0
 

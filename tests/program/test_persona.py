@@ -11,15 +11,15 @@ from program.answers import Labels
 from program.errors import PersonaError
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile, count_facts
-from program.persona import GENERIC, checked, initial_persona, stable
+from program.persona import GENERIC, initial_persona, normalize, validate_persona
 
 TEXTS = st.text(st.sampled_from("ab -\n\t  •"), min_size=1, max_size=80)
 
 
 @given(TEXTS)
 def test_stable_is_a_fixed_point_and_what_dspy_reads_back(text: str) -> None:
-    once = stable(text)
-    assert stable(once) == once
+    once = normalize(text)
+    assert normalize(once) == once
     if once:
         assert dspy.Signature("a -> b").with_instructions(once).instructions == once
 
@@ -28,7 +28,7 @@ def test_initial_persona_holds_the_profile_and_the_paper_s_rule() -> None:
     text = initial_persona(Profile(facts=count_facts([], None), prose="Likes old films."))  # type: ignore[arg-type]
     assert "Likes old films." in text
     assert "at least TWO tools" in text
-    assert stable(text) == text
+    assert normalize(text) == text
 
 
 def test_initial_persona_does_not_name_the_answers_that_alignment_simulates() -> None:
@@ -39,16 +39,16 @@ def test_initial_persona_does_not_name_the_answers_that_alignment_simulates() ->
 
 
 def test_generic_prompt_is_a_valid_persona() -> None:
-    assert checked(GENERIC) == GENERIC
+    assert validate_persona(GENERIC) == GENERIC
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t "])
 def test_empty_is_refused(text: str) -> None:
     with pytest.raises(PersonaError, match="must not be empty"):
-        checked(text)
+        validate_persona(text)
 
 
 def test_cap_counts_characters_after_clean_up() -> None:
-    assert checked("x" * 10 + "   ", max_chars=10) == "x" * 10
+    assert validate_persona("x" * 10 + "   ", max_chars=10) == "x" * 10
     with pytest.raises(PersonaError, match="at most 10 characters, this one has 11"):
-        checked("x" * 11, max_chars=10)
+        validate_persona("x" * 11, max_chars=10)

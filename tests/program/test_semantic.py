@@ -10,13 +10,13 @@ import pytest
 
 from program.answers import Labels, Rating, Text
 from program.errors import BudgetExceededError
-from program.ledger import Budget, Ledger, accounting
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile, count_facts, newest_within, render, render_facts
 from program.memory.summary import build_profile
 from program.models.scripted import scripted_lm
 from program.task import Item, Task
+from program.usage import Budget, UsageTracker, track_usage
 
 LABELS = Labels(("a", "b", "c"))
 
@@ -97,11 +97,11 @@ def test_summary_reads_the_newest_that_fit_and_remembers_which() -> None:
 def test_profile_is_one_call_with_facts_before_prose() -> None:
     lm = scripted_lm(lambda system, user: "Prefers  a\nto b.")
     memory = EpisodicMemory("u", history(["a", "b", "a"]))
-    with accounting(Ledger(), lm) as ledger:
+    with track_usage(UsageTracker(), lm) as tracker:
         profile = build_profile(memory, task())
     assert render(profile).endswith("Prefers a to b.")
     assert profile.interaction_ids == ("i2", "i1", "i0")
-    assert ledger.by_stage()["profile"].calls == 1
+    assert tracker.by_stage()["profile"].calls == 1
     assert "- a: query 2\n- b: query 1\n- a: query 0" in lm.engine.prompts[0][1]
 
 
@@ -122,6 +122,6 @@ def test_without_prose_or_history_no_call_is_made() -> None:
 
 def test_budget_holds_for_the_summary_too() -> None:
     lm = scripted_lm(lambda system, user: "never")
-    with accounting(Ledger(Budget(max_calls=0)), lm), pytest.raises(BudgetExceededError):
+    with track_usage(UsageTracker(Budget(max_calls=0)), lm), pytest.raises(BudgetExceededError):
         build_profile(EpisodicMemory("u", history(["a"])), task())
     assert lm.engine.prompts == []

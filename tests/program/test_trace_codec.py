@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from program.tracing.store.codec import MIN_PASSAGE, dumps, iso, micros, pack, unpack
+from program.tracing.server.codec import MIN_PASSAGE, dumps, iso, micros, pack, unpack
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from program.tracing.door import Door
-from program.tracing.store import Response, TraceStore
+from program.tracing.server.http_server import TraceServer
+from program.tracing.server.routes import Response
+from program.tracing.server.trace_store import TraceStore
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("trace_contract_script.py")
@@ -73,8 +74,8 @@ class ListeningStore(TraceStore):
 
 
 @contextmanager
-def served(store: TraceStore) -> Iterator[Door]:
-    with Door(store, key=KEY) as door:
+def served(store: TraceStore) -> Iterator[TraceServer]:
+    with TraceServer(store, key=KEY) as door:
         thread = threading.Thread(target=door.serve_forever, args=(0.02,))
         thread.start()
         try:

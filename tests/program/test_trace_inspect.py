@@ -17,12 +17,12 @@ import pytest
 from typer.testing import CliRunner
 
 from program.errors import StoreError
-from program.tracing import about, span
+from program.spans import about, span
 from program.tracing.cli import app
-from program.tracing.inspect import diff_lines, find_trace, list_traces, persona_line, show_trace
+from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import open_tracer, store_path
-from program.tracing.store import TraceStore
-from program.tracing.viewer import answer_viewer, export_page
+from program.tracing.view.page import answer_viewer, export_page
+from program.tracing.view.reader import diff_lines, find_trace, list_traces, persona_line, show_trace
 
 EVIL = "bob </script><img src=x onerror=alert(1)>"
 

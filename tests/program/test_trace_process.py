@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from program.tracing.door import Door
+from program.tracing.server.http_server import TraceServer
+from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, open_tracer, store_path
-from program.tracing.store import TraceStore
 
 ROOT = Path(__file__).parents[2]
 KEY = "k" * 40
@@ -64,9 +64,9 @@ def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[s
 
 
 @contextmanager
-def served(path: Path) -> Iterator[tuple[Door, TraceStore]]:
+def served(path: Path) -> Iterator[tuple[TraceServer, TraceStore]]:
     store = TraceStore(path)
-    with Door(store, key=KEY) as door:
+    with TraceServer(store, key=KEY) as door:
         thread = threading.Thread(target=door.serve_forever, args=(0.02,))
         thread.start()
         try:
@@ -82,7 +82,7 @@ TRACED = """
     from pathlib import Path
     import dspy
     from program.models.scripted import scripted_lm
-    from program.tracing import about, span
+    from program.spans import about, span
     from program.tracing.setup import open_tracer
     lm = scripted_lm(lambda system, user: "[[ ## answer ## ]]\\nyes\\n\\n[[ ## completed ## ]]")
     with open_tracer(sys.argv[1], home=Path(sys.argv[2])), dspy.context(lm=lm), about(user_id="ana"):
@@ -120,7 +120,7 @@ def test_local_tracing_makes_no_connection_and_asks_for_no_name(tmp_path: Path) 
 
 
 def test_importing_tracing_does_not_import_weave() -> None:
-    code = "import sys, program.tracing, program.ledger; print('weave' in sys.modules)"
+    code = "import sys, program.tracing, program.usage; print('weave' in sys.modules)"
     assert run(code).stdout == "False\n"
 
 
@@ -129,7 +129,7 @@ def test_a_killed_process_loses_no_finished_span_and_open_ones_show_as_interrupt
         """
         import sys, time
         from pathlib import Path
-        from program.tracing import span
+        from program.spans import span
         from program.tracing.setup import open_tracer
         with open_tracer("local", home=Path(sys.argv[1])):
             with span("align"), span("step", number=1):
@@ -163,7 +163,7 @@ def test_a_process_that_forgets_to_close_ends_at_once(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from program.tracing import span
+        from program.spans import span
         from program.tracing.setup import open_tracer
         opened = open_tracer(sys.argv[1], home=Path(sys.argv[2]))
         opened.__enter__()
@@ -257,9 +257,9 @@ def test_a_server_that_dies_neither_stops_the_run_nor_its_end(tmp_path: Path) ->
         """
         import sys
         from pathlib import Path
-        from program.tracing.door import Door
-        from program.tracing.store import TraceStore
-        door = Door(TraceStore(Path(sys.argv[1])), key=sys.argv[2])
+        from program.tracing.server.http_server import TraceServer
+        from program.tracing.server.trace_store import TraceStore
+        door = TraceServer(TraceStore(Path(sys.argv[1])), key=sys.argv[2])
         print(door.address, flush=True)
         door.serve_forever()
         """
@@ -268,7 +268,7 @@ def test_a_server_that_dies_neither_stops_the_run_nor_its_end(tmp_path: Path) ->
         """
         import sys, time
         from pathlib import Path
-        from program.tracing import about, span
+        from program.spans import about, span
         from program.tracing.setup import open_tracer
         with open_tracer("wandb:me/mine", home=Path(sys.argv[1])), about(user_id="ana"):
             with span("align"):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from program.tracing.store import TraceStore
-from program.tracing.store.call_fields import call_field
-from program.tracing.store.query import BadRequestError, compile_query
+from program.tracing.server.call_fields import call_field
+from program.tracing.server.query import BadRequestError, compile_query
+from program.tracing.server.trace_store import TraceStore
 
 PROJECT = "local/test"
 SCALARS: list[Any] = [None, True, False, 0, 1, 2, -1, 1.5, "", "a", "A", "ab", "1", "Straße"]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from program.errors import StoreError
-from program.tracing.store import TraceStore
-from program.tracing.store.schema import MIGRATIONS, VERSION
+from program.tracing.server.schema import MIGRATIONS, VERSION
+from program.tracing.server.trace_store import TraceStore
 
 PROJECT = "local/test"
 
@@ -249,8 +249,8 @@ def test_a_failing_migration_leaves_the_old_version(tmp_path: Path, monkeypatch:
     store.call_start(start("a"))
     store.close()
     broken = (*MIGRATIONS, ("CREATE TABLE added (x)", "this is not SQL"))
-    monkeypatch.setattr("program.tracing.store.schema.MIGRATIONS", broken)
-    monkeypatch.setattr("program.tracing.store.schema.VERSION", len(broken))
+    monkeypatch.setattr("program.tracing.server.schema.MIGRATIONS", broken)
+    monkeypatch.setattr("program.tracing.server.schema.VERSION", len(broken))
     with pytest.raises(StoreError):
         TraceStore(tmp_path / "t.db")
     monkeypatch.undo()

@@ -16,17 +16,17 @@ import dspy
 import pytest
 
 from program.errors import ConfigError
-from program.ledger import Ledger, accounting
 from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
-from program.tracing import about, span, tracing
-from program.tracing.breaker import Breaker
+from program.spans import about, span, tracing
 from program.tracing.content import ContentPolicy, redact_secrets
-from program.tracing.evaluations import EvaluatedQuery, log_evaluation
 from program.tracing.forget import forget_user
+from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, open_tracer, store_path
-from program.tracing.store import TraceStore
-from program.tracing.weave_tracer import WeaveTracer
+from program.tracing.weave.circuit_breaker import CircuitBreaker
+from program.tracing.weave.evaluations import EvaluatedQuery, log_evaluation
+from program.tracing.weave.tracer import WeaveTracer
+from program.usage import UsageTracker, track_usage
 
 
 def read(home: Path) -> list[dict[str, Any]]:
@@ -104,12 +104,12 @@ def test_a_tree_of_spans_is_a_tree_of_calls(tmp_path: Path) -> None:
 
 def test_model_calls_are_leaves_whose_usage_adds_up(tmp_path: Path) -> None:
     lm = answering()
-    ledger = Ledger()
+    tracker = UsageTracker()
     with (
         open_tracer("local", home=tmp_path),
-        accounting(ledger, lm),
+        track_usage(tracker, lm),
         span("ask"),
-        accounting(Ledger(parent=ledger)),
+        track_usage(UsageTracker(parent=tracker)),
     ):
         for question in ("one?", "two?"):
             dspy.Predict("question -> answer")(question=question)
@@ -118,7 +118,7 @@ def test_model_calls_are_leaves_whose_usage_adds_up(tmp_path: Path) -> None:
     assert "two?" in leaves[1]["inputs"]["messages"][-1]["content"]
     assert "yes" in json.dumps(leaves[1]["output"])
     used = ask["summary"]["usage"][lm.model]
-    total = ledger.total()
+    total = tracker.total()
     assert (used["requests"], used["prompt_tokens"], used["completion_tokens"]) == (
         2,
         total.input_tokens,
@@ -395,8 +395,8 @@ def test_a_span_without_a_tracer_in_its_thread_is_nothing(tmp_path: Path) -> Non
 
 def test_a_dead_destination_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     now, asked = 0.0, []
-    monkeypatch.setattr("program.tracing.breaker.time.monotonic", lambda: now)
-    breaker = Breaker()
+    monkeypatch.setattr("program.tracing.weave.circuit_breaker.time.monotonic", lambda: now)
+    breaker = CircuitBreaker()
 
     def die() -> None:
         asked.append(now)

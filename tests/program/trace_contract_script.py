@@ -13,9 +13,9 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
-from program.tracing import weave_api
+from program.tracing.weave import private_api
 
-weave_api.prepare_environment()
+private_api.prepare_environment()
 
 import weave  # noqa: E402 - the environment must be ready before weave is imported
 
@@ -23,10 +23,10 @@ import weave  # noqa: E402 - the environment must be ready before weave is impor
 def client(door: str) -> Any:
     if door == "http":
         return weave.init("local/contract")
-    from program.tracing.store import TraceStore
+    from program.tracing.server.trace_store import TraceStore
 
-    made = weave_api.local_client(TraceStore(Path(sys.argv[2])), "local/contract")
-    weave_api.install_client(made)
+    made = private_api.local_client(TraceStore(Path(sys.argv[2])), "local/contract")
+    private_api.install_client(made)
     return made
 
 

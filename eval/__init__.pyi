@@ -1,0 +1,10 @@
+from .api import Evaluation as Evaluation
+from .api import evaluate as evaluate
+from .contracts import Answer as Answer
+from .contracts import Query as Query
+from .contracts import UserView as UserView
+from .data.selection import Selection as Selection
+from .methods.base import BaseMethod as BaseMethod
+from .records import read_run as read_run
+from .report import make_report as make_report
+from .runner import Limits as Limits

@@ -1,0 +1,17 @@
+from .alignment import PersonaAlignment as PersonaAlignment
+from .config import PAPER as PAPER
+from .config import AlignmentConfig as AlignmentConfig
+from .config import Plan as Plan
+from .contracts import BatchSelector as BatchSelector
+from .contracts import Decision as Decision
+from .contracts import Gate as Gate
+from .dspy_optimizers import OptimizableAgent as OptimizableAgent
+from .dspy_optimizers import PersonaProposer as PersonaProposer
+from .dspy_optimizers import persona_metric as persona_metric
+from .record import AlignmentRecord as AlignmentRecord
+from .record import AlignmentStep as AlignmentStep
+from .record import Feedback as Feedback
+from .record import Rollout as Rollout
+from .stored import aalign_user as aalign_user
+from .stored import align_user as align_user
+from .trainset import examples as examples

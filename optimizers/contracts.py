@@ -1,0 +1,109 @@
+"""The rules of an alignment that users may replace: read this file first.
+
+`PersonaAlignment` is Algorithm 1 of the paper. Two of its decisions are open: which interactions it
+learns from (`BatchSelector`) and which rewritten personas it keeps (`Gate`). A new rule is one class,
+given to `PersonaAlignment` as an object, or by name: a built-in one (``batch="hardest"``,
+``gate="best"``), or the path to a class of your own (``gate="mine:Careful"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import dspy
+
+Score = float | None
+"""Agreement with the user's true response, in [0, 1]; ``None`` if a rollout gave no answer."""
+
+
+class BatchSelector(Protocol):
+    """Chooses the past interactions that one alignment learns from.
+
+    Subclass it to inherit the default `pool_size`; any class with both methods works as well.
+
+    Constraints: never calls a model and never changes its arguments. The batch is a non-empty part
+    of the trainset, with no example twice.
+
+    Determinism: the same trainset and scores give the same batch.
+
+    Example:
+        >>> class Longest(BatchSelector):
+        ...     def select(self, trainset, scores, size):
+        ...         return sorted(trainset, key=lambda example: len(example.query))[-size:]
+        >>> films = [dspy.Example(query="A long film"), dspy.Example(query="Short")]
+        >>> [example.query for example in Longest().select(films, [], 1)]
+        ['A long film']
+    """
+
+    def pool_size(self, size: int) -> int:
+        """Return how many of the latest interactions to score before `select`; 0 if none.
+
+        Each takes one rollout under the persona that the alignment starts from.
+
+        Args:
+            size: The batch size n of the alignment.
+        """
+        return 0
+
+    def select(
+        self, trainset: Sequence[dspy.Example], scores: Sequence[Score], size: int
+    ) -> list[dspy.Example]:
+        """Return the batch, oldest first.
+
+        Args:
+            trainset: Past interactions, oldest first (see `optimizers.examples`); not empty.
+            scores: Of the last ``pool_size(size)`` examples of the trainset, in the same order.
+            size: At most this many examples.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a gate decided about a rewritten persona.
+
+    Attributes:
+        accept: Whether the rewrite becomes the persona.
+        reason: Why, in a few words; stored with the persona version.
+        numbers: What the decision rests on.
+    """
+
+    accept: bool
+    reason: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+class Gate(Protocol):
+    """Decides whether a rewritten persona replaces its parent.
+
+    A rewrite that equals its parent is not shown to a gate; it changes nothing.
+
+    Constraints: never calls a model and never changes its arguments.
+
+    Determinism: the same scores give the same decision.
+
+    Example:
+        >>> class NeverWorse(Gate):
+        ...     needs_scores = True
+        ...
+        ...     def decide(self, parent, candidate):
+        ...         kept = sum(candidate) >= sum(parent)
+        ...         return Decision(accept=kept, reason="no worse" if kept else "worse")
+        >>> NeverWorse().decide([1.0, 0.0], [1.0, 1.0]).accept
+        True
+    """
+
+    needs_scores: ClassVar[bool]
+    """Whether both personas are scored first: one more rollout for each interaction."""
+
+    def decide(self, parent: Sequence[float], candidate: Sequence[float]) -> Decision:
+        """Compare the two personas.
+
+        Args:
+            parent: Agreement scores in [0, 1] of the current persona: on the valset, or on the batch
+                if there is no valset. Empty without `needs_scores`, or if no rollout gave an answer.
+            candidate: Scores of the rewrite on the same interactions, in the same order.
+        """
+        ...

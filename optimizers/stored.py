@@ -1,0 +1,164 @@
+"""Alignment of users in a store: from their history to a new persona version, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optimizers.alignment import PersonaAlignment
+from optimizers.config import PAPER, AlignmentConfig
+from optimizers.trainset import examples
+from program.agent import PersonaAgent
+from program.loop import AgentSettings
+from program.session import open_session
+from program.spans import about
+from program.store import UserStore
+from program.sync import run_now
+from program.usage import Budget
+
+
+def align_user(
+    store: UserStore,
+    user_id: str,
+    config: AlignmentConfig = PAPER,
+    *,
+    home: Path | None = None,
+    prompt_model: Any = None,
+    budget: Budget | None = None,
+    negatives: Sequence[str] = (),
+    wikipedia: bool = True,
+    settings: AgentSettings | None = None,
+) -> PersonaAgent:
+    """Align a stored user with DSPy's configured model and save the new persona version.
+
+    Each step is saved when it finishes. The new persona and the record become visible together;
+    until then, and after any failure, the current persona is unchanged.
+
+    Args:
+        store: The user's store.
+        user_id: A stored user.
+        config: Settings; the default `PAPER` is Algorithm 1.
+        home: The data directory; ``None`` for `program.home.home`.
+        prompt_model: The model of feedback and update; ``None`` for the configured model.
+        budget: Limits of this alignment.
+        negatives: Wrong options for LaMP-1 (see `optimizers.examples`).
+        wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
+        settings: The agent's settings.
+
+    Returns:
+        The user's agent under the new persona; its ``alignment`` is the record.
+
+    Raises:
+        UnknownUserError: ``user_id`` is not in the store.
+        EmptyHistoryError: The user has no interaction.
+        StoreError: Another process changed the persona meanwhile.
+        BudgetExceededError: The next call would pass a limit.
+        dspy.LMError: The model failed.
+
+    Example:
+        >>> import dspy
+        >>> from program import UserStore, scripted_lm
+        >>> def reply(system, user):
+        ...     if "critical evaluator" in system:
+        ...         return "Ana asks for short answers."
+        ...     if "refine the system prompt" in system:
+        ...         return "Answer Ana in one word."
+        ...     return {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
+        >>> with UserStore("users.db") as store, dspy.context(lm=scripted_lm(reply)):
+        ...     store.add_user("ana", task="free-text")
+        ...     _ = store.observe("ana", query="What shall I cook?", response="Lentils.")
+        ...     agent = align_user(store, "ana", wikipedia=False)
+        ...     print(store.persona("ana"))
+        v2 of 'ana' (alignment, from v1): every rewrite is kept
+        >>> agent.persona
+        'Answer Ana in one word.'
+    """
+    return run_now(
+        _align(
+            store,
+            user_id,
+            config,
+            prompt_model=prompt_model,
+            budget=budget,
+            negatives=negatives,
+            wait=False,
+            home=home,
+            wikipedia=wikipedia,
+            settings=settings,
+        )
+    )
+
+
+async def aalign_user(
+    store: UserStore,
+    user_id: str,
+    config: AlignmentConfig = PAPER,
+    *,
+    home: Path | None = None,
+    prompt_model: Any = None,
+    budget: Budget | None = None,
+    negatives: Sequence[str] = (),
+    wikipedia: bool = True,
+    settings: AgentSettings | None = None,
+) -> PersonaAgent:
+    """Align a stored user like `align_user`; the rollouts of a batch run concurrently.
+
+    Example:
+        >>> import inspect
+        >>> inspect.iscoroutinefunction(aalign_user)
+        True
+    """
+    return await _align(
+        store,
+        user_id,
+        config,
+        prompt_model=prompt_model,
+        budget=budget,
+        negatives=negatives,
+        wait=True,
+        home=home,
+        wikipedia=wikipedia,
+        settings=settings,
+    )
+
+
+async def _align(
+    store: UserStore,
+    user_id: str,
+    config: AlignmentConfig,
+    *,
+    prompt_model: Any,
+    budget: Budget | None,
+    negatives: Sequence[str],
+    wait: bool,
+    **session_settings: Any,
+) -> PersonaAgent:
+    session = open_session(store, user_id, **session_settings)
+    context = session.agent.context
+    trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)
+    alignment_id = store.start_alignment(user_id, config.as_dict())
+    optimizer = PersonaAlignment(
+        config,
+        prompt_model=prompt_model,
+        budget=budget,
+        on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
+    )
+    try:
+        with about(persona_version=session.version.version):
+            if wait:
+                aligned: PersonaAgent = await optimizer.acompile(session.agent, trainset=trainset)
+            else:
+                aligned = optimizer.compile(session.agent, trainset=trainset)
+    except BaseException as error:  # an interrupt, too, must not leave the alignment open
+        store.fail_alignment(user_id, alignment_id, f"{type(error).__name__}: {error}")
+        raise
+    changed = aligned.persona != session.agent.persona
+    reason = aligned.alignment.steps[-1].decision.reason if aligned.alignment.steps else "no step"
+    store.finish_alignment(
+        user_id,
+        alignment_id,
+        aligned.alignment.as_dict(),
+        persona=(aligned.persona, reason) if changed else None,
+    )
+    return aligned

@@ -1,0 +1,86 @@
+"""`personaagent ask` and `personaagent observe`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from program.cli.options import (
+    Json,
+    Model,
+    Store,
+    Trace,
+    TraceContent,
+    User,
+    Wikipedia,
+    model_in_use,
+    open_store,
+)
+from program.console import err, out, print_json
+from program.home import home
+from program.session import open_session
+from program.spans import about, span
+from program.usage import UsageTracker, track_usage
+
+
+def ask(
+    user: User,
+    query: Annotated[
+        str, typer.Argument(help="What to ask, without the task's question.", show_default=False)
+    ],
+    model: Model = None,
+    wikipedia: Wikipedia = True,
+    trace: Trace = "local",
+    trace_content: TraceContent = "full",
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Ask a user's agent. Nothing is remembered; see `observe`."""
+    with open_store(store) as users:
+        users.user(user)
+        with model_in_use(model, trace, trace_content), track_usage(UsageTracker()) as tracker:
+            session = open_session(users, user, home=home(), wikipedia=wikipedia)
+            with (
+                about(user_id=user, persona_version=session.version.version),
+                span("ask", query=query) as asked,
+            ):
+                said = session.agent(query=query)
+                asked.output(answer=said.answer)
+    usage = tracker.total()
+    if json:
+        print_json(
+            {
+                "answer": said.answer,
+                "probabilities": said.probabilities,
+                "persona_version": session.version.version,
+                "steps": [vars(step) for step in said.steps],
+                "usage": vars(usage),
+                "seconds": round(tracker.seconds, 3),
+            }
+        )
+        return
+    for number, step in enumerate(said.steps, 1):
+        note = f" ({step.forced})" if step.forced else ""
+        err.print(f"{number}. {step.call}{note}", style="dim", markup=False)
+    out.print(said.answer, markup=False)
+    err.print(
+        f"persona v{session.version.version}, {usage}, {tracker.seconds:.1f} s",
+        style="dim",
+    )
+
+
+def observe(
+    user: User,
+    query: Annotated[str, typer.Option(help="What the user was asked.")],
+    response: Annotated[str, typer.Option(help="What the user really answered.")],
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Record what a user really answered. The next `align` learns from it."""
+    with open_store(store) as users:
+        interaction = users.observe(user, query=query, response=response)
+    if json:
+        print_json({"user_id": user, "id": interaction.id})
+    else:
+        err.print(f"recorded; `personaagent align {user}` learns from it")

@@ -1,0 +1,168 @@
+"""Plug-ins by name: methods, batch rules and gates, with their settings.
+
+A plug-in is a class. Users name it in one of three ways: a built-in name (``best``), a name that an
+installed package registers as an entry point, or a path into a module (``mine:Careful``). Settings
+follow after a colon: ``hardest:pool_factor=6`` or ``mine:Careful:margin=0.1``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.metadata import entry_points
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from program.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """The plug-ins of one kind.
+
+    Attributes:
+        kind: What error messages call one: "gate".
+        group: The entry point group, in which a package registers its own.
+        built_in: Ours: name to ``module:Class``. Modules are imported when a plug-in is used.
+        members: The attributes that a class must have to be one.
+        listing: The command that lists them, for error messages; may be empty.
+
+    Example:
+        >>> gates = Registry(
+        ...     kind="gate", group="personaagent.gates",
+        ...     built_in={"best": "optimizers.gates:Best"}, members=("decide",),
+        ... )
+        >>> gates.make("best")
+        Best()
+        >>> gates.spec_of(gates.make("best"))
+        'best'
+    """
+
+    kind: str
+    group: str
+    built_in: Mapping[str, str]
+    members: tuple[str, ...]
+    listing: str = ""
+
+    def names(self) -> list[str]:
+        """Return the names of all installed plug-ins: ours first, then the others, sorted."""
+        others = sorted(point.name for point in entry_points(group=self.group))
+        return [*self.built_in, *(name for name in others if name not in self.built_in)]
+
+    def load(self, name: str) -> type[Any]:
+        """Return the class called ``name``, or at ``module:Class``.
+
+        Raises:
+            ConfigError: The name is unknown, the module cannot be imported, or the class is not a
+                plug-in of this kind.
+        """
+        plugin = self._find(name)
+        missing = [member for member in self.members if not hasattr(plugin, member)]
+        if not isinstance(plugin, type) or missing:
+            raise ConfigError(
+                f"{name!r} is not a {self.kind}: it has no `{missing[0] if missing else '__init__'}`"
+            )
+        return plugin
+
+    def make(self, spec: str, defaults: Mapping[str, str] | None = None) -> Any:
+        """Return the plug-in that ``spec`` describes.
+
+        Args:
+            spec: A name with settings, such as ``hardest:pool_factor=6``.
+            defaults: Settings as text; those that the class does not have are left out.
+
+        Raises:
+            ConfigError: The class cannot be loaded, it has no such setting, or a value does not fit.
+        """
+        name, settings = split_spec(spec)
+        plugin = self.load(name)
+        types = parameters(plugin)
+        for key in settings:
+            if key not in types:
+                raise ConfigError(
+                    f"{self.kind} {name!r} has no setting `{key}`; it has: {', '.join(types) or 'none'}"
+                )
+        values = {**{key: value for key, value in (defaults or {}).items() if key in types}, **settings}
+        return plugin(**{key: self._value(name, key, text, types[key]) for key, text in values.items()})
+
+    def spec_of(self, plugin: Any) -> str:
+        """Return the spec that makes ``plugin`` again: its name, and the settings that are not defaults."""
+        path = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+        name = next((name for name, place in self.built_in.items() if place == path), path)
+        settings = ",".join(
+            f"{field.name}={getattr(plugin, field.name)}"
+            for field in (fields(plugin) if is_dataclass(plugin) else ())
+            if getattr(plugin, field.name) != field.default
+        )
+        return f"{name}:{settings}" if settings else name
+
+    def _find(self, name: str) -> Any:
+        if ":" in name or name in self.built_in:
+            return load_path(self.built_in.get(name, name), f"{self.kind} {name!r}")
+        for point in entry_points(group=self.group):
+            if point.name == name:
+                return point.load()
+        see = f" (see `{self.listing}`)" if self.listing else ""
+        raise ConfigError(
+            f"unknown {self.kind} {name!r}; use one of {', '.join(self.names())}{see}, or module:Class"
+        )
+
+    def _value(self, name: str, key: str, text: str, hint: Any) -> Any:
+        try:
+            return TypeAdapter(hint).validate_python(text)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ConfigError(f"{self.kind} {name!r}: `{key}` cannot be {text!r}: {reason}") from error
+
+
+def load_path(path: str, label: str) -> Any:
+    """Return the object at ``module:ATTRIBUTE``.
+
+    Args:
+        path: The module and the name in it, separated by a colon.
+        label: What error messages call it, such as ``gate 'mine:Careful'``.
+
+    Raises:
+        ConfigError: The module cannot be imported, or has no such attribute.
+
+    Example:
+        >>> load_path("optimizers.gates:Always", "gate")
+        <class 'optimizers.gates.Always'>
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a user's module raises while it is imported
+        raise ConfigError(f"cannot load {label}: {error}") from error
+
+
+def parameters(plugin: type[Any]) -> dict[str, Any]:
+    """Return the names and types of a class's settings: the arguments of its constructor."""
+    # The generated `__init__` of a dataclass cannot see the modules that its inherited fields come from.
+    hints = get_type_hints(plugin if is_dataclass(plugin) else plugin.__init__)
+    return {name: hints.get(name, str) for name in inspect.signature(plugin).parameters}
+
+
+def split_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the settings of a spec; ``module:Class`` is a name.
+
+    Raises:
+        ConfigError: The spec has a setting but no name.
+
+    Example:
+        >>> split_spec("rag:k=8,retrieval=dense")
+        ('rag', {'k': '8', 'retrieval': 'dense'})
+        >>> split_spec("mine:Careful:margin=0.1")
+        ('mine:Careful', {'margin': '0.1'})
+    """
+    head, equals, rest = spec.partition("=")
+    if not equals:
+        return spec, {}
+    name, colon, first = head.rpartition(":")
+    if not colon:
+        raise ConfigError(f"cannot read {spec!r}; write it like rag:k=8,retrieval=dense")
+    pairs = [pair.partition("=") for pair in f"{first}={rest}".split(",")]
+    return name, {key.strip(): value.strip() for key, _, value in pairs}

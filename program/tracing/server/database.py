@@ -1,0 +1,179 @@
+"""The SQLite file: connections, transactions, and the SQL functions our queries use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from program.errors import StoreError
+from program.tracing.server.codec import pack, unpack
+from program.tracing.server.schema import migrate
+
+_IDLE_READERS = 8
+_OLDEST_SQLITE = (3, 35)
+_PRAGMAS = (
+    "journal_mode=WAL",
+    # Keeps every commit over the death of the process, which is what may happen here.
+    "synchronous=NORMAL",
+    # Pages; each checkpoint waits for the disk, and some thread's span waits for it.
+    "wal_autocheckpoint=8000",
+    "cache_size=-16000",
+    "mmap_size=268435456",
+)
+
+
+class Database:
+    """One trace file. Safe to share between threads; several processes may have it open.
+
+    Args:
+        path: The file; made with mode 0600 where it is missing, its folder with mode 0700.
+
+    Raises:
+        StoreError: The file cannot be opened, is not a trace store, or is too new; or SQLite is
+            older than 3.35.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise StoreError(f"traces need SQLite 3.35, this Python has {sqlite3.sqlite_version}")
+        self.path = path
+        self._lock = threading.Lock()
+        self._names: dict[str, int] = {}
+        self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue(_IDLE_READERS)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # SQLite gives its side files the mode of the main one, so that must be right first.
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            self._writer = self._connect()
+            migrate(self._writer, str(path))
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"cannot open the trace store {str(path)!r}: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
+        for pragma in _PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+        db.create_function("plain", 1, lambda text: text and unpack(text, lambda n: _body(db, n)))
+        db.create_function("fold", 1, _fold, deterministic=True)
+        db.create_function("convert_to", 2, _convert, deterministic=True)
+        return db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Run one transaction; it is on disk when the block ends, or it never happened."""
+        with self._lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                self._names.clear()
+                with suppress(sqlite3.Error):
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that sees every finished transaction."""
+        try:
+            db = self._readers.get_nowait()
+        except queue.Empty:
+            db = self._connect()
+        try:
+            yield db
+        finally:
+            try:
+                self._readers.put_nowait(db)
+            except queue.Full:
+                db.close()
+
+    def name(self, db: sqlite3.Connection, text: str) -> int:
+        """Return the number of a project or op name, giving it one where it is new."""
+        number = self._names.get(text)
+        if number is None:
+            db.execute("INSERT OR IGNORE INTO names (text, short) VALUES (?, ?)", (text, short_name(text)))
+            number = int(db.execute("SELECT id FROM names WHERE text = ?", (text,)).fetchone()[0])
+            self._names[text] = number
+        return number
+
+    def close(self) -> None:
+        """Close every connection; the file can be opened again."""
+        with self._lock:
+            self._writer.close()
+        while not self._readers.empty():
+            self._readers.get_nowait().close()
+
+    def erase_deleted(self) -> None:
+        """Rewrite the file so that no deleted byte is left in it or beside it."""
+        with self._lock:
+            self._writer.execute("PRAGMA secure_delete = ON")
+            self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def known_name(db: sqlite3.Connection, text: str) -> int:
+    """Return the number of a name for reading; -1, which no row has, where it is unknown."""
+    row = db.execute("SELECT id FROM names WHERE text = ?", (text,)).fetchone()
+    return -1 if row is None else int(row[0])
+
+
+def short_name(text: str) -> str:
+    """Return ``NAME`` of an op reference ``weave:///E/P/op/NAME:DIGEST``; other text as it is."""
+    return text.rsplit("/", 1)[-1].rsplit(":", 1)[0] if text.startswith("weave:///") else text
+
+
+def store_text(db: sqlite3.Connection, seq: int, text: str) -> str:
+    """Return ``text`` packed, its long passages kept once and noted as used by call ``seq``."""
+    used: set[int] = set()
+
+    def intern(piece: str) -> int:
+        digest = hashlib.blake2b(piece.encode(), digest_size=16).digest()
+        row = db.execute("SELECT id FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        if row is None:
+            cursor = db.execute("INSERT INTO blobs (digest, body) VALUES (?, ?)", (digest, piece))
+            number = int(cursor.lastrowid or 0)
+        else:
+            number = int(row[0])
+        used.add(number)
+        return number
+
+    packed = pack(text, intern)
+    if used:
+        db.executemany("INSERT OR IGNORE INTO blob_uses VALUES (?, ?)", [(seq, number) for number in used])
+    return packed
+
+
+def _body(db: sqlite3.Connection, number: int) -> str:
+    return str(db.execute("SELECT body FROM blobs WHERE id = ?", (number,)).fetchone()[0])
+
+
+def _fold(value: Any) -> Any:
+    return value.casefold() if isinstance(value, str) else value
+
+
+def _convert(value: Any, to: str) -> Any:
+    """Convert for ``$convert``; what cannot be converted is null, as a missing field is."""
+    if to == "exists":
+        return int(value is not None)
+    if value is None:
+        return None
+    try:
+        if to == "string":
+            return value if isinstance(value, str) else repr(value)
+        if to == "double":
+            return float(value)
+        if to == "int":
+            return int(float(value))
+        if isinstance(value, str):
+            return {"true": 1, "1": 1, "false": 0, "0": 0}.get(value.strip().lower())
+        return int(bool(value))
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,1 @@
+"""Spans become Weave calls: the client side. Only this package imports weave."""

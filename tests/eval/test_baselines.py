@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from eval.contracts import Query, UserView
+from eval.methods.baselines import CitedBefore, Constant, GlobalMajority, Lead, UserMajority, UserMedian
+from eval.tasks.lamp_1 import question_text
+from program.errors import ConfigError
+from program.memory.interaction import Interaction
+from program.task import get_task
+
+
+def user(task: str, *responses: str, others: dict[str, int] | None = None) -> UserView:
+    history = [
+        Interaction(id=str(i), user_id="u", query=f"item {i}", response=response)
+        for i, response in enumerate(responses)
+    ]
+    return UserView(user_id="u", task=get_task(task), history=history, seed=0, others=others or {})
+
+
+def answer(method: Any, of: UserView, text: str = "anything") -> str:
+    method.check(of.task)
+    opened = method.open(of, method.prepare(of))
+    return str(method.answer(opened, Query(id="q", user_id="u", text=text)).text)
+
+
+def test_constant_is_the_first_label_or_the_middle_of_the_scale() -> None:
+    assert answer(Constant(), user("LaMP-2M")) == "sci-fi"
+    assert answer(Constant(), user("LaMP-3")) == "3"
+    assert answer(Constant(value="5"), user("LaMP-3")) == "5"
+
+
+def test_constant_refuses_what_is_no_answer() -> None:
+    with pytest.raises(ConfigError, match="no answer to `LaMP-3`"):
+        Constant(value="6").check(get_task("LaMP-3"))
+    with pytest.raises(ConfigError, match="needs a `value`"):
+        Constant().check(get_task("LaMP-4"))
+
+
+def test_user_majority_takes_the_later_of_equally_frequent_answers() -> None:
+    assert answer(UserMajority(), user("LaMP-2M", "action", "comedy", "comedy", "action")) == "action"
+    assert answer(UserMajority(), user("LaMP-2M", "action", "comedy", "comedy")) == "comedy"
+
+
+def test_global_majority_counts_other_users_only() -> None:
+    assert (
+        answer(GlobalMajority(), user("LaMP-2M", "action", others={"comedy": 2, "classic": 2})) == "classic"
+    )
+
+
+def test_a_user_without_history_gets_what_is_known_of_others_then_a_constant() -> None:
+    assert answer(UserMajority(), user("LaMP-2M", others={"comedy": 1})) == "comedy"
+    assert answer(UserMajority(), user("LaMP-2M")) == "sci-fi"
+    assert answer(UserMedian(), user("LaMP-3")) == "3"
+
+
+def test_user_median_of_an_even_number_is_the_lower_middle() -> None:
+    assert answer(UserMedian(), user("LaMP-3", "5", "1", "4", "3")) == "3"
+
+
+def test_cited_before_chooses_the_option_cited_and_else_the_first() -> None:
+    cites = user("LaMP-1", "Old  Paper", "")
+    assert answer(CitedBefore(), cites, question_text("new", "other", "old paper")) == "[2]"
+    assert answer(CitedBefore(), cites, question_text("new", "Old Paper", "other")) == "[1]"
+    assert answer(CitedBefore(), cites, question_text("new", "a", "b")) == "[1]"
+    assert answer(CitedBefore(), cites, "no options at all") == "[1]"
+
+
+def test_lead_is_the_beginning_of_the_text() -> None:
+    assert answer(Lead(words=3), user("LaMP-4"), "one two three four") == "one two three"
+
+
+@pytest.mark.parametrize(
+    ("method", "task"),
+    [
+        (UserMajority(), "LaMP-1"),
+        (GlobalMajority(), "LaMP-4"),
+        (UserMedian(), "LaMP-2M"),
+        (CitedBefore(), "LaMP-3"),
+        (Lead(), "LaMP-2N"),
+    ],
+)
+def test_a_floor_refuses_tasks_it_makes_no_sense_for(method: Any, task: str) -> None:
+    with pytest.raises(ConfigError, match=task):
+        method.check(get_task(task))
+
+
+def test_others_are_counts_of_labels_and_never_text() -> None:
+    from eval.contracts import EvalUser
+    from eval.user_view import survey, user_views
+
+    task = get_task("LaMP-4")
+    users = [
+        EvalUser(
+            user_id=name,
+            history=(replace(user("LaMP-4", f"{name} wrote").history[0], user_id=name),),
+            queries=(),
+        )
+        for name in ("a", "b")
+    ]
+    _, responses = survey(users, task)
+    assert [dict(given.others) for given, _ in user_views(users, task, 0, responses)] == [{}, {}]
+
+
+def test_what_others_said_after_the_query_is_not_counted() -> None:
+    from eval.contracts import EvalUser
+    from eval.user_view import survey, user_views
+
+    def day(number: int) -> datetime:
+        return datetime(2024, 1, number, tzinfo=timezone.utc)
+
+    def user(name: str, asked: int, *said: tuple[str, int | None]) -> EvalUser:
+        history = tuple(
+            Interaction(
+                id=f"{name}{i}",
+                user_id=name,
+                query="a film",
+                response=tag,
+                timestamp=None if number is None else day(number),
+            )
+            for i, (tag, number) in enumerate(said)
+        )
+        queries = (Query(id="q", user_id=name, text="a new film", timestamp=day(asked)),)
+        return EvalUser(user_id=name, history=history, queries=queries)
+
+    task = get_task("LaMP-2M")
+    users = [
+        user("early", 5, ("comedy", 1), ("action", 4)),
+        user("late", 20, ("comedy", 2), ("action", 5), ("action", 9), ("classic", None)),
+    ]
+    _, responses = survey(users, task)
+    others = [given.others for given, _ in user_views(users, task, 0, responses)]
+    assert others == [{"comedy": 1, "classic": 1}, {"comedy": 1, "action": 1}]
