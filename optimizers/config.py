@@ -87,6 +87,10 @@ class Plan:
         loss_calls: Model calls for feedback.
         update_calls: Model calls for rewrites.
         calls_per_rollout: Fewest and most model calls of one rollout.
+
+    Example:
+        >>> Plan(n_rollouts=3, loss_calls=3, update_calls=1, calls_per_rollout=(3, 6)).calls
+        (13, 22)
     """
 
     n_rollouts: int

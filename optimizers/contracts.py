@@ -68,6 +68,10 @@ class Decision:
         accept: Whether the rewrite becomes the persona.
         reason: Why, in a few words; stored with the persona version.
         numbers: What the decision rests on.
+
+    Example:
+        >>> Decision(accept=False, reason="no better", numbers={"before": 0.5, "after": 0.5}).accept
+        False
     """
 
     accept: bool

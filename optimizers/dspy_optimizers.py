@@ -1,12 +1,7 @@
 """DSPy's own optimizers on the same persona: what GEPA, MIPROv2 and SIMBA need to work on an agent.
 
-    optimizable = OptimizableAgent(agent)
-    best = optimizable.compile(dspy.GEPA(persona_metric(task), instruction_proposer=PersonaProposer(), ...),
-                             trainset=examples(memory, task)[-3:])
-    agent.persona = best
-
-They score a failed call as a wrong answer and write whole examples into log lines and to stdout.
-`OptimizableAgent` keeps both from happening: an outage ends the compile, and nothing is printed.
+They score a failed call as a wrong answer, and write whole examples to the log and to stdout.
+`OptimizableAgent` prevents both: an outage ends the compile, and nothing is printed.
 """
 
 from __future__ import annotations
@@ -36,8 +31,17 @@ Metric = Callable[..., Any]
 def persona_metric(task: Task) -> Metric:
     """Return a metric for any of DSPy's optimizers: agreement with the user's true response, in [0, 1].
 
-    GEPA calls it a second time for one predictor and then gets a feedback text beside the score. No
-    model is asked for either.
+    GEPA calls it once more for one predictor and then gets feedback beside the score. The metric
+    itself makes no model call.
+
+    Example:
+        >>> from program import get_task
+        >>> metric = persona_metric(get_task("LaMP-2M"))
+        >>> gold = dspy.Example(query="A heist goes wrong.", response="action")
+        >>> metric(gold, dspy.Prediction(answer="comedy", steps=()))
+        0.0
+        >>> metric(gold, dspy.Prediction(answer="comedy", steps=()), None, "act").feedback.splitlines()[0]
+        'Asked about: A heist goes wrong.'
     """
 
     def metric(
@@ -60,18 +64,25 @@ def _feedback(gold: dspy.Example, pred: dspy.Prediction, answer: str, score: flo
     if not answer:
         return f"The answer could not be read; it must be {task.answer.hint}."
     verdict = "This is what the user said." if score == 1.0 else f"The user really said {gold.response!r}."
-    used = ", ".join(step.call for step in pred.steps) or "no tool"
-    return f"Asked about: {gold.query}\nThe agent used {used} and answered {answer!r}. {verdict}"
+    tools = ", ".join(step.call for step in pred.steps) or "no tool"
+    return f"Asked about: {gold.query}\nThe agent used {tools} and answered {answer!r}. {verdict}"
 
 
 class PersonaProposer:
-    """Rewrites a persona from feedback with `PersonaAlignment`'s own prompt (a GEPA ``ProposalFn``).
+    """Rewrites a persona from feedback with the prompt of `PersonaAlignment` (a GEPA ``ProposalFn``).
 
-    A rewrite that cannot be a persona leaves the old text.
+    A rewrite that cannot be a persona is asked for once more; then the old text stays.
 
     Args:
         max_chars: Longest persona that is accepted, in characters.
-        on_refused: Told of a call that a budget refused; GEPA itself would only lose the proposal.
+        on_refused: Receives the error if a budget refuses a call; GEPA itself only loses the proposal.
+
+    Example:
+        >>> from program import UsageTracker, scripted_lm, track_usage
+        >>> rows = {"act": [{"Feedback": "This user likes short answers."}]}
+        >>> with track_usage(UsageTracker(), scripted_lm(lambda system, user: "Answer in one word.")):
+        ...     PersonaProposer()({"act": "Be helpful."}, rows, ["act"])
+        {'act': 'Answer in one word.'}
     """
 
     def __init__(
@@ -95,102 +106,122 @@ class PersonaProposer:
         }
 
     def _rewrite(self, persona: str, feedback: list[str]) -> str:
-        with dspy.context(trace=None):
-            try:
-                rewrite = run_now(
-                    ask_text(
-                        "update",
-                        UpdatePersona,
-                        lm=None,
-                        max_chars=self.max_chars,
-                        wait=False,
-                        current_system_prompt=persona,
-                        feedback=number_feedback(feedback),
-                    )
+        try:
+            rewrite = run_now(
+                ask_text(
+                    "update",
+                    UpdatePersona,
+                    lm=None,
+                    max_chars=self.max_chars,
+                    wait=False,
+                    current_system_prompt=persona,
+                    feedback=number_feedback(feedback),
                 )
-            except BudgetExceededError as error:
-                self.on_refused(error)
-                raise
+            )
+        except BudgetExceededError as error:
+            self.on_refused(error)
+            raise
         return persona if rewrite is None else rewrite
 
 
-class _Runs:
-    """Counts agent runs; copies of a program share it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.outage: Exception | None = None
-
-    def note(self, error: Exception) -> None:
-        """Remember the first error that ends the compile, whatever the optimizer makes of it."""
-        self.outage = self.outage or error
-
-    def __deepcopy__(self, memo: object) -> _Runs:
-        return self
-
-
-class _Outages(BaseCallback):  # type: ignore[misc]
-    """Notes every call that failed, also those whose errors an optimizer swallows: its own proposals.
-
-    A request that can never be served, such as a prompt that is too long, is the optimizer's affair.
-    """
-
-    def __init__(self, runs: _Runs) -> None:
-        self._runs = runs
-
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        if isinstance(exception, dspy.LMError) and not isinstance(exception, dspy.LMInvalidRequestError):
-            self._runs.note(exception)
-
-
 class OptimizableAgent(dspy.Module):  # type: ignore[misc]
-    """An agent as an optimizer may try it out: runs are counted, and outages are remembered.
+    """An agent that any DSPy optimizer can compile: it counts rollouts and remembers outages.
 
     An answer that cannot be read is an empty answer, which the metric scores 0.
 
     Args:
-        agent: It is not changed.
+        agent: The agent; it is not changed.
         traced: Whether the optimizer sees the agent's single steps. MIPROv2 pickles what it sees, and
-            actions are of types made at run time, so it must not; it needs them for examples only.
+            the types of actions are made at run time, so it must not; it needs them for examples only.
+
+    Attributes:
+        rollouts: Counts rollouts; all copies of the program share it.
+
+    Example:
+        >>> from optimizers import PersonaProposer, examples
+        >>> from program import EpisodicMemory, Interaction, get_task, scripted_lm
+        >>> film = Interaction(id="1", user_id="ana", query="A heist goes wrong.", response="action")
+        >>> memory, task = EpisodicMemory("ana", [film]), get_task("LaMP-2M")
+        >>> agent = OptimizableAgent(PersonaAgent.for_user("ana", memory, task=task, persona="Be brief."))
+        >>> finish = {"thought": "", "action": {"tool": "finish", "answer": "action"}}
+        >>> gepa = dspy.GEPA(
+        ...     persona_metric(task), max_metric_calls=2, num_threads=1,
+        ...     reflection_lm=scripted_lm(lambda system, user: finish),
+        ...     instruction_proposer=PersonaProposer(),
+        ... )
+        >>> with dspy.context(lm=scripted_lm(lambda system, user: finish)):
+        ...     agent.compile(gepa, trainset=examples(memory, task), valset=examples(memory, task))
+        'Be brief.'
     """
 
     def __init__(self, agent: PersonaAgent, *, traced: bool = True) -> None:
         super().__init__()
         self.agent = agent.deepcopy()
-        self.runs = _Runs()
+        self.rollouts = _Rollouts()
         self.traced = traced
 
     def forward(self, query: str, before: Before = None, exclude: Collection[str] = ()) -> dspy.Prediction:
-        """Answer one past interaction again."""
-        if self.runs.outage is not None:
-            raise self.runs.outage
-        self.runs.count += 1
-        untraced = nullcontext() if self.traced else dspy.context(trace=None)
-        with stage("simulate"), untraced:
+        """Answer one past interaction as if it were new."""
+        if self.rollouts.outage is not None:
+            raise self.rollouts.outage
+        self.rollouts.count += 1
+        tracing = nullcontext() if self.traced else dspy.context(trace=None)
+        with stage("simulate"), tracing:
             try:
                 return self.agent(query=query, before=before, exclude=exclude)
             except UnparsableAnswerError:
                 return dspy.Prediction(answer="", steps=(), probabilities=None)
             except (dspy.LMError, BudgetExceededError) as error:
-                self.runs.note(error)
+                self.rollouts.end_compile(error)
                 raise
 
     def compile(self, optimizer: Any, **arguments: Any) -> str:
-        """Return the persona that ``optimizer`` finds; ``arguments`` go to its ``compile``.
+        """Return the best persona that ``optimizer`` finds.
 
-        The optimizer must work in this thread (``num_threads=1``).
+        Args:
+            optimizer: Any of DSPy's; it must work in this thread (``num_threads=1``).
+            **arguments: Arguments of its ``compile``, such as ``trainset``.
 
         Raises:
-            dspy.LMError: A call failed; what was found until then is worth nothing.
-            BudgetExceededError: A call would have passed a limit.
-            PersonaError: What was found cannot be a persona.
+            dspy.LMError: A call failed; the candidates so far are worth nothing.
+            BudgetExceededError: The next call would pass a limit.
+            PersonaError: The best candidate cannot be a persona.
         """
-        watch = [*dspy.settings.callbacks, _Outages(self.runs)]
-        with stage("update"), silence(), program_adapter(), dspy.context(callbacks=watch):
+        callbacks = [*dspy.settings.callbacks, _OutageCallback(self.rollouts)]
+        with stage("update"), silence(), program_adapter(), dspy.context(callbacks=callbacks):
             try:
                 best = optimizer.compile(self, **arguments)
             finally:
                 # Optimizers turn what a program raises into a score of 0, or into errors of their own.
-                if self.runs.outage is not None:
-                    raise self.runs.outage
+                if self.rollouts.outage is not None:
+                    raise self.rollouts.outage
         return validate_persona(best.agent.persona)
+
+
+class _Rollouts:
+    """Counts rollouts and keeps the first outage; copies of a program share it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.outage: Exception | None = None
+
+    def end_compile(self, error: Exception) -> None:
+        """End the compile with ``error``, however the optimizer handles it."""
+        self.outage = self.outage or error
+
+    def __deepcopy__(self, memo: object) -> _Rollouts:
+        return self
+
+
+class _OutageCallback(BaseCallback):  # type: ignore[misc]
+    """Notices failed calls whose errors an optimizer swallows: those of its own proposals.
+
+    A request that can never be served, such as a prompt that is too long, does not end the compile.
+    """
+
+    def __init__(self, rollouts: _Rollouts) -> None:
+        self._rollouts = rollouts
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        if isinstance(exception, dspy.LMError) and not isinstance(exception, dspy.LMInvalidRequestError):
+            self._rollouts.end_compile(exception)

@@ -23,6 +23,11 @@ class Rollout:
         score: Agreement in [0, 1]; ``None`` if there is no answer. It is never 0 for a failure.
         error: Why there is no answer: the model's output could not be read.
         tools: The tool calls, each as ``name(argument)``.
+
+    Example:
+        >>> rollout = Rollout(interaction_id="7", query="A heist.", truth="action", error="not a label")
+        >>> rollout.score is None
+        True
     """
 
     interaction_id: str
@@ -46,6 +51,10 @@ class Feedback:
         interaction_id: The interaction that the feedback is about.
         text: The feedback; empty if ``skipped`` is set.
         skipped: Why there is no feedback.
+
+    Example:
+        >>> Feedback(interaction_id="7", skipped="the answer was right").text
+        ''
     """
 
     interaction_id: str
@@ -67,6 +76,15 @@ class AlignmentStep:
         decision: What the gate decided.
         note: What went wrong without stopping the step; empty otherwise.
         usage: Cost of this step by stage.
+
+    Example:
+        >>> right = Rollout(interaction_id="1", query="A heist.", truth="action", answer="action", score=1.0)
+        >>> wrong = Rollout(interaction_id="2", query="A ghost.", truth="horror", answer="drama", score=0.0)
+        >>> AlignmentStep(
+        ...     number=1, persona_before="Be brief.", candidate="Be exact.", persona_after="Be exact.",
+        ...     rollouts=[right, wrong], feedback=[], decision=Decision(accept=True, reason="kept"),
+        ... ).score
+        0.5
     """
 
     number: int

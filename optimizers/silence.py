@@ -1,4 +1,4 @@
-"""Quiet while an optimizer that is not ours compiles."""
+"""Suppress what DSPy's optimizers print while they compile."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ _compiling: ContextVar[bool] = ContextVar("personaagent_compiling", default=Fals
 
 
 class _Silence:
-    """Keeps what a compile prints, and DSPy's log lines and warnings meanwhile, away from the terminal.
+    """Drops the output, log lines and warnings of a compile.
 
-    GEPA and MIPROv2 draw progress bars on both streams, and log lines of DSPy show whole examples. Only
-    what a compile writes is dropped, so a progress display of the caller goes on.
+    GEPA and MIPROv2 draw progress bars on both streams, and DSPy's log lines show whole examples. Only
+    what a compile writes is dropped, so the caller's own progress display still works. Compiles may
+    overlap in several threads.
     """
 
     def __init__(self) -> None:
-        self._switching = threading.Lock()
-        self._inside = 0
+        self._lock = threading.Lock()
+        self._depth = 0
         self._undo = contextlib.ExitStack()
 
     @contextlib.contextmanager
@@ -40,8 +41,8 @@ class _Silence:
             _compiling.reset(token)
 
     def _enter(self) -> None:
-        with self._switching:
-            if self._inside == 0:
+        with self._lock:
+            if self._depth == 0:
                 self._undo.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
                 self._undo.enter_context(contextlib.redirect_stdout(_Muffled(sys.stdout)))
@@ -52,20 +53,20 @@ class _Silence:
                     logger = logging.getLogger(name)
                     self._undo.callback(logger.setLevel, logger.level)
                     logger.setLevel(logging.CRITICAL + 1)
-            self._inside += 1
+            self._depth += 1
 
     def _exit(self) -> None:
-        with self._switching:
-            self._inside -= 1
-            if self._inside == 0:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
                 self._undo.close()
 
 
 class _Bars(WeakSet[Any]):
-    """tqdm's list of bars, for several compiles at once.
+    """tqdm's list of bars, safe for several compiles at once.
 
-    DSPy empties it before each evaluation, with the bars of other threads, and tqdm raises for a bar
-    that is not there.
+    DSPy empties the list before each evaluation, with the bars of other threads in it, and tqdm raises
+    if a bar is missing.
     """
 
     def remove(self, item: Any) -> None:
@@ -73,7 +74,7 @@ class _Bars(WeakSet[Any]):
 
 
 class _Muffled:
-    """A stream that drops what a compile writes, also from threads that it starts in its context."""
+    """A stream that drops what a compile writes, also in threads that inherit its context."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -86,4 +87,4 @@ class _Muffled:
 
 
 silence = _Silence()
-"""A context in which a compile prints nothing."""
+"""Context manager: a compile inside prints nothing."""

@@ -105,9 +105,15 @@ async def aalign_user(
     """Align a stored user like `align_user`; the rollouts of a batch run concurrently.
 
     Example:
-        >>> import inspect
-        >>> inspect.iscoroutinefunction(aalign_user)
-        True
+        >>> import asyncio, dspy
+        >>> from program import UserStore, scripted_lm
+        >>> finish = {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
+        >>> with UserStore("users.db") as store, dspy.context(lm=scripted_lm(lambda system, user: finish)):
+        ...     store.add_user("ana", task="free-text")
+        ...     _ = store.observe("ana", query="What shall I cook?", response="Lentils.")
+        ...     agent = asyncio.run(aalign_user(store, "ana", AlignmentConfig(steps=0), wikipedia=False))
+        >>> agent.alignment.n_rollouts
+        0
     """
     return await _align(
         store,

@@ -155,11 +155,11 @@ async def test_async_compile_does_the_same(tmp_path: Path) -> None:
     assert len(lm.engine.prompts) == 13
 
 
-def test_simulated_item_is_never_in_its_own_prompts(tmp_path: Path) -> None:
+def test_a_rollout_never_sees_its_own_interaction_or_later_ones(tmp_path: Path) -> None:
     _, prompts = align(student(tmp_path), listener())
-    simulating = [user for system, user in prompts if not is_loss(system) and not is_update(system)]
+    rollouts = [user for system, user in prompts if not is_loss(system) and not is_update(system)]
     for number in (1, 2, 3):
-        for user in simulating:
+        for user in rollouts:
             query = user.split("[[ ## query ## ]]")[1].split("[[ ##")[0]
             if f"number {number}," in query:
                 steps = user.split("[[ ## steps ## ]]")[1]
@@ -186,7 +186,7 @@ def test_one_update_sees_the_persona_and_all_feedback(tmp_path: Path) -> None:
         assert f"{number}. Feedback number {number}." in user
 
 
-def test_every_iteration_simulates_the_current_persona(tmp_path: Path) -> None:
+def test_every_iteration_rolls_out_the_current_persona(tmp_path: Path) -> None:
     aligned, _ = align(student(tmp_path), listener(), steps=2)
     first, second = aligned.alignment.steps
     assert (first.score, second.score) == (2 / 3, 1.0)
@@ -222,7 +222,7 @@ def test_gate_best_keeps_a_better_one_and_runs_as_often_as_planned(tmp_path: Pat
     assert aligned.alignment.n_rollouts == 6
 
 
-def test_hardest_batch_is_where_the_persona_is_wrong(tmp_path: Path) -> None:
+def test_hardest_batch_holds_the_wrong_answers(tmp_path: Path) -> None:
     program = student(tmp_path, times=["night", "day", "day", "day", "day"])
     aligned, _ = align(program, listener(), batch="hardest", batch_size=2)
     assert [s.interaction_id for s in aligned.alignment.steps[0].rollouts] == ["i0", "i4"]
@@ -245,19 +245,19 @@ def test_separate_prompt_model_gets_feedback_and_update_only(tmp_path: Path) -> 
 
 
 def test_one_unreadable_feedback_and_update_are_asked_for_again(tmp_path: Path) -> None:
-    seen: list[str] = []
+    calls: list[str] = []
 
     def once(kind: str, good: str) -> Callable[[str], Any]:
         def reply(user: str) -> Any:
-            seen.append(kind)
-            return "" if seen.count(kind) == 1 else good
+            calls.append(kind)
+            return "" if calls.count(kind) == 1 else good
 
         return reply
 
     reply = listener(once("loss", "F."), once("update", f"New. {RULE}"))
     aligned, prompts = align(student(tmp_path), reply)
     assert aligned.persona == f"New. {RULE}"
-    assert (seen.count("loss"), seen.count("update")) == (4, 2)
+    assert (calls.count("loss"), calls.count("update")) == (4, 2)
     assert len(prompts) == 15
 
 
@@ -283,7 +283,7 @@ def test_outage_is_raised_and_never_becomes_feedback(tmp_path: Path) -> None:
         align(student(tmp_path), listener(loss=down))
 
 
-def test_raises_when_no_simulation_could_be_read(tmp_path: Path) -> None:
+def test_no_readable_rollout_ends_the_alignment(tmp_path: Path) -> None:
     def garbage(system: str, user: str) -> Any:
         return listener()(system, user) if is_loss(system) or is_update(system) else "garbage"
 
@@ -291,7 +291,7 @@ def test_raises_when_no_simulation_could_be_read(tmp_path: Path) -> None:
         align(student(tmp_path), garbage)
 
 
-def test_one_unreadable_simulation_gives_no_feedback_and_no_score(tmp_path: Path) -> None:
+def test_one_unreadable_rollout_has_no_feedback_and_no_score(tmp_path: Path) -> None:
     def reply(system: str, user: str) -> Any:
         return (
             "garbage"
@@ -360,13 +360,13 @@ def test_citations_become_questions_and_papers_without_one_are_left_out(tmp_path
             Interaction(id="p3", user_id="ana", query="On Rain", response="A Theory of Rain"),
         ],
     )
-    made = examples(papers, task, seed=7, negatives=["Foreign Work"])
-    assert [example.before for example in made] == ["p1", "p3"]
-    for example in made:
+    trainset = examples(papers, task, seed=7, negatives=["Foreign Work"])
+    assert [example.before for example in trainset] == ["p1", "p3"]
+    for example in trainset:
         options = [f'[{n}]: "{title}"' for n, title in ((1, "Foreign Work"), (2, "Foreign Work"))]
         wrong = 0 if options[0] in example.query else 1
         assert options[wrong] in example.query
         assert example.response == ("[2]", "[1]")[wrong]
-    assert [dict(e) for e in made] == [
+    assert [dict(e) for e in trainset] == [
         dict(e) for e in examples(papers, task, seed=7, negatives=["Foreign Work"])
     ]

@@ -60,7 +60,7 @@ def test_the_metric_scores_no_answer_zero() -> None:
     assert "could not be read" in metric(GOLD, dspy.Prediction(), None, "agent.act", []).feedback
 
 
-def test_the_proposer_keeps_a_persona_that_cannot_be_rewritten() -> None:
+def test_the_proposer_keeps_the_persona_if_no_rewrite_is_usable() -> None:
     proposer = PersonaProposer(max_chars=20)
     rows = {"act": [{"Feedback": "more rain"}]}
     for said, expected in (("Loves rain.", "Loves rain."), ("x" * 21, "old"), ("  ", "old")):
@@ -68,14 +68,18 @@ def test_the_proposer_keeps_a_persona_that_cannot_be_rewritten() -> None:
             assert proposer({"act": "old"}, rows, ["act"]) == {"act": expected}
 
 
-def test_a_rehearsal_counts_runs_over_copies_and_leaves_the_agent_alone(agent: PersonaAgent) -> None:
+def test_copies_share_the_rollout_count_and_the_agent_is_unchanged(agent: PersonaAgent) -> None:
     optimizable = OptimizableAgent(agent)
     copied = optimizable.deepcopy()
     copied.agent.persona = "Be long."
     with track_usage(UsageTracker(), scripted_lm(answering("comedy"))):
         copied(query="a film", before="h2")
         optimizable(query="a film", before="h2")
-    assert (optimizable.runs.count, agent.persona, optimizable.agent.persona) == (2, "Be brief.", "Be brief.")
+    assert (optimizable.rollouts.count, agent.persona, optimizable.agent.persona) == (
+        2,
+        "Be brief.",
+        "Be brief.",
+    )
 
 
 def test_an_unreadable_answer_is_an_empty_one(agent: PersonaAgent) -> None:
@@ -83,7 +87,7 @@ def test_an_unreadable_answer_is_an_empty_one(agent: PersonaAgent) -> None:
         assert OptimizableAgent(agent)(query="a film", before="h2").answer == ""
 
 
-def test_a_limit_ends_a_compile_even_where_the_optimizer_swallows_it(agent: PersonaAgent) -> None:
+def test_a_budget_ends_a_compile_even_if_the_optimizer_swallows_the_error(agent: PersonaAgent) -> None:
     class Swallowing:
         def compile(self, student: Any, *, trainset: list[Any]) -> Any:
             for example in trainset * 3:
@@ -99,7 +103,7 @@ def test_a_limit_ends_a_compile_even_where_the_optimizer_swallows_it(agent: Pers
             optimizable.compile(Swallowing(), trainset=[GOLD])
 
 
-def test_a_bar_of_another_compile_may_be_forgotten_while_it_is_made() -> None:
+def test_clearing_the_list_of_bars_does_not_break_another_compile() -> None:
     """DSPy empties tqdm's list of bars before each evaluation, also of bars that other threads make."""
     before = tqdm._instances
     with silence():
