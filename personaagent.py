@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from program.renamed import find_renamed
+
 _PACKAGES = tuple(import_module(name) for name in ("program", "optimizers", "eval"))
 __all__ = ["main", *sorted(name for package in _PACKAGES for name in package.__all__)]
 
@@ -25,7 +27,7 @@ def __getattr__(name: str) -> Any:
     for package in _PACKAGES:
         if name in package.__all__:
             return getattr(package, name)
-    raise AttributeError(f"module 'personaagent' has no attribute {name!r}")
+    return find_renamed(__name__, name)
 
 
 def command_line() -> Any:

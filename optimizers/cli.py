@@ -58,7 +58,7 @@ def align(
     config = AlignmentConfig(steps=steps, batch_size=batch, batch=choice, gate=gate, skip_right=skip_right)
     if bool(users) == all_:
         raise ConfigError("name the users to align, or use `--all`")
-    titles = _read_lines(negatives)
+    titles = _lines(negatives)
     tracker = UsageTracker(Budget(max_calls=max_calls, max_usd=max_usd))
     results: list[dict[str, Any]] = []
     with open_store(store) as opened:
@@ -152,7 +152,7 @@ def _prompt_model(spec: str | None) -> Any:
     return resolve_lm(spec)
 
 
-def _read_lines(path: Path | None) -> list[str]:
+def _lines(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from optimizers.config import AlignmentConfig, Plan
 from optimizers.contracts import Decision
+from program.renamed import RenamedAttributes
 from program.usage import Usage
 
 
@@ -63,7 +64,7 @@ class Feedback:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentStep:
+class AlignmentStep(RenamedAttributes):
     """One iteration of Algorithm 1.
 
     Attributes:
@@ -86,6 +87,8 @@ class AlignmentStep:
         ... ).score
         0.5
     """
+
+    _renamed: ClassVar[Mapping[str, str]] = {"simulations": "rollouts"}
 
     number: int
     persona_before: str
@@ -110,7 +113,7 @@ class AlignmentStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentRecord:
+class AlignmentRecord(RenamedAttributes):
     """A whole alignment. It prints as one line.
 
     Attributes:
@@ -130,6 +133,8 @@ class AlignmentRecord:
         >>> print(AlignmentRecord(config=PAPER, plan=plan, n_rollouts=3, model="scripted"))
         0 steps, 3 rollouts, 0 calls, 0 tokens, $0.0000, 0.0 s (scripted)
     """
+
+    _renamed: ClassVar[Mapping[str, str]] = {"agent_runs": "n_rollouts"}
 
     config: AlignmentConfig
     plan: Plan
