@@ -1,4 +1,4 @@
-"""Sessions: a stored user's agent, put together from memory, profile and persona in one place."""
+"""Opens a stored user's agent, with memory, profile and persona from the store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from program.agent import AgentState, PersonaAgent
 from program.home import home as default_home
 from program.loop import AgentSettings
 from program.memory.interaction import Interaction
+from program.memory.semantic import Profile
 from program.memory.summary import build_profile
 from program.persona import initial_persona
 from program.store import UserStore
@@ -20,56 +21,76 @@ from program.tools.toolset import ToolSet
 
 
 class Session:
-    """One stored user's agent, and the persona version that it runs under.
+    """One stored user's agent and its persona version. Create it with `open_session`.
 
     Attributes:
         agent: Answers the user's queries.
-        version: The persona version in use; `refresh` moves it on.
+        version: The persona version in use; `refresh` updates it.
 
-    Example: see `open_session`.
+    Example:
+        >>> with UserStore("users.db") as store:
+        ...     store.add_user("ana", task="free-text")
+        ...     session = open_session(store, "ana", prose=False, wikipedia=False)
+        ...     _ = session.observe("Which tea?", "Mint.")
+        ...     session.refresh()
+        ...     print(session.version)
+        v1 of 'ana' (initial): made from the user's profile
     """
 
     agent: PersonaAgent
     version: PersonaVersion
 
-    def __init__(self, store: UserStore, user_id: str, *, retrieval: str, prose: bool | None) -> None:
+    def __init__(
+        self,
+        store: UserStore,
+        user_id: str,
+        *,
+        tools: ToolSet,
+        retrieval: str = "bm25",
+        prose: bool | None = None,
+        settings: AgentSettings | None = None,
+    ) -> None:
         self._store = store
         self._user_id = user_id
         self._prose = prose
         self._task = get_task(store.user(user_id).task)
         self._memory = store.memory(user_id, retrieval=retrieval)
+        self.agent = PersonaAgent.from_source(self._load, tools=tools, settings=settings)
 
     def observe(self, query: str, response: str) -> Interaction:
-        """Record what the user really answered; `refresh` shows it to the agent.
+        """Record the user's true response to a query. The agent sees it after `refresh`.
 
         Raises:
-            DataError: ``response`` is not an answer to the user's task.
+            DataError: ``response`` is not a valid answer for the user's task.
         """
         return self._store.observe(self._user_id, query=query, response=response)
 
     def refresh(self) -> None:
-        """Let the agent see what the store has learned since the session was opened."""
+        """Reload interactions, profile and persona from the store."""
         self.agent.refresh()
 
-    def load(self) -> AgentState:
-        """Read the user's memory, profile and persona; the first persona and the profile are stored."""
+    def _load(self) -> AgentState:
         for interaction in self._store.interactions(self._user_id):
             self._memory.append(interaction)
+        profile = self._current_profile()
+        self.version = self._current_version(profile)
+        return AgentState(task=self._task, memory=self._memory, profile=profile, persona=self.version.text)
+
+    def _current_profile(self) -> Profile:
         profile = self._store.profile(self._user_id)
         if profile is None or profile.is_stale(len(self._memory)):
             profile = build_profile(self._memory, self._task, prose=self._prose)
             self._store.save_profile(self._user_id, profile)
-        version = self._store.persona(self._user_id)
-        if version is None:
-            version = self._store.add_persona(
-                self._user_id,
-                initial_persona(profile),
-                parent=None,
-                source="initial",
-                why="made from the user's profile",
-            )
-        self.version = version
-        return AgentState(task=self._task, memory=self._memory, profile=profile, persona=version.text)
+        return profile
+
+    def _current_version(self, profile: Profile) -> PersonaVersion:
+        return self._store.persona(self._user_id) or self._store.add_persona(
+            self._user_id,
+            initial_persona(profile),
+            parent=None,
+            source="initial",
+            why="made from the user's profile",
+        )
 
 
 def open_session(
@@ -83,24 +104,25 @@ def open_session(
     tools: ToolSet | None = None,
     settings: AgentSettings | None = None,
 ) -> Session:
-    """Open a stored user's agent. A user without a persona gets the initial one, which is stored first.
+    """Open a stored user's agent.
 
-    The profile is made again if the history has outgrown it; its prose costs one call of DSPy's
-    configured model.
+    A user without a persona gets an initial one, which is stored. A missing or outdated profile is
+    rebuilt and stored; its prose summary costs one call of DSPy's configured model.
 
     Args:
         store: The user's store.
         user_id: A stored user.
         home: The data directory, for caches; ``None`` for `program.home.home`.
-        prose: Whether the profile has a model's summary; ``None`` asks the model (`build_profile`).
-        wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
+        prose: Whether the profile has a model-written summary; ``None`` decides by model
+            (`build_profile`).
+        wikipedia: Whether the agent may search Wikipedia. Search queries then leave the machine.
         retrieval: How memory is searched: bm25, dense, hybrid or recency.
-        tools: The agent's tools, in place of the default ones.
-        settings: The agent's settings.
+        tools: Replaces the default tools.
+        settings: Limits of the agent's tool loop.
 
     Raises:
         UnknownUserError: ``user_id`` is not in the store.
-        dspy.LMError: The model failed while it wrote a summary; nothing is stored.
+        dspy.LMError: The model failed to write the summary; nothing is stored.
 
     Example:
         >>> import dspy
@@ -114,19 +136,25 @@ def open_session(
         ...     session.agent(query="And tomorrow?").answer
         'Lentils.'
     """
-    session = Session(store, user_id, retrieval=retrieval, prose=prose)
     if tools is None:
         tools = default_tools((home or default_home()) / "cache", wikipedia=wikipedia)
-    session.agent = PersonaAgent.from_source(session.load, tools=tools, settings=settings)
-    return session
+    return Session(store, user_id, tools=tools, retrieval=retrieval, prose=prose, settings=settings)
 
 
 async def aopen_session(store: UserStore, user_id: str, **settings: Any) -> Session:
     """Open a stored user's agent like `open_session`, without blocking the event loop.
 
     Example:
-        >>> import inspect
-        >>> inspect.iscoroutinefunction(aopen_session)
-        True
+        >>> import dspy
+        >>> from program import scripted_lm
+        >>> finish = {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
+        >>> async def ask(store, user_id, query):
+        ...     session = await aopen_session(store, user_id, wikipedia=False)
+        ...     prediction = await session.agent.acall(query=query)
+        ...     return prediction.answer
+        >>> with UserStore("users.db") as store, dspy.context(lm=scripted_lm(lambda system, user: finish)):
+        ...     store.add_user("ana", task="free-text")
+        ...     asyncio.run(ask(store, "ana", "What shall I cook?"))
+        'Lentils.'
     """
     return await asyncio.to_thread(open_session, store, user_id, **settings)
