@@ -1,8 +1,7 @@
-"""What a run costs: calls, tokens, money, seconds, by stage; and the budget that stops it.
+"""Counts the calls, tokens and dollars of a run by stage, and enforces a budget.
 
-Counting happens where DSPy hands over a finished call, on a copy of the language model that
-belongs to the run, so it is exact in threads and asyncio, and DSPy's global history, which mixes
-all users, is never written.
+Each run counts on its own copy of the language model, when DSPy reports a finished call. Counts are
+therefore exact in threads and asyncio, and DSPy's global history, which mixes users, stays empty.
 """
 
 from __future__ import annotations
@@ -23,7 +22,23 @@ from program.spans import report_call
 
 @dataclass
 class Usage:
-    """Sums over calls. ``usd`` is a lower bound where ``unpriced`` calls are above zero."""
+    """Totals over model calls.
+
+    Attributes:
+        calls: Finished calls, cache hits included.
+        input_tokens: Prompt tokens.
+        cached_tokens: Prompt tokens that the provider read from its own cache.
+        output_tokens: Completion tokens.
+        usd: Price in US dollars; a lower bound if ``unpriced`` is above 0.
+        unpriced: Calls without a known price.
+        cache_hits: Calls answered from DSPy's cache; they cost nothing.
+
+    Example:
+        >>> usage = Usage(calls=1, input_tokens=1200, output_tokens=30, usd=0.0004)
+        >>> usage.add(Usage(calls=1, input_tokens=800, unpriced=1))
+        >>> print(usage)
+        2 calls, 2,030 tokens, $0.0004 or more
+    """
 
     calls: int = 0
     input_tokens: int = 0
@@ -34,8 +49,8 @@ class Usage:
     cache_hits: int = 0
 
     def __str__(self) -> str:
-        more = " or more" if self.unpriced else ""
-        return f"{self.calls} calls, {self.tokens:,} tokens, ${self.usd:.4f}{more}"
+        bound = " or more" if self.unpriced else ""
+        return f"{self.calls} calls, {self.tokens:,} tokens, ${self.usd:.4f}{bound}"
 
     @property
     def tokens(self) -> int:
@@ -43,7 +58,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     def add(self, other: Usage) -> None:
-        """Add another sum to this one."""
+        """Add the totals of ``other`` to this object."""
         for name, value in asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
 
@@ -52,28 +67,44 @@ class Usage:
 class Budget:
     """Limits for one run; ``None`` means no limit.
 
-    A call is refused when the limit is already reached, so a run never makes call number
-    ``max_calls + 1``, and passes ``max_usd`` by at most one call. With ``max_usd`` a call whose price
-    nobody knows is the last one.
+    The limits are checked before each call. A run never makes call ``max_calls + 1``, and exceeds
+    ``max_usd`` by at most one call. With ``max_usd`` the run stops after a call without a known price.
+
+    Example:
+        >>> tracker = UsageTracker(Budget(max_calls=1))
+        >>> tracker.reserve()
+        >>> tracker.reserve()
+        Traceback (most recent call last):
+        program.errors.BudgetExceededError: stopped before call 2: the limit is 1 calls
     """
 
     max_calls: int | None = None
     max_usd: float | None = None
 
     def check_prices(self, unpriced: int) -> None:
-        """Raise `BudgetExceededError` where ``unpriced`` calls make a limit in dollars impossible to keep."""
+        """Raise `BudgetExceededError` if ``max_usd`` is set and any of the calls has no known price."""
         if self.max_usd is not None and unpriced:
             raise BudgetExceededError(
-                f"nobody told the price of {unpriced} calls, so the limit in dollars cannot be kept; "
-                "limit the number of calls instead"
+                f"cannot enforce `max_usd`: {unpriced} calls have no known price; use `max_calls`"
             )
 
 
 class UsageTracker:
-    """Counts the calls of one run by stage. Safe to share between threads.
+    """Counts the calls of one run by stage. Thread-safe.
 
-    A run inside another run counts in both: its calls are passed on to ``parent``, whose budget
-    holds for it too.
+    Args:
+        budget: Limits of the run; ``None`` for no limit.
+        parent: The tracker of an enclosing run. It also counts every call, and its budget also applies.
+
+    Example:
+        >>> import dspy
+        >>> from program import scripted_lm
+        >>> lm = scripted_lm(lambda system, user: "Lentils.")
+        >>> with track_usage(UsageTracker(), lm) as tracker, stage("dinner"):
+        ...     dspy.settings.lm("What shall I cook?")
+        ['Lentils.']
+        >>> {name: usage.calls for name, usage in tracker.by_stage().items()}
+        {'dinner': 1}
     """
 
     def __init__(self, budget: Budget | None = None, *, parent: UsageTracker | None = None) -> None:
@@ -86,11 +117,11 @@ class UsageTracker:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the tracker was opened."""
+        """Seconds since the tracker was created."""
         return time.perf_counter() - self._started
 
     def total(self) -> Usage:
-        """Return the sum over all stages."""
+        """Return the totals over all stages."""
         total = Usage()
         with self._lock:
             for usage in self._stages.values():
@@ -98,15 +129,15 @@ class UsageTracker:
         return total
 
     def by_stage(self) -> dict[str, Usage]:
-        """Return a copy of the sums, by stage in order of first use."""
+        """Return a copy of the totals of each stage, in order of first use."""
         with self._lock:
             return {stage: Usage(**asdict(usage)) for stage, usage in self._stages.items()}
 
     def reserve(self) -> None:
-        """Ask for one more call before making it.
+        """Reserve one call; call this before making it.
 
         Raises:
-            BudgetExceededError: It would pass a limit; nothing was counted.
+            BudgetExceededError: The call would exceed a limit; it is not counted here.
         """
         if self.parent is not None:
             self.parent.reserve()
@@ -122,7 +153,7 @@ class UsageTracker:
             self._granted += 1
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Count one finished call, given DSPy's history entry of it."""
+        """Count one finished call from its DSPy history entry."""
         usage = entry.get("usage") or {}
         details = usage.get("prompt_tokens_details") or {}
         cost = entry.get("cost")
@@ -144,20 +175,20 @@ class UsageTracker:
             self.parent.record(entry)
 
 
-_tracker: ContextVar[UsageTracker | None] = ContextVar("personaagent_ledger", default=None)
+_tracker: ContextVar[UsageTracker | None] = ContextVar("personaagent_tracker", default=None)
 _stage: ContextVar[str] = ContextVar("personaagent_stage", default="answer")
 
 
 def current_tracker() -> UsageTracker | None:
-    """Return the tracker of the run in progress, if there is one."""
+    """Return the tracker of the current run, or ``None``."""
     return _tracker.get()
 
 
 def reserve_call() -> None:
-    """Ask the current tracker for one more call; without a tracker there is no limit.
+    """Reserve one call with the current tracker; do nothing without one.
 
     Raises:
-        BudgetExceededError: The call would pass the limit and must not be made.
+        BudgetExceededError: The call would exceed a limit and must not be made.
     """
     tracker = _tracker.get()
     if tracker is not None:
@@ -166,7 +197,7 @@ def reserve_call() -> None:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Count the calls made inside under ``name``."""
+    """Count the calls inside the block under the stage ``name``."""
     token = _stage.set(name)
     try:
         yield
@@ -175,10 +206,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def track_lm(lm: Any, tracker: UsageTracker) -> Any:
-    """Return a copy of ``lm`` whose finished calls are counted in ``tracker`` and nowhere else.
-
-    DSPy's per-call history (which mixes users) is not written for the copy.
-    """
+    """Return a copy of ``lm`` that reports finished calls to ``tracker`` instead of DSPy's history."""
     copied = lm.copy()
     copied.update_history = tracker.record
     return copied
@@ -186,10 +214,25 @@ def track_lm(lm: Any, tracker: UsageTracker) -> Any:
 
 @contextmanager
 def track_usage(tracker: UsageTracker, lm: Any = None) -> Iterator[UsageTracker]:
-    """Count every call made inside, with ``lm`` or DSPy's configured model, in ``tracker``."""
+    """Count every call inside the block in ``tracker``.
+
+    Args:
+        tracker: Counts the calls; its budget applies to them.
+        lm: The model to use inside the block; ``None`` for DSPy's configured model.
+
+    Example:
+        >>> import dspy
+        >>> from program import scripted_lm
+        >>> lm = scripted_lm(lambda system, user: "Lentils.")
+        >>> with track_usage(UsageTracker(), lm) as tracker:
+        ...     dspy.settings.lm("What shall I cook?")
+        ['Lentils.']
+        >>> tracker.total().calls
+        1
+    """
     token = _tracker.set(tracker)
     try:
-        # `update_history` is how DSPy hands over a finished call; it asks this setting first.
+        # DSPy reports finished calls through `update_history`, and only if history is enabled.
         with dspy.context(lm=track_lm(lm or dspy.settings.lm, tracker), disable_history=False, trace=None):
             yield tracker
     finally:

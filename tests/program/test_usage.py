@@ -1,4 +1,4 @@
-"""Every call is counted once, where it belongs, and a budget stops the next one."""
+"""Usage is counted once for each call, stage and run; a budget stops the next call."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_counts_in_threads_and_asyncio() -> None:
     assert tracker.total().calls == 60
 
 
-def test_inner_run_counts_in_the_outer_one_too() -> None:
+def test_inner_run_also_counts_in_the_outer_run() -> None:
     with track_usage(UsageTracker(Budget(max_calls=3)), lm()) as outer:
         ask()
         with track_usage(UsageTracker(parent=current_tracker())) as inner:
@@ -63,7 +63,7 @@ def test_inner_run_counts_in_the_outer_one_too() -> None:
     assert (inner.total().calls, outer.total().calls) == (2, 3)
 
 
-def test_budget_holds_across_threads() -> None:
+def test_budget_applies_across_threads() -> None:
     model = lm()
     with track_usage(UsageTracker(Budget(max_calls=10)), model) as tracker, ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(copy_context().run, ask, n) for n in range(30)]
@@ -72,21 +72,21 @@ def test_budget_holds_across_threads() -> None:
     assert len(model.engine.prompts) == tracker.total().calls == 10
 
 
-def test_money_stops_the_next_call() -> None:
+def test_reached_max_usd_stops_the_next_call() -> None:
     tracker = UsageTracker(Budget(max_usd=0.01))
     tracker.record({"usage": {"prompt_tokens": 5, "completion_tokens": 1}, "cost": 0.02})
     with pytest.raises(BudgetExceededError, match=r"stopped at \$0.0200: the limit is \$0.01"):
         tracker.reserve()
 
 
-def test_answer_from_the_cache_costs_nothing() -> None:
+def test_cache_hit_costs_nothing() -> None:
     tracker = UsageTracker()
     tracker.record({"usage": {}, "cost": 0.5})
     total = tracker.total()
     assert (total.calls, total.cache_hits, total.usd, total.unpriced) == (1, 1, 0.0, 0)
 
 
-def test_dspy_s_shared_history_is_not_written() -> None:
+def test_dspy_history_is_not_written() -> None:
     from dspy.clients.base_lm import GLOBAL_HISTORY
 
     before = len(GLOBAL_HISTORY)
@@ -97,19 +97,19 @@ def test_dspy_s_shared_history_is_not_written() -> None:
     assert model.history == []
 
 
-def test_metering_leaves_the_model_itself_alone() -> None:
+def test_track_lm_does_not_change_the_model() -> None:
     model = lm()
     copied = track_lm(model, UsageTracker())
     assert copied is not model
     assert "update_history" not in vars(model)
 
 
-def test_a_limit_in_dollars_that_cannot_be_kept_ends_the_run() -> None:
+def test_max_usd_stops_after_a_call_without_a_price() -> None:
     tracker = UsageTracker(Budget(max_usd=1.0))
     with track_usage(tracker, lm()):
         ask(1)
         with pytest.raises(
-            BudgetExceededError, match=r"price of 1 calls.* limit the number of calls instead"
+            BudgetExceededError, match="`max_usd`: 1 calls have no known price; use `max_calls`"
         ):
             ask(2)
     assert tracker.total().calls == 1
