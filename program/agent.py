@@ -1,4 +1,4 @@
-"""The agent of one user: one predictor whose instructions are the persona, and a tool loop."""
+"""`PersonaAgent`, a DSPy module: one predictor with the persona as instructions, and a tool loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from program.loop import AgentSettings, Unreadable, run_loop
 from program.memory.base import Before, Memory
 from program.memory.semantic import Profile, count_facts
 from program.models.adapter import program_adapter
-from program.models.label_probabilities import decision_client, probabilities
+from program.models.label_probabilities import decision_client, record_probabilities
 from program.persona import initial_persona, validate_persona
 from program.signatures import Act, conclusion
 from program.spans import about, span
@@ -29,7 +29,7 @@ from program.usage import reserve_call
 
 @dataclass(frozen=True, kw_only=True)
 class AgentState:
-    """What a stored user's agent is made of: what the store knows of the user now."""
+    """The parts of an agent that change as a user's store grows."""
 
     task: Task
     memory: Memory
@@ -39,15 +39,15 @@ class AgentState:
 
 @dataclass(frozen=True)
 class AgentContext:
-    """What an agent works with. Copies of a program share it; nothing here is learned.
+    """Everything an agent uses besides its persona. Copies of an agent share it; optimizers never change it.
 
     Attributes:
-        task: What the user is asked.
+        task: The user's task.
         memory: The user's episodic memory.
         tools: The tools.
         profile: The user's semantic memory.
         settings: Limits and sizes.
-        source: Reads the user's current state; ``None`` if the agent is not a stored user's.
+        source: Reads the user's current state from the store; ``None`` without a store.
     """
 
     task: Task
@@ -61,13 +61,13 @@ class AgentContext:
         return self
 
     def profile_at(self, before: Before) -> Profile:
-        """Return the profile resting only on what came before ``before``."""
+        """Return the profile of the interactions before ``before``."""
         if before is None:
             return self.profile
-        return self.profile.seen_from(self.memory.latest(before=before), self.task.response_type)
+        return self.profile.restricted_to(self.memory.latest(before=before), self.task.response_type)
 
     def tool_context(self, before: Before, exclude: Collection[str]) -> ToolContext:
-        """Return what the tools may see while one query is answered."""
+        """Return the context that the tools get for one query."""
         return ToolContext(
             memory=self.memory,
             profile=self.profile_at,
@@ -80,10 +80,30 @@ class AgentContext:
 
 
 class PersonaAgent(dspy.Module):  # type: ignore[misc]
-    """Answers queries as one user needs them answered (paper, section 2.1).
+    """Answers queries for one user, with the user's persona, memory and tools (paper, section 2.1).
 
-    The persona is ``act.signature.instructions``: the only text that DSPy's optimizers change and
-    that `save` and `load` carry. Tools, task and steps are inputs of that predictor.
+    The persona is ``act.signature.instructions``: the only text that DSPy optimizers change and that
+    `save` and `load` carry. Task, tools and steps are inputs of the ``act`` predictor.
+
+    Args:
+        task: The user's task.
+        memory: The user's past interactions.
+        persona: The system prompt.
+        tools: The agent's tools; ``None`` for `default_tools`.
+        profile: The user's semantic memory; ``None`` counts it from ``memory``.
+        settings: Limits of the tool loop.
+
+    Raises:
+        PersonaError: ``persona`` is empty or too long.
+
+    Example:
+        >>> from program import EpisodicMemory, Interaction, get_task, scripted_lm
+        >>> past = [Interaction(id="1", user_id="ana", query="Dinner?", response="Lentils.")]
+        >>> memory = EpisodicMemory("ana", past)
+        >>> agent = PersonaAgent.for_user("ana", memory, ToolSet([]), task=get_task("free-text"))
+        >>> with dspy.context(lm=scripted_lm(lambda system, user: "Lentils.")):
+        ...     agent(query="And tomorrow?").answer
+        'Lentils.'
     """
 
     def __init__(
@@ -120,13 +140,14 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         persona: str | None = None,
         settings: AgentSettings | None = None,
     ) -> PersonaAgent:
-        """Make a user's agent; without a ``persona`` it gets the initial one of its profile.
+        """Return an agent for ``user``; without a ``persona`` it starts from `initial_persona`.
 
         Raises:
-            ConfigError: The memory is another user's.
+            ConfigError: ``memory`` belongs to another user.
+            PersonaError: ``persona`` is empty or too long.
         """
         if memory.user_id != user:
-            raise ConfigError("the memory belongs to another user than the agent")
+            raise ConfigError(f"`memory` belongs to user {memory.user_id!r}, not to {user!r}")
         profile = profile or Profile(facts=count_facts(memory.latest(), task.response_type))
         text = persona if persona is not None else initial_persona(profile)
         return cls(task=task, memory=memory, persona=text, tools=tools, profile=profile, settings=settings)
@@ -139,30 +160,30 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         tools: ToolSet | None = None,
         settings: AgentSettings | None = None,
     ) -> PersonaAgent:
-        """Make the agent of a user whose state ``source`` reads, so that `refresh` can read it again."""
+        """Return an agent with the state that ``source`` reads; `refresh` reads it again."""
         state = source()
         agent = cls(tools=tools, settings=settings, **vars(state))
         agent.context = replace(agent.context, source=source)
         return agent
 
     def refresh(self) -> None:
-        """Take over what the store has learned since: new interactions, profile and persona.
+        """Reload interactions, profile and persona from the store.
 
         Raises:
             ConfigError: The agent was not opened with `open_session`.
         """
         if self.context.source is None:
-            raise ConfigError("this agent has no store to refresh from; open it with `open_session`")
+            raise ConfigError("this agent has no store to refresh from; use `open_session`")
         state = self.context.source()
         self.context = replace(self.context, memory=state.memory, profile=state.profile)
         self.persona = state.persona
 
     def calls_per_answer(self) -> tuple[int, int]:
-        """Return the fewest and most model calls of one answer with DSPy's configured model."""
+        """Return the fewest and most model calls per answer, with DSPy's configured model."""
         settings = self.context.settings
         if not self.context.tools.tools:
             return 1, 1
-        return settings.min_actions + 1 + int(self._concludes_apart()), settings.max_steps + 1
+        return settings.min_actions + 1 + int(self._always_concludes()), settings.max_steps + 1
 
     @property
     def persona(self) -> str:
@@ -171,7 +192,7 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
 
     @persona.setter
     def persona(self, text: str) -> None:
-        # Signatures are classes, shared by all copies of a program: rebind, never set in place.
+        # Copies of an agent share the signature class: rebind it, never change it in place.
         self.act.signature = self.act.signature.with_instructions(validate_persona(text))
 
     def forward(self, query: str, before: Before = None, exclude: Collection[str] = ()) -> dspy.Prediction:
@@ -179,24 +200,24 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
 
         Args:
             query: The query text, without the task's question.
-            before: No tool may show anything at or after this (see `program.memory.base.Before`).
-            exclude: Interaction ids no tool may show.
+            before: Tools show only interactions before this (see `program.memory.base.Before`).
+            exclude: Ids of interactions that no tool shows.
 
         Returns:
             A prediction with ``answer`` (text), ``steps`` (tuple of `program.loop.Step`) and
-            ``probabilities`` (label to probability, or ``None`` where the model gives none).
+            ``probabilities`` (label to probability, or ``None`` if the model does not provide them).
 
         Raises:
-            UnparsableAnswerError: The forced final answer did not fit the task's answer type.
-            BudgetExceededError: A call would have passed the limit.
-            dspy.LMError: The model failed; this is never turned into an answer.
+            UnparsableAnswerError: The final answer does not fit the task's answer type.
+            BudgetExceededError: A model call would exceed the budget.
+            dspy.LMError: The model failed.
         """
         return run_now(self._answer(query, before, exclude, wait=False))
 
     async def aforward(
         self, query: str, before: Before = None, exclude: Collection[str] = ()
     ) -> dspy.Prediction:
-        """Answer one query; as `forward`."""
+        """Answer one query like `forward`, without blocking the event loop."""
         return await self._answer(query, before, exclude, wait=True)
 
     async def _answer(
@@ -215,9 +236,9 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
             inputs = {**fixed, "steps": steps, "signature": signature}
             if decisions is None:
                 return await self._predict(inputs, wait)
-            with probabilities() as read:
+            with record_probabilities() as read_probabilities:
                 prediction = await self._predict({**inputs, "lm": decisions}, wait)
-            prediction.probabilities = read()
+            prediction.probabilities = read_probabilities()
             return prediction
 
         async def use(action: Any) -> Observation:
@@ -239,13 +260,13 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
                 think=think,
                 use=use,
                 conclude=conclude,
-                always_conclude=self._concludes_apart(),
+                always_conclude=self._always_concludes(),
             )
             trace.output(finished=result)
         return dspy.Prediction(answer=result.answer, steps=result.steps, probabilities=result.probabilities)
 
-    def _concludes_apart(self) -> bool:
-        """Whether the final answer is a call of its own: by setting, or since the model scores labels."""
+    def _always_concludes(self) -> bool:
+        """Whether the final answer takes a separate call: by setting, or because the model scores labels."""
         scores_labels = decision_client(dspy.settings.lm, self.context.task.answer) is not None
         return self.context.settings.conclude_apart or scores_labels
 

@@ -1,4 +1,4 @@
-"""What the command line shares: where it prints, how it fails, how it shows progress.
+"""Output, exit codes and progress bars of the command line.
 
 Results go to stdout, everything else to stderr, so that output can be piped.
 """
@@ -23,19 +23,19 @@ from program.errors import (
 from program.usage import UsageTracker
 
 OK, FAILED, USAGE, MODEL, PARTIAL = 0, 1, 2, 3, 4
-"""Exit codes: success; data or store; wrong command line or settings; model; some users failed."""
+"""Exit codes: success; data or store error; invalid usage or settings; model error; some users failed."""
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
-    """Print plain data to stdout as JSON; dates become ISO text."""
+    """Print ``value`` to stdout as JSON; dates become text."""
     out.print_json(json.dumps(value, default=str, ensure_ascii=False), indent=2)
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code that tells this failure apart."""
+    """Return the exit code for an error."""
     import dspy
 
     from program.errors import ConfigError
@@ -46,7 +46,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def explain(error: BaseException) -> str | None:
-    """Return one line that says what failed and what to do; ``None`` for what nobody foresaw."""
+    """Return one line: what failed and what to do; ``None`` for an unexpected error."""
     from program.models.resolve import explain as explain_model
 
     if isinstance(error, PersonaAgentError):
@@ -55,25 +55,25 @@ def explain(error: BaseException) -> str | None:
 
 
 class ProgressBar:
-    """A progress bar on stderr, beside it the calls, tokens and cost of a tracker."""
+    """A progress bar on stderr, with the calls, tokens and cost of a tracker."""
 
     def __init__(self, bar: Progress, tracker: UsageTracker, total: int) -> None:
         self._bar = bar
         self._tracker = tracker
         self._task = bar.add_task("", total=total, usage="")
 
-    def advance(self, word: str) -> None:
-        """Move on by one and show a word about what is next."""
-        self._bar.update(self._task, advance=1, description=word)
+    def advance(self, description: str) -> None:
+        """Advance by one and show a short description of the current item."""
+        self._bar.update(self._task, advance=1, description=description)
         self.refresh()
 
-    def resize(self, total: int, *, done: int = 0) -> None:
-        """Set how many there are in all, and how many are done already."""
-        self._bar.update(self._task, total=total, completed=done)
+    def resize(self, total: int, *, completed: int = 0) -> None:
+        """Set the total and the completed count, and show the bar."""
+        self._bar.update(self._task, total=total, completed=completed)
         self._bar.start()
 
     def refresh(self) -> None:
-        """Show the tracker's current sums."""
+        """Show the tracker's current totals."""
         self._bar.update(self._task, usage=str(self._tracker.total()))
 
 
@@ -82,9 +82,9 @@ def progress(tracker: UsageTracker, total: int, unit: str) -> Iterator[ProgressB
     """Show progress on stderr, with calls, tokens, cost and the time left.
 
     Args:
-        tracker: Its sums are shown beside the bar.
-        total: How often the bar will advance; 0 if it is not known yet: `ProgressBar.resize` then shows it.
-        unit: What is counted, such as "users".
+        tracker: Its totals are shown beside the bar.
+        total: How often the bar advances. With 0 the bar is hidden until `ProgressBar.resize`.
+        unit: The counted things, such as "users".
     """
     columns = (
         TextColumn("{task.description}"),
@@ -96,16 +96,16 @@ def progress(tracker: UsageTracker, total: int, unit: str) -> Iterator[ProgressB
         TimeRemainingColumn(),
     )
     stopped = threading.Event()
-    shown = Progress(*columns, console=err, transient=not err.is_terminal)
-    bar = ProgressBar(shown, tracker, total)
+    display = Progress(*columns, console=err, transient=not err.is_terminal)
+    bar = ProgressBar(display, tracker, total)
     if total:
-        shown.start()
+        display.start()
 
-    def watch() -> None:
+    def refresh_until_stopped() -> None:
         while not stopped.wait(0.5):
             bar.refresh()
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=refresh_until_stopped, daemon=True)
     watcher.start()
     try:
         yield bar
@@ -113,5 +113,5 @@ def progress(tracker: UsageTracker, total: int, unit: str) -> Iterator[ProgressB
         stopped.set()
         watcher.join()
         bar.refresh()
-        if shown.live.is_started:
-            shown.stop()
+        if display.live.is_started:
+            display.stop()

@@ -1,29 +1,38 @@
-"""Every error a caller may want to tell apart.
+"""The exceptions of this package.
 
 PersonaAgentError
-├── ConfigError            wrong settings or arguments; raised before any model call is paid
+├── ConfigError            invalid settings or arguments; raised before any model call
 │   ├── UnknownTaskError   no task of that name is installed
-│   └── ModelSetupError    the model cannot be reached as configured: missing key, server, file
-├── DataError              a file or record cannot be read; names the file, line and field
-├── StoreError             the store cannot be opened or used; what was stored stays as it was
+│   └── ModelSetupError    the model is not set up: missing key, server or file
+├── DataError              a file or record cannot be read; the message names file, line and field
+├── StoreError             the store cannot be opened or used; its contents are unchanged
 │   ├── UnknownUserError   no such user
 │   └── UnknownVersionError  no such persona version of that user
-├── EmptyHistoryError      the user has no interaction to learn from
-├── PersonaError           a text that cannot be a persona: empty or over the length cap
-├── UnparsableAnswerError  a model's answer that does not fit its type
-├── BudgetExceededError    the next model call would pass a limit; it was not made
-└── AlignmentFailedError   no simulation of a batch succeeded, so there is nothing to learn from
+├── EmptyHistoryError      the user has no interactions to learn from
+├── PersonaError           an invalid persona: empty or too long
+├── UnparsableAnswerError  a model's answer does not fit the task's answer type
+├── BudgetExceededError    the next model call would exceed a limit; it was not made
+└── AlignmentFailedError   every rollout of a batch failed, so there is no feedback to learn from
 """
 
 from __future__ import annotations
 
 
 class PersonaAgentError(Exception):
-    """Base class; its message is one line that says what is wrong and what to do next."""
+    """Base class. The message is one line: what is wrong and what to do next.
+
+    Example:
+        >>> from program import get_task
+        >>> try:
+        ...     get_task("LaMP-99")
+        ... except PersonaAgentError as error:
+        ...     type(error).__name__
+        'UnknownTaskError'
+    """
 
 
 class ConfigError(PersonaAgentError):
-    """Wrong settings or arguments, found before any model call is paid."""
+    """Invalid settings or arguments, raised before any model call."""
 
 
 class UnknownTaskError(ConfigError):
@@ -31,7 +40,7 @@ class UnknownTaskError(ConfigError):
 
 
 class ModelSetupError(ConfigError):
-    """The model cannot be used as configured; the message holds the command that fixes it."""
+    """The model is not set up; the message names the command that fixes it."""
 
 
 class DataError(PersonaAgentError):
@@ -47,19 +56,19 @@ class UnknownUserError(StoreError):
 
 
 class UnknownVersionError(StoreError):
-    """The user has no persona version of that number."""
+    """The user has no persona version with that number."""
 
 
 class EmptyHistoryError(PersonaAgentError):
-    """The user has no interaction to learn from."""
+    """The user has no interactions to learn from."""
 
 
 class PersonaError(PersonaAgentError):
-    """A text that cannot be a persona."""
+    """An invalid persona: empty or too long."""
 
 
 class UnparsableAnswerError(PersonaAgentError):
-    """A model's answer that does not fit the type the task asks for; ``raw`` is what it said."""
+    """A model's answer does not fit the task's answer type; ``raw`` is the model's text."""
 
     def __init__(self, message: str, *, raw: str = "") -> None:
         super().__init__(message)
@@ -67,14 +76,14 @@ class UnparsableAnswerError(PersonaAgentError):
 
 
 class BudgetExceededError(PersonaAgentError):
-    """The next model call would pass a limit; it was not made."""
+    """The next model call would exceed a limit; it was not made."""
 
 
 class AlignmentFailedError(PersonaAgentError):
-    """Every simulation of a batch failed; no feedback may be made from that.
+    """Every rollout of a batch failed, so there is no feedback to learn from.
 
     Attributes:
-        n_rollouts: How often the agent was run until then.
+        n_rollouts: Agent rollouts before the failure, failed ones included.
     """
 
     def __init__(self, message: str, *, n_rollouts: int = 0) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """Return the data directory: ``PERSONAAGENT_HOME``, else the platform's user data directory."""
-    where = os.environ.get("PERSONAAGENT_HOME")
-    if where:
-        path = Path(where)
+    """Return the data directory: ``PERSONAAGENT_HOME``, or the platform's user data directory.
+
+    A missing directory is created, readable by its owner only.
+    """
+    configured = os.environ.get("PERSONAAGENT_HOME")
+    if configured:
+        path = Path(configured)
     else:
         import platformdirs
 

@@ -1,7 +1,6 @@
-"""The agent's loop: think, act, look, answer.
+"""The agent's tool loop: think, act, observe, answer.
 
-It knows neither the model nor DSPy: it asks through two callables, so it can be read, and tested,
-on its own.
+The model and the tools are callables, so the loop can be read and tested without DSPy.
 """
 
 from __future__ import annotations
@@ -16,20 +15,27 @@ from program.text import one_line
 from program.tools.toolset import Observation, ToolSet
 
 NO_STEPS = "nothing yet"
-_SHOWN_ARGUMENT = 80
+_ARGUMENT_CHARS = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSettings:
-    """Everything that changes what the agent does, beside its persona, memory and tools.
+    """Limits and sizes of the agent's tool loop.
 
     Attributes:
-        max_steps: Most steps before the answer is forced from what was seen.
-        min_actions: Fewest tool calls before an answer counts (the paper's persona asks for two).
+        max_steps: Most tool calls before the final answer is requested.
+        min_actions: Fewest tool calls before an answer is accepted (the paper's persona asks for two).
         k: Interactions returned by one memory search.
-        item_chars: Longest text shown of one interaction, in characters.
-        conclude_apart: Ask for the final answer on its own, under its type and hint, even where a step
-            has already given one: one more call, and the question that methods without steps ask.
+        item_chars: Most characters shown of one interaction; at least 20.
+        conclude_apart: Always request the final answer in a separate call, with its type and hint, even
+            if a step already gave one. Methods without steps ask the same question.
+
+    Raises:
+        ConfigError: A value is out of range.
+
+    Example:
+        >>> AgentSettings(max_steps=8, k=10)
+        AgentSettings(max_steps=8, min_actions=2, k=10, item_chars=300, conclude_apart=False)
     """
 
     max_steps: int = 5
@@ -52,12 +58,12 @@ class AgentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One action and what came of it.
+    """One tool call and its observation.
 
     Attributes:
-        forced: Why the loop chose the action itself: the model's call could not be read
-            (``"unreadable"``), it wanted to finish before ``min_actions`` (``"too early"``), or it
-            asked for the very same look again (``"repeated"``). Empty where the model chose.
+        forced: Why the loop replaced the model's action: it could not be parsed (``"unreadable"``), it
+            finished before ``min_actions`` (``"too early"``), or it repeated an earlier call
+            (``"repeated"``). Empty if the model chose the action.
     """
 
     thought: str
@@ -69,27 +75,31 @@ class Step:
 
     @property
     def call(self) -> str:
-        """The tool call on one line, ``search_memory(rain)``; arguments are cut."""
-        arguments = ", ".join(one_line(value, _SHOWN_ARGUMENT) for value in self.arguments.values())
+        """The tool call on one line, such as ``search_memory(rain)``; long arguments are shortened."""
+        arguments = ", ".join(one_line(value, _ARGUMENT_CHARS) for value in self.arguments.values())
         return f"{self.tool}({arguments})"
 
     def __str__(self) -> str:
-        words = ", ".join(
-            f"{name}={str(value)[:_SHOWN_ARGUMENT]!r}" for name, value in self.arguments.items()
+        arguments = ", ".join(
+            f"{name}={str(value)[:_ARGUMENT_CHARS]!r}" for name, value in self.arguments.items()
         )
-        return f"{self.tool}({words}) gave:\n{self.observation}"
+        return f"{self.tool}({arguments}) gave:\n{self.observation}"
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """What a model said where it did not fit the type asked for."""
+    """A model response that does not fit the requested type."""
 
     raw: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """How a loop ends. ``probabilities`` maps labels to probabilities where the model gives them."""
+    """The result of one loop.
+
+    Attributes:
+        probabilities: Label to probability; ``None`` if the model does not provide them.
+    """
 
     answer: str
     steps: tuple[Step, ...] = ()
@@ -97,13 +107,13 @@ class LoopResult:
 
 
 Think = Callable[[str], Awaitable[Any]]
-"""Given the rendered steps, a prediction with ``thought`` and ``action``, or `Unreadable`."""
+"""Returns a prediction with ``thought`` and ``action``, or `Unreadable`, for the rendered steps."""
 
 Conclude = Callable[[str], Awaitable[Any]]
-"""Given the rendered steps, a prediction with ``answer``, or `Unreadable`."""
+"""Returns a prediction with ``answer``, or `Unreadable`, for the rendered steps."""
 
 Use = Callable[[Any], Awaitable[Observation]]
-"""Carries out an action."""
+"""Runs the tool of an action."""
 
 
 async def run_loop(
@@ -117,21 +127,30 @@ async def run_loop(
     conclude: Conclude,
     always_conclude: bool = False,
 ) -> LoopResult:
-    """Answer ``query`` in at most ``max_steps`` steps; then the answer is forced from what was seen.
+    """Answer ``query`` in at most ``max_steps`` tool calls.
 
-    A look that shows nothing new ends the search too, once there were ``min_actions``: what was seen
-    will not change. Without tools the answer is asked for at once. ``always_conclude`` asks for the
-    final answer on its own even where a step has already given one, for models that give
-    probabilities for it.
+    The loop ends when the model finishes, after ``max_steps``, or after ``min_actions`` if a tool call
+    shows nothing new. Unless the model finished, `conclude` then gives the answer. Without tools
+    `conclude` is called at once.
+
+    Args:
+        query: The query text.
+        tools: The tools that the model may call.
+        answer_type: Parses the answer.
+        settings: Limits of the loop.
+        think: Chooses the next action.
+        use: Runs the tool of an action.
+        conclude: Gives the final answer from the steps.
+        always_conclude: Call `conclude` even if the model finished, for models that score labels.
 
     Raises:
-        UnparsableAnswerError: The final answer did not fit ``answer_type``.
+        UnparsableAnswerError: The final answer does not fit ``answer_type``.
     """
     steps: list[Step] = []
     for _ in range(settings.max_steps if tools.tools else 0):
-        said = await think(render(steps))
-        readable = not isinstance(said, Unreadable)
-        action = said.action if readable else None
+        prediction = await think(render(steps))
+        readable = not isinstance(prediction, Unreadable)
+        action = prediction.action if readable else None
         forced = "" if readable else "unreadable"
         if action is not None and action.tool == "finish":
             if len(steps) >= settings.min_actions:
@@ -139,55 +158,57 @@ async def run_loop(
                     break
                 return LoopResult(answer=answer_type.parse(action.answer), steps=tuple(steps))
             forced = "too early"
-        elif action is not None and _done(action.tool, action.model_dump(exclude={"tool"}), steps):
+        elif action is not None and _is_repeated(action.tool, action.model_dump(exclude={"tool"}), steps):
             forced = "repeated"
         if forced:
-            action = _own_action(query, tools, steps)
+            action = _fallback_action(query, tools, steps)
             if action is None:
                 break
-        seen = await use(action)
-        shown = 0 if seen.failed else _shown_in(seen.text, steps)
+        observation = await use(action)
+        duplicate_of = 0 if observation.failed else _step_with(observation.text, steps)
         steps.append(
             Step(
-                thought=str(said.thought) if readable else "",
-                tool=seen.tool,
-                arguments=seen.arguments,
-                observation=f"(the same as in step {shown})" if shown else seen.text,
-                failed=seen.failed,
+                thought=str(prediction.thought) if readable else "",
+                tool=observation.tool,
+                arguments=observation.arguments,
+                observation=f"(the same as in step {duplicate_of})" if duplicate_of else observation.text,
+                failed=observation.failed,
                 forced=forced,
             )
         )
-        if shown and len(steps) >= settings.min_actions:
+        if duplicate_of and len(steps) >= settings.min_actions:
             break
-    said = await conclude(render(steps))
-    if isinstance(said, Unreadable):
-        raise UnparsableAnswerError(f"the final answer is not {answer_type.hint}", raw=said.raw)
+    prediction = await conclude(render(steps))
+    if isinstance(prediction, Unreadable):
+        raise UnparsableAnswerError(f"the final answer is not {answer_type.hint}", raw=prediction.raw)
     return LoopResult(
-        answer=answer_type.parse(said.answer), steps=tuple(steps), probabilities=said.get("probabilities")
+        answer=answer_type.parse(prediction.answer),
+        steps=tuple(steps),
+        probabilities=prediction.get("probabilities"),
     )
 
 
 def render(steps: Sequence[Step]) -> str:
-    """Return the steps as the predictor reads them."""
+    """Return the steps as text for the prompt."""
     return "\n\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1)) or NO_STEPS
 
 
-def _shown_in(text: str, steps: Sequence[Step]) -> int:
-    """Return the number of the step that showed the very same, 0 where none did."""
+def _step_with(text: str, steps: Sequence[Step]) -> int:
+    """Return the number of the first step with this observation, from 1; 0 if there is none."""
     return next((number for number, step in enumerate(steps, 1) if step.observation == text), 0)
 
 
-def _done(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step]) -> bool:
+def _is_repeated(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step]) -> bool:
     return any(step.tool == tool and step.arguments == arguments for step in steps)
 
 
-def _own_action(query: str, tools: ToolSet, steps: Sequence[Step]) -> Any:
-    """Return what the loop does in the model's place: search with the query itself, then the profile.
+def _fallback_action(query: str, tools: ToolSet, steps: Sequence[Step]) -> Any:
+    """Return an action in place of the model's: search memory with the query, then read the profile.
 
-    ``None`` where both were done already or the tool set has neither: the same look twice would
-    cost a model call and show nothing new.
+    ``None`` if both ran already or the tool set has neither: repeating a call shows nothing new and
+    costs a model call.
     """
     for name, arguments in (("search_memory", {"query": query}), ("read_profile", {})):
-        if name in tools.call_models and not _done(name, arguments, steps):
+        if name in tools.call_models and not _is_repeated(name, arguments, steps):
             return tools.call(name, **arguments)
     return None

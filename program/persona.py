@@ -1,7 +1,7 @@
-"""The persona: the system prompt of one user's agent. First text, and guards on every later one.
+"""The persona, a user's system prompt: its initial text, and validation.
 
-The wording is our own; the slots are those of the paper's initial persona (its appendix B): role,
-user summary, rules for the use of tools.
+The initial persona has the parts of the paper's (appendix B), in new wording: role, user summary,
+rules for using tools.
 """
 
 from __future__ import annotations
@@ -30,29 +30,36 @@ Rules for using tools:
 GENERIC = """\
 You are a helpful assistant. Use the tools to find what you need, then answer clearly and briefly, with no \
 explanation."""
-"""A system prompt that knows no user: the agent without a persona."""
+"""A system prompt without any user information, for an agent without a persona."""
 
 
 def initial_persona(profile: Profile) -> str:
-    """Return the first persona of a user, filled with the semantic memory.
+    """Return the first persona of a user, with the user's profile filled in.
 
-    Counts are summed over the whole history; no single latest answer is named.
+    It has counts over the whole history, but no single latest answer: alignment simulates those.
+
+    Example:
+        >>> from program import EpisodicMemory, Interaction, build_profile, get_task
+        >>> past = [Interaction(id="1", user_id="ana", query="Dinner?", response="Lentils.")]
+        >>> profile = build_profile(EpisodicMemory("ana", past), get_task("free-text"), prose=False)
+        >>> initial_persona(profile).splitlines()[0][:48]
+        'You are the personal assistant of one user and a'
     """
     return normalize(_INITIAL.format(profile=render(profile, recent=False)))
 
 
 def normalize(text: str) -> str:
-    """Return ``text`` as DSPy will read it back: `inspect.cleandoc` until nothing changes."""
+    """Return ``text`` as DSPy reads it back: `inspect.cleandoc`, repeated until nothing changes."""
     while (clean := inspect.cleandoc(text).strip()) != text:
         text = clean
     return text
 
 
 def validate_persona(text: str, *, max_chars: int = MAX_CHARS) -> str:
-    """Return ``text`` as a persona can hold it.
+    """Return the normalized ``text``.
 
     Raises:
-        PersonaError: Nothing is left of it, or it is longer than ``max_chars`` characters.
+        PersonaError: It is empty or longer than ``max_chars`` characters.
     """
     text = normalize(text)
     if not text:

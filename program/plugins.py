@@ -1,8 +1,8 @@
-"""Plug-ins by name: methods, batch rules and gates, with their settings.
+"""Finds plug-ins by name and creates them with settings: methods, batch rules and gates.
 
-A plug-in is a class. Users name it in one of three ways: a built-in name (``best``), a name that an
-installed package registers as an entry point, or a path into a module (``mine:Careful``). Settings
-follow after a colon: ``hardest:pool_factor=6`` or ``mine:Careful:margin=0.1``.
+A plug-in is a class. Users name it in one of three ways: a built-in name (``best``), an entry point of
+an installed package, or a path (``mine:Careful``). Settings follow after a colon:
+``hardest:pool_factor=6`` or ``mine:Careful:margin=0.1``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Registry:
     """The plug-ins of one kind.
 
     Attributes:
-        kind: What error messages call one: "gate".
-        group: The entry point group, in which a package registers its own.
-        built_in: Ours: name to ``module:Class``. Modules are imported when a plug-in is used.
-        members: The attributes that a class must have to be one.
-        listing: The command that lists them, for error messages; may be empty.
+        kind: The noun in error messages, such as "gate".
+        group: The entry point group in which packages register plug-ins.
+        built_in: Name to ``module:Class``. A module is imported when its plug-in is used.
+        members: The attributes that every plug-in class has.
+        listing: The command that lists the plug-ins, for error messages; may be empty.
 
     Example:
         >>> gates = Registry(
@@ -48,9 +48,9 @@ class Registry:
     listing: str = ""
 
     def names(self) -> list[str]:
-        """Return the names of all installed plug-ins: ours first, then the others, sorted."""
-        others = sorted(point.name for point in entry_points(group=self.group))
-        return [*self.built_in, *(name for name in others if name not in self.built_in)]
+        """Return all names: built-in ones in order of declaration, then entry points, sorted."""
+        installed = sorted(point.name for point in entry_points(group=self.group))
+        return [*self.built_in, *(name for name in installed if name not in self.built_in)]
 
     def load(self, name: str) -> type[Any]:
         """Return the class called ``name``, or at ``module:Class``.
@@ -72,10 +72,10 @@ class Registry:
 
         Args:
             spec: A name with settings, such as ``hardest:pool_factor=6``.
-            defaults: Settings as text; those that the class does not have are left out.
+            defaults: Settings as text, used if ``spec`` does not set them and the class has them.
 
         Raises:
-            ConfigError: The class cannot be loaded, it has no such setting, or a value does not fit.
+            ConfigError: The class cannot be loaded, has no such setting, or a value is invalid.
         """
         name, settings = split_spec(spec)
         plugin = self.load(name)
@@ -89,9 +89,9 @@ class Registry:
         return plugin(**{key: self._value(name, key, text, types[key]) for key, text in values.items()})
 
     def spec_of(self, plugin: Any) -> str:
-        """Return the spec that makes ``plugin`` again: its name, and the settings that are not defaults."""
+        """Return the spec that recreates ``plugin``: its name, and every setting that is not the default."""
         path = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
-        name = next((name for name, place in self.built_in.items() if place == path), path)
+        name = next((name for name, target in self.built_in.items() if target == path), path)
         settings = ",".join(
             f"{field.name}={getattr(plugin, field.name)}"
             for field in (fields(plugin) if is_dataclass(plugin) else ())
@@ -123,7 +123,7 @@ def load_path(path: str, label: str) -> Any:
 
     Args:
         path: The module and the name in it, separated by a colon.
-        label: What error messages call it, such as ``gate 'mine:Careful'``.
+        label: The noun in error messages, such as ``gate 'mine:Careful'``.
 
     Raises:
         ConfigError: The module cannot be imported, or has no such attribute.
@@ -135,19 +135,19 @@ def load_path(path: str, label: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a user's module raises while it is imported
+    except Exception as error:  # a user's module may raise anything on import
         raise ConfigError(f"cannot load {label}: {error}") from error
 
 
 def parameters(plugin: type[Any]) -> dict[str, Any]:
-    """Return the names and types of a class's settings: the arguments of its constructor."""
-    # The generated `__init__` of a dataclass cannot see the modules that its inherited fields come from.
+    """Return the settings of a class, name to type: its constructor arguments."""
+    # The `__init__` of a dataclass cannot resolve the types of fields inherited from another module.
     hints = get_type_hints(plugin if is_dataclass(plugin) else plugin.__init__)
     return {name: hints.get(name, str) for name in inspect.signature(plugin).parameters}
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Return the name and the settings of a spec; ``module:Class`` is a name.
+    """Split a spec into name and settings; ``module:Class`` is a name.
 
     Raises:
         ConfigError: The spec has a setting but no name.

@@ -1,6 +1,6 @@
-"""What the agent asks its model: one step, and the final answer.
+"""DSPy signatures of the agent: one step, and the final answer.
 
-The docstrings are placeholders: a user's persona takes their place.
+Their docstrings are placeholders: the user's persona replaces them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Conclude(dspy.Signature):  # type: ignore[misc]
 
 @lru_cache(maxsize=4096)
 def conclusion(persona: str, answer: AnswerType) -> Any:
-    """Return the signature of the final answer under ``persona``.
+    """Return the signature of the final answer, with ``persona`` as instructions.
 
-    Kept, because making a signature class costs more than a model call's own overhead.
+    Cached: creating a signature class takes longer than the overhead of a model call.
     """
     desc = f"the final answer, {answer.hint}"
     typed = Conclude.with_updated_fields("answer", type_=answer.annotation, desc=desc)

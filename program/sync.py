@@ -1,4 +1,4 @@
-"""One text for sync and async code: a coroutine that never waits can be run to its end at once."""
+"""Runs a coroutine without an event loop, so that sync and async methods share one implementation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ T = TypeVar("T")
 
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that makes only blocking calls, without an event loop.
+    """Run a coroutine that makes only blocking calls, and return its result.
 
     Raises:
-        RuntimeError: It waited for something; that is a bug of the caller.
+        RuntimeError: The coroutine suspended; only code that never waits may be passed in.
+
+    Example:
+        >>> async def answer():
+        ...     return 42
+        >>> run_now(answer())
+        42
     """
     try:
         coroutine.send(None)
@@ -20,4 +26,4 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = end.value
         return result
     coroutine.close()
-    raise RuntimeError("a coroutine that was to run at once has waited")
+    raise RuntimeError("the coroutine suspended; `run_now` needs one that never waits")

@@ -1,10 +1,10 @@
-"""Short forms of texts, for prompts, tables and error lines."""
+"""Shortens text for prompts, tables and error messages."""
 
 from __future__ import annotations
 
 
 def cut(text: str, max_chars: int) -> str:
-    """Return ``text`` in at most ``max_chars`` characters; a cut text ends with an ellipsis.
+    """Return at most ``max_chars`` characters of ``text``; shortened text ends with an ellipsis.
 
     Example:
         >>> cut("A clerk finds that his city is a laboratory.", 15)
@@ -14,7 +14,7 @@ def cut(text: str, max_chars: int) -> str:
 
 
 def one_line(text: object, max_chars: int) -> str:
-    r"""Return ``text`` with every run of white space as one space, cut to ``max_chars`` characters.
+    r"""Return ``text`` with each run of white space replaced by one space, cut to ``max_chars`` characters.
 
     Example:
         >>> one_line("two\n  lines", 20)

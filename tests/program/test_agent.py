@@ -1,4 +1,4 @@
-"""The agent answers with its persona, its memory and its tools, and with nobody else's."""
+"""The agent answers with its own persona, memory and tools; the loop enforces its limits."""
 
 from __future__ import annotations
 
@@ -64,24 +64,24 @@ def finish(answer: Any = "jazz") -> Mapping[str, Any]:
 
 
 def obedient(system: str, user: str) -> Mapping[str, Any] | str:
-    """Search, read the profile, then finish; the final answer alone where only that is asked for."""
+    """Search, read the profile, then finish; give only the answer if there is no `action` field."""
     if "`action`" not in user:
         return {"answer": "rock"}
-    done = user.count(" gave:\n")
-    return [call("search_memory", query="evening"), call("read_profile"), finish()][min(done, 2)]
+    steps = user.count(" gave:\n")
+    return [call("search_memory", query="evening"), call("read_profile"), finish()][min(steps, 2)]
 
 
-def test_takes_two_actions_then_finishes_in_three_calls(tmp_path: Path) -> None:
+def test_two_actions_and_finish_take_three_calls(tmp_path: Path) -> None:
     lm = scripted_lm(obedient)
     with dspy.context(lm=lm):
-        said = agent(tmp_path)(query="tonight")
-    assert said.answer == "jazz"
-    assert [step.tool for step in said.steps] == ["search_memory", "read_profile"]
-    assert [step.forced for step in said.steps] == ["", ""]
+        prediction = agent(tmp_path)(query="tonight")
+    assert prediction.answer == "jazz"
+    assert [step.tool for step in prediction.steps] == ["search_memory", "read_profile"]
+    assert [step.forced for step in prediction.steps] == ["", ""]
     assert len(lm.engine.prompts) == 3
 
 
-def test_persona_is_the_end_of_the_system_message_and_nothing_else_is_in_it(tmp_path: Path) -> None:
+def test_system_message_ends_with_the_persona_and_names_no_tools(tmp_path: Path) -> None:
     lm = scripted_lm(obedient)
     with dspy.context(lm=lm):
         agent(tmp_path, persona="You know ana.\n- likes jazz\n  - late")(query="tonight")
@@ -91,20 +91,18 @@ def test_persona_is_the_end_of_the_system_message_and_nothing_else_is_in_it(tmp_
         assert "You know ana." not in user
 
 
-def test_early_finish_becomes_a_search_with_the_query_itself_then_the_profile(tmp_path: Path) -> None:
+def test_early_finish_is_replaced_by_a_search_and_then_the_profile(tmp_path: Path) -> None:
     lm = scripted_lm(lambda system, user: finish("rock"))
     with dspy.context(lm=lm):
-        said = agent(tmp_path)(query="tonight")
-    assert said.answer == "rock"
-    assert [(s.tool, dict(s.arguments), s.forced) for s in said.steps] == [
+        prediction = agent(tmp_path)(query="tonight")
+    assert prediction.answer == "rock"
+    assert [(s.tool, dict(s.arguments), s.forced) for s in prediction.steps] == [
         ("search_memory", {"query": "tonight"}, "too early"),
         ("read_profile", {}, "too early"),
     ]
 
 
-def test_unreadable_call_becomes_a_search_and_garbage_all_along_is_an_unparsable_answer(
-    tmp_path: Path,
-) -> None:
+def test_model_that_never_returns_json_raises_unparsable_answer(tmp_path: Path) -> None:
     lm = scripted_lm(lambda system, user: "I do not speak JSON")
     with (
         dspy.context(lm=lm),
@@ -112,7 +110,7 @@ def test_unreadable_call_becomes_a_search_and_garbage_all_along_is_an_unparsable
     ):
         agent(tmp_path)(query="tonight")
     assert caught.value.raw == "I do not speak JSON"
-    # Two forced actions, a third unreadable step with nothing left to force, the forced answer.
+    # Two replaced actions, a third unreadable step without a replacement, the final answer.
     assert len(lm.engine.prompts) == 4
 
 
@@ -121,27 +119,27 @@ def test_label_outside_the_task_is_not_an_answer(tmp_path: Path) -> None:
         return finish("Jazz") if "`action`" in user else {"answer": "jazz"}
 
     with dspy.context(lm=scripted_lm(reply)):
-        said = agent(tmp_path)(query="tonight")
-    assert said.answer == "jazz"
-    assert [step.forced for step in said.steps] == ["unreadable", "unreadable"]
+        prediction = agent(tmp_path)(query="tonight")
+    assert prediction.answer == "jazz"
+    assert [step.forced for step in prediction.steps] == ["unreadable", "unreadable"]
 
 
-def test_the_same_look_twice_is_replaced_and_then_ends_the_search(tmp_path: Path) -> None:
+def test_repeated_call_is_replaced_once_and_then_ends_the_loop(tmp_path: Path) -> None:
     def reply(system: str, user: str) -> Mapping[str, Any]:
         return call("search_memory", query="tonight") if "`action`" in user else {"answer": "rock"}
 
     lm = scripted_lm(reply)
     with dspy.context(lm=lm):
-        said = agent(tmp_path)(query="tonight")
-    assert [(step.tool, step.forced) for step in said.steps] == [
+        prediction = agent(tmp_path)(query="tonight")
+    assert [(step.tool, step.forced) for step in prediction.steps] == [
         ("search_memory", ""),
         ("read_profile", "repeated"),
     ]
-    assert said.answer == "rock"
+    assert prediction.answer == "rock"
     assert len(lm.engine.prompts) == 4
 
 
-def test_another_search_that_shows_nothing_new_ends_the_search(tmp_path: Path) -> None:
+def test_search_with_a_known_observation_ends_the_loop(tmp_path: Path) -> None:
     def reply(system: str, user: str) -> Mapping[str, Any]:
         return (
             call("search_memory", query=f"evening {len(user)}") if "`action`" in user else {"answer": "rock"}
@@ -149,9 +147,9 @@ def test_another_search_that_shows_nothing_new_ends_the_search(tmp_path: Path) -
 
     lm = scripted_lm(reply)
     with dspy.context(lm=lm):
-        said = agent(tmp_path)(query="tonight")
-    assert said.steps[1].observation == "(the same as in step 1)"
-    assert len(said.steps) == 2
+        prediction = agent(tmp_path)(query="tonight")
+    assert prediction.steps[1].observation == "(the same as in step 1)"
+    assert len(prediction.steps) == 2
     assert len(lm.engine.prompts) == 3
 
 
@@ -162,22 +160,22 @@ def test_answer_is_forced_after_max_steps(tmp_path: Path) -> None:
 
     lm = scripted_lm(reply)
     with dspy.context(lm=lm):
-        said = agent(tmp_path, max_steps=3, k=1)(query="tonight")
-    assert said.answer == "rock"
-    assert len(said.steps) == 3
+        prediction = agent(tmp_path, max_steps=3, k=1)(query="tonight")
+    assert prediction.answer == "rock"
+    assert len(prediction.steps) == 3
     assert len(lm.engine.prompts) == 4
 
 
-def test_without_tools_there_is_one_call(tmp_path: Path) -> None:
+def test_agent_without_tools_makes_one_call(tmp_path: Path) -> None:
     lm = scripted_lm(obedient)
     program = PersonaAgent(task=MUSIC, memory=memory(), persona="You know ana.", tools=ToolSet([]))
     with dspy.context(lm=lm):
-        said = program(query="tonight")
-    assert said.answer == "rock"
+        prediction = program(query="tonight")
+    assert prediction.answer == "rock"
     assert len(lm.engine.prompts) == 1
 
 
-def test_failing_tool_is_an_observation_and_the_loop_goes_on(tmp_path: Path) -> None:
+def test_failing_tool_becomes_an_observation_and_the_loop_continues(tmp_path: Path) -> None:
     def broken(query: str) -> str:
         """Look somewhere."""
         raise OSError("the shelf fell down")
@@ -189,10 +187,10 @@ def test_failing_tool_is_an_observation_and_the_loop_goes_on(tmp_path: Path) -> 
 
     program = PersonaAgent(task=MUSIC, memory=memory(), persona="P.", tools=ToolSet([Tool.of(broken)]))
     with dspy.context(lm=scripted_lm(reply)):
-        said = program(query="tonight")
-    assert said.answer == "jazz"
-    assert said.steps[0].failed
-    assert "OSError: the shelf fell down" in said.steps[0].observation
+        prediction = program(query="tonight")
+    assert prediction.answer == "jazz"
+    assert prediction.steps[0].failed
+    assert "OSError: the shelf fell down" in prediction.steps[0].observation
 
 
 @pytest.mark.parametrize(
@@ -209,26 +207,26 @@ def test_answer_is_typed_by_the_task(tmp_path: Path, answer: Any, raw: Any, read
         assert agent(tmp_path, task=task)(query="q").answer == read
 
 
-async def test_async_agent_does_the_same(tmp_path: Path) -> None:
+async def test_async_agent_makes_the_same_calls(tmp_path: Path) -> None:
     lm = scripted_lm(obedient)
     with dspy.context(lm=lm):
-        said = await agent(tmp_path).acall(query="tonight")
-    assert said.answer == "jazz"
+        prediction = await agent(tmp_path).acall(query="tonight")
+    assert prediction.answer == "jazz"
     assert len(lm.engine.prompts) == 3
 
 
-def test_simulating_an_interaction_shows_only_what_came_before_it(tmp_path: Path) -> None:
+def test_tools_show_only_interactions_before_the_simulated_one(tmp_path: Path) -> None:
     lm = scripted_lm(obedient)
     with dspy.context(lm=lm):
-        said = agent(tmp_path)(query="evening 1 of ana", before="ana-1")
-    seen = "\n".join(step.observation for step in said.steps)
-    assert "evening 0 of ana" in seen
-    assert "evening 1 of ana" not in seen
-    assert "evening 2 of ana" not in seen
-    assert "answered 1 times" in seen
+        prediction = agent(tmp_path)(query="evening 1 of ana", before="ana-1")
+    observations = "\n".join(step.observation for step in prediction.steps)
+    assert "evening 0 of ana" in observations
+    assert "evening 1 of ana" not in observations
+    assert "evening 2 of ana" not in observations
+    assert "answered 1 times" in observations
 
 
-def test_outage_is_raised_and_never_an_answer(tmp_path: Path) -> None:
+def test_model_outage_raises_instead_of_answering(tmp_path: Path) -> None:
     def reply(system: str, user: str) -> str:
         raise dspy.LMServerError("down")
 
@@ -236,7 +234,7 @@ def test_outage_is_raised_and_never_an_answer(tmp_path: Path) -> None:
         agent(tmp_path)(query="tonight")
 
 
-def test_budget_stops_before_the_call(tmp_path: Path) -> None:
+def test_budget_stops_before_the_next_call(tmp_path: Path) -> None:
     lm = scripted_lm(obedient)
     with track_usage(UsageTracker(Budget(max_calls=2)), lm) as tracker, pytest.raises(BudgetExceededError):
         agent(tmp_path)(query="tonight")
@@ -244,7 +242,7 @@ def test_budget_stops_before_the_call(tmp_path: Path) -> None:
     assert tracker.total().calls == 2
 
 
-def test_two_programs_do_not_share_a_persona(tmp_path: Path) -> None:
+def test_copies_share_the_memory_but_not_the_persona(tmp_path: Path) -> None:
     first = agent(tmp_path, persona="You know ana.")
     second = first.deepcopy()
     second.persona = "You know bo."
@@ -266,7 +264,7 @@ def test_persona_survives_save_and_load(tmp_path: Path) -> None:
     assert other.persona == program.persona == "You know ana.\nShe:\n  - likes jazz"
 
 
-def test_empty_or_overlong_persona_is_refused(tmp_path: Path) -> None:
+def test_empty_or_overlong_persona_is_rejected(tmp_path: Path) -> None:
     program = agent(tmp_path)
     with pytest.raises(PersonaError, match="empty"):
         program.persona = " \n "
@@ -275,12 +273,12 @@ def test_empty_or_overlong_persona_is_refused(tmp_path: Path) -> None:
     assert program.persona == "You know ana."
 
 
-def test_memory_of_another_user_is_refused() -> None:
-    with pytest.raises(ConfigError, match="another user"):
+def test_memory_of_another_user_is_rejected() -> None:
+    with pytest.raises(ConfigError, match="`memory` belongs to user 'bo', not to 'ana'"):
         PersonaAgent.for_user("ana", memory("bo"), ToolSet([]), task=MUSIC)
 
 
-def test_64_users_on_16_threads_and_asyncio_see_no_foreign_text(tmp_path: Path) -> None:
+def test_64_users_on_16_threads_and_asyncio_see_only_their_own_text(tmp_path: Path) -> None:
     users = [f"user{number:02d}x" for number in range(64)]
     programs = {user: agent(tmp_path, persona=f"You know {user}.", user=user) for user in users}
     lm = scripted_lm(obedient)

@@ -1,4 +1,4 @@
-"""A persona's text: read back as written, never empty, never endless."""
+"""A persona's text: stable under DSPy, not empty, not too long."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ TEXTS = st.text(st.sampled_from("ab -\n\t  •"), min_size=1, max_size=80)
 
 
 @given(TEXTS)
-def test_stable_is_a_fixed_point_and_what_dspy_reads_back(text: str) -> None:
+def test_normalized_text_is_stable_and_equals_what_dspy_reads_back(text: str) -> None:
     once = normalize(text)
     assert normalize(once) == once
     if once:
         assert dspy.Signature("a -> b").with_instructions(once).instructions == once
 
 
-def test_initial_persona_holds_the_profile_and_the_paper_s_rule() -> None:
+def test_initial_persona_has_the_profile_and_the_rule_of_two_tools() -> None:
     text = initial_persona(Profile(facts=count_facts([], None), prose="Likes old films."))  # type: ignore[arg-type]
     assert "Likes old films." in text
     assert "at least TWO tools" in text
     assert normalize(text) == text
 
 
-def test_initial_persona_does_not_name_the_answers_that_alignment_simulates() -> None:
+def test_initial_persona_omits_the_latest_answers() -> None:
     history = [Interaction(id=str(n), user_id="u", query="q", response=r) for n, r in enumerate("aab")]
     text = initial_persona(Profile(facts=count_facts(history, Labels(("a", "b")))))
     assert "a (2), b (1)" in text
@@ -43,12 +43,12 @@ def test_generic_prompt_is_a_valid_persona() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t "])
-def test_empty_is_refused(text: str) -> None:
+def test_empty_persona_is_rejected(text: str) -> None:
     with pytest.raises(PersonaError, match="must not be empty"):
         validate_persona(text)
 
 
-def test_cap_counts_characters_after_clean_up() -> None:
+def test_length_limit_applies_to_the_normalized_text() -> None:
     assert validate_persona("x" * 10 + "   ", max_chars=10) == "x" * 10
     with pytest.raises(PersonaError, match="at most 10 characters, this one has 11"):
         validate_persona("x" * 11, max_chars=10)
