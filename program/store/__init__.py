@@ -1,4 +1,4 @@
-"""Users, interactions, persona versions and alignments, in a database."""
+"""Stores users, interactions, persona versions and alignments in a database."""
 
 from program.store.user_store import UserStore
 

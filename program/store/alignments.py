@@ -1,4 +1,4 @@
-"""Rows of alignment runs and their steps."""
+"""The `pa_alignments` and `pa_steps` tables: start, checkpoint and end alignment runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from program.store.schema import alignments, steps
 
 
 def start(connection: Connection, user_id: str, config: Mapping[str, Any]) -> str:
-    """Add a running alignment and return its id; runs whose process is gone become interrupted."""
+    """Add a running alignment and return its id; runs of dead processes become interrupted."""
     user = users.get(connection, user_id, lock=True)
     for row in _rows(connection, user_id):
         if row.status == "running" and is_dead(row.owner):
@@ -44,14 +44,14 @@ def start(connection: Connection, user_id: str, config: Mapping[str, Any]) -> st
 def save_step(
     connection: Connection, user_id: str, alignment_id: str, number: int, data: Mapping[str, Any]
 ) -> None:
-    """Keep one step of a running alignment; the same number again replaces it."""
+    """Store one step of a running alignment; an existing step with this number is replaced."""
     _running(connection, user_id, alignment_id)
     keys = {"user_id": user_id, "alignment_id": alignment_id, "number": number}
     users.put(connection, steps, keys, {"data": dict(data)})
 
 
 def read_steps(connection: Connection, user_id: str, alignment_id: str) -> list[dict[str, Any]]:
-    """Return the steps kept so far, in order."""
+    """Return the stored steps, in order."""
     _get(connection, user_id, alignment_id)
     query = select(steps.c.data).where(steps.c.user_id == user_id, steps.c.alignment_id == alignment_id)
     return list(connection.scalars(query.order_by(steps.c.number)))
@@ -64,7 +64,7 @@ def finish(
     record: Mapping[str, Any],
     persona: tuple[str, str] | None,
 ) -> PersonaVersion | None:
-    """Close a running alignment, with its new persona where it made one."""
+    """End a running alignment and add its new persona, if any."""
     row = _running(connection, user_id, alignment_id)
     _set(connection, row, status="done", ended_at=users.now(), record=dict(record))
     if persona is not None:
@@ -79,19 +79,19 @@ def finish(
             settled=row.interactions,
             alignment_id=alignment_id,
         )
-    # The persona stood the test of what the run saw: it is not stale for that.
+    # The run confirmed the persona on these interactions: they no longer make it stale.
     settled = users.get(connection, user_id).settled
     users.change(connection, user_id, settled=max(settled, row.interactions))
     return None
 
 
 def fail(connection: Connection, user_id: str, alignment_id: str, error: str) -> None:
-    """Close a running alignment as failed."""
+    """End a running alignment as failed."""
     row = _running(connection, user_id, alignment_id)
     _set(connection, row, status="failed", ended_at=users.now(), error=error)
 
 
-def of_user(connection: Connection, user_id: str) -> list[AlignmentRow]:
+def history(connection: Connection, user_id: str) -> list[AlignmentRow]:
     """Return the user's alignments, oldest first."""
     users.get(connection, user_id)
     return [_alignment(row) for row in _rows(connection, user_id)]
@@ -116,14 +116,14 @@ def _running(connection: Connection, user_id: str, alignment_id: str) -> Row[Any
     row = _get(connection, user_id, alignment_id)
     if row.status != "running":
         raise StoreError(
-            f"alignment {alignment_id!r} of user {user_id!r} has ended ({row.status}); start another one"
+            f"alignment {alignment_id!r} of user {user_id!r} has ended ({row.status}); start a new one"
         )
     return row
 
 
 def _set(connection: Connection, row: Row[Any], **values: Any) -> None:
-    same = (alignments.c.user_id == row.user_id, alignments.c.id == row.id)
-    connection.execute(alignments.update().where(*same).values(values))
+    key = (alignments.c.user_id == row.user_id, alignments.c.id == row.id)
+    connection.execute(alignments.update().where(*key).values(values))
 
 
 def _alignment(row: Row[Any]) -> AlignmentRow:

@@ -1,4 +1,4 @@
-"""What may be stored: the rules for ids and texts, before any SQL is sent."""
+"""Validates ids and texts before any SQL is sent."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ MAX_ID_CHARS = 256
 
 
 def text_problem(text: str) -> str | None:
-    """Return why a text cannot be stored in every supported database, or ``None``."""
+    """Return why a supported database cannot store ``text``, or ``None``."""
     if "\0" in text:
-        return "holds a NUL character"
+        return "contains a NUL character"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is no character"
+        return "contains half of a surrogate pair, which is not a character"
     return None
 
 
 def id_problem(name: str) -> str | None:
-    """Return why a text cannot be the id of a user or of an interaction, or ``None``."""
+    """Return why ``name`` is not a valid id of a user or interaction, or ``None``."""
     if not 1 <= len(name) <= MAX_ID_CHARS:
         return f"must have 1 to {MAX_ID_CHARS} characters, has {len(name)}"
     if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name):
-        return "holds a control character"
+        return "contains a control character"
     return text_problem(name)
 
 
 def interaction_problem(interaction: Interaction) -> tuple[str, str] | None:
-    """Return the name of the first field that cannot be stored and why, or ``None``."""
+    """Return the first invalid field and its problem, or ``None``."""
     if problem := id_problem(interaction.id):
         return "id", problem
     if interaction.timestamp is not None and interaction.timestamp.tzinfo is None:
@@ -44,18 +44,18 @@ def interaction_problem(interaction: Interaction) -> tuple[str, str] | None:
 
 
 def check_user_id(user_id: str) -> None:
-    """Raise `StoreError` where ``user_id`` cannot be a user's id."""
+    """Raise `StoreError` if ``user_id`` is not a valid id."""
     if problem := id_problem(user_id):
         raise StoreError(f"`user_id` {user_id[:40]!r} {problem}")
 
 
 def check_interaction(user_id: str, interaction: Interaction) -> None:
-    """Raise `StoreError` where ``interaction`` is another user's or cannot be stored."""
+    """Raise `StoreError` if ``interaction`` belongs to another user or cannot be stored."""
     if interaction.user_id != user_id:
         raise StoreError(
             f"interaction {interaction.id[:40]!r} has `user_id` {interaction.user_id[:40]!r} "
-            f"and cannot go to user {user_id!r}"
+            f"and cannot be stored for user {user_id!r}"
         )
-    if found := interaction_problem(interaction):
-        field, problem = found
+    if field_problem := interaction_problem(interaction):
+        field, problem = field_problem
         raise StoreError(f"interaction {interaction.id[:40]!r}: `{field}` {problem}")

@@ -1,4 +1,4 @@
-"""One connection door to the database: transactions, durability, and errors in our words."""
+"""Opens SQLite or PostgreSQL: transactions, durability, and errors as `StoreError`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from program.errors import ConfigError, StoreError
 
 BUSY_SECONDS = 30
-"""How long a writer waits for a writer of another process."""
+"""Seconds that a writer waits for a writer in another process."""
 
 _HINTS = {
     "locked": f"another process has been writing for {BUSY_SECONDS} s, try again",
-    "not a database": "give another path",
+    "not a database": "use another path",
     "is full": "free some space on the disk",
     "readonly": "make the file and its folder writable",
     "connection": "is the database server running?",
@@ -32,24 +32,24 @@ _HINTS = {
 class Database:
     """An open SQLite file or PostgreSQL database.
 
-    On SQLite a write takes the write lock when it begins, so it can never find out halfway that
-    somebody else was faster; a commit returns after the data is on disk (``synchronous=FULL``).
-    Inside one process writers queue on a lock, because SQLite's own waiting is unfair polling.
+    On SQLite a write takes the write lock when it begins, so it never fails halfway because of another
+    writer. A commit returns after the data is on disk (``synchronous=FULL``). Within one process
+    writers queue on a lock, because SQLite itself polls without fairness.
 
     Args:
-        where: A file path, or any SQLAlchemy URL of SQLite or PostgreSQL.
+        location: A file path, or an SQLAlchemy URL of SQLite or PostgreSQL.
 
     Raises:
-        ConfigError: The URL cannot be read, or names another kind of database or a missing driver.
+        ConfigError: The URL is invalid, or names an unsupported database or a missing driver.
         StoreError: The file cannot be created or opened.
     """
 
-    def __init__(self, where: str | Path) -> None:
-        url = _url(where)
+    def __init__(self, location: str | Path) -> None:
+        url = _url(location)
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.name = str(url.database) if self.is_sqlite else url.render_as_string(hide_password=True)
         self._closed = False
-        self._turn = threading.Lock()
+        self._write_lock = threading.Lock()
         if self.is_sqlite:
             _create_private(Path(self.name))
         self.engine = _engine(url, self.is_sqlite)
@@ -57,20 +57,20 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a read transaction: one consistent view of the database."""
+        """Open a read transaction: a consistent snapshot of the database."""
         with self.errors(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a write transaction: all of it is committed when the block ends, or nothing."""
-        with self._turn if self.is_sqlite else nullcontext():
+        """Open a write transaction: commit when the block ends, roll back if it raises."""
+        with self._write_lock if self.is_sqlite else nullcontext():
             with self.errors(), self._writer.begin() as connection:
                 yield connection
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what the database raises into `StoreError`, without any stored text in it."""
+        """Convert database errors to `StoreError`, without any stored text in the message."""
         if self._closed:
             raise StoreError(f"the store `{self.name}` is closed; open it again")
         try:
@@ -84,7 +84,7 @@ class Database:
         self.engine.dispose()
 
     def pragma(self, statement: str) -> Any:
-        """Run one SQLite pragma outside any transaction and return its first value."""
+        """Run one SQLite pragma outside a transaction and return its first value."""
         with self.errors():
             connection = self.engine.raw_connection()
             try:
@@ -94,24 +94,24 @@ class Database:
         return row[0] if row else None
 
 
-def _url(where: str | Path) -> URL:
-    if not isinstance(where, str) or "://" not in where:
-        return URL.create("sqlite", database=str(Path(where).expanduser()))
+def _url(location: str | Path) -> URL:
+    if not isinstance(location, str) or "://" not in location:
+        return URL.create("sqlite", database=str(Path(location).expanduser()))
     try:
-        url = make_url(where)
+        url = make_url(location)
     except ArgumentError as error:
-        raise ConfigError("the store URL cannot be read; write `sqlite:///PATH` or a file path") from error
+        raise ConfigError("the store URL cannot be parsed; use `sqlite:///PATH` or a file path") from error
     if url.get_backend_name() not in ("sqlite", "postgresql"):
         raise ConfigError(
-            f"a store lives in SQLite or PostgreSQL, not {url.get_backend_name()!r}; give a file path"
+            f"a store needs SQLite or PostgreSQL, not {url.get_backend_name()!r}; use a file path"
         )
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise ConfigError("a store in memory would be lost at the end; give a file path")
+        raise ConfigError("an in-memory store would be lost on exit; use a file path")
     return url
 
 
 def _create_private(path: Path) -> None:
-    # SQLite would create the file readable for everybody; its side files copy the mode.
+    # SQLite would create a file that every user can read; its side files copy the mode.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except FileNotFoundError as error:
@@ -121,8 +121,8 @@ def _create_private(path: Path) -> None:
 
 
 def _engine(url: URL, is_sqlite: bool) -> Engine:
-    # The parameters of a failed statement are users' texts.
-    options: dict[str, Any] = {"hide_parameters": True, "json_serializer": _plain}
+    # The parameters of a failed statement contain users' texts: keep them out of errors.
+    options: dict[str, Any] = {"hide_parameters": True, "json_serializer": _to_json}
     if is_sqlite:
         options |= {"connect_args": {"timeout": BUSY_SECONDS}, "pool_size": 16, "max_overflow": -1}
     else:
@@ -140,15 +140,15 @@ def _engine(url: URL, is_sqlite: bool) -> Engine:
     return engine
 
 
-def _plain(data: Any) -> str:
+def _to_json(data: Any) -> str:
     try:
         return json.dumps(data)
     except (TypeError, ValueError) as error:
-        raise StoreError(f"only plain data can be stored: {error}") from error
+        raise StoreError(f"only JSON data can be stored: {error}") from error
 
 
 def _on_connect(connection: Any, _: ConnectionPoolEntry) -> None:
-    # Python's own transaction control begins too late and never IMMEDIATE: `_on_begin` does it.
+    # Python's own transaction control begins too late and never IMMEDIATE: use `_on_begin` instead.
     connection.isolation_level = None
     for pragma in ("foreign_keys=ON", "synchronous=FULL", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")

@@ -1,4 +1,4 @@
-"""Rows of interactions: appended once, read in time order."""
+"""The `pa_interactions` table: append interactions once, read them in time order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _CHUNK = 500
 
 
 def append(connection: Connection, user_id: str, new: Iterable[Interaction]) -> int:
-    """Add what is not there yet and return how many that were (see `UserStore.append`)."""
+    """Add interactions that are not stored yet and return their number (see `UserStore.append`)."""
     before: int = users.get(connection, user_id, lock=True).interactions
     count = before
-    source = iter(new)
-    while chunk := list(islice(source, _CHUNK)):
+    remaining = iter(new)
+    while chunk := list(islice(remaining, _CHUNK)):
         rows = _new_rows(connection, user_id, chunk)
         for row in rows:
             count += 1
@@ -50,20 +50,20 @@ def latest(connection: Connection, user_id: str, n: int | None) -> list[Interact
 
 def _new_rows(connection: Connection, user_id: str, chunk: list[Interaction]) -> list[dict[str, Any]]:
     ids = [interaction.id for interaction in chunk]
-    stored = connection.execute(
+    stored_rows = connection.execute(
         select(interactions).where(interactions.c.user_id == user_id, interactions.c.id.in_(ids))
     )
-    known = {row.id: _interaction(row) for row in stored}
+    stored = {row.id: _interaction(row) for row in stored_rows}
     rows = []
     for interaction in chunk:
         check_interaction(user_id, interaction)
-        if interaction.id not in known:
-            known[interaction.id] = interaction
+        if interaction.id not in stored:
+            stored[interaction.id] = interaction
             rows.append(_row(interaction))
-        elif known[interaction.id] != interaction:
+        elif stored[interaction.id] != interaction:
             raise StoreError(
                 f"user {user_id!r} already has an interaction {interaction.id!r} with other content; "
-                "what happened cannot be changed, give the new one another id"
+                "stored interactions cannot change, give the new one another id"
             )
     return rows
 

@@ -1,4 +1,4 @@
-"""Rows of persona versions: added, never changed."""
+"""The `pa_personas` table: add persona versions, never change them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def add(
     user = users.get(connection, user_id, lock=True)
     if expect_head is not None and expect_head != user.head:
         raise StoreError(
-            f"the persona of user {user_id!r} is now version {user.head}, not {expect_head}: somebody else "
-            "changed it meanwhile; read the current one and try again"
+            f"the persona of user {user_id!r} is now version {user.head}, not {expect_head}: it "
+            "changed in the meantime; read the current version and try again"
         )
     if parent is not None:
         get(connection, user_id, parent)
-    # Versions are never deleted but with their user, so the head is the highest unless it is 0.
+    # Only `forget` deletes versions, all at once: the head is always the highest version.
     version = user.head + 1
     row = {
         "user_id": user_id,

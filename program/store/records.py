@@ -1,4 +1,4 @@
-"""What the store hands out."""
+"""The records that a store returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,21 @@ AlignmentStatus = Literal["running", "done", "failed", "interrupted"]
 
 @dataclass(frozen=True, kw_only=True)
 class UserSummary:
-    """One line of `personaagent users list`."""
+    """One stored user.
+
+    Attributes:
+        task: Name of the user's task.
+        interactions: How many are stored.
+        persona_version: The current version; ``None`` without a persona.
+        stale: Interactions arrived since the persona was last created, aligned or confirmed.
+
+    Example:
+        >>> from program import UserStore
+        >>> with UserStore("users.db") as store:
+        ...     store.add_user("ana", task="free-text")
+        ...     print(store.user("ana"))
+        'ana' (free-text): 0 interactions, no persona yet
+    """
 
     user_id: str
     task: str
@@ -29,13 +43,22 @@ class UserSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class PersonaVersion:
-    """One text the user's persona has had. Versions are never changed or overwritten.
+    """One version of a user's persona. Stored versions never change.
 
     Attributes:
-        version: Counts from 1 within the user.
-        parent: The version this one was made from; ``None`` for the first.
-        source: What made it; ``why`` says it in words.
-        alignment_id: The alignment run that made it, where one did.
+        version: Counts from 1 for each user.
+        parent: The version that this one replaced or was rewritten from; ``None`` for the first.
+        source: The kind of change.
+        why: The reason for the change, in words.
+        alignment_id: The alignment run that wrote it; ``None`` for other sources.
+
+    Example:
+        >>> from program import UserStore
+        >>> with UserStore("users.db") as store:
+        ...     store.add_user("ana", task="free-text")
+        ...     version = store.add_persona("ana", "Be brief.", source="edit", why="she said so")
+        >>> print(version)
+        v1 of 'ana' (edit): she said so
     """
 
     user_id: str
@@ -54,12 +77,12 @@ class PersonaVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentRow:
-    """One run of the optimizer for one user.
+    """One alignment run of one user.
 
     Attributes:
         config: Every setting that changes the result.
-        record: The finished run as plain data (`optimizers.record`); empty until it ends.
-        error: Why it failed, in one line; empty otherwise.
+        record: The finished run as JSON data (`optimizers.record`); empty until it ends.
+        error: One line; empty unless the run failed.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The tables. Every one of them starts its key with the user id."""
+"""The tables. Every primary key starts with the user id."""
 
 from __future__ import annotations
 
@@ -23,29 +23,28 @@ from sqlalchemy import (
 from program.store.checks import MAX_ID_CHARS
 
 SCHEMA = "v0001"
-"""The newest migration; a test holds it against `program/store/migrations`."""
+"""The newest migration; a test compares it with `program/store/migrations`."""
 
 VERSION_TABLE = "pa_schema"
-"""Where the database says which migration it has. The names start with ``pa_`` because on
-PostgreSQL the tables may live beside those of a product."""
+"""The table with the schema version. All names start with ``pa_``, because on PostgreSQL other tables may
+share the database."""
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware datetime as ISO text in UTC with microseconds; ``None`` as the empty text.
+    """Stores an aware datetime as ISO text in UTC with microseconds, and ``None`` as empty text.
 
-    So text order is time order in every database, and undated rows come first without an index
-    that differs between SQLite and PostgreSQL.
+    Text order is then time order, with undated rows first, on both SQLite and PostgreSQL.
     """
 
     impl = String(32)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str:
-        """Return the text of a time."""
+        """Convert a time to text."""
         return "" if value is None else value.astimezone(timezone.utc).isoformat(timespec="microseconds")
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
-        """Return the time of a text."""
+        """Convert text to a time."""
         return datetime.fromisoformat(value) if value else None
 
 
@@ -67,10 +66,10 @@ users = Table(
     Column("user_id", String(MAX_ID_CHARS), primary_key=True),
     Column("task", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
-    # How many interactions there are, and how many of them the persona has been held against.
+    # Number of interactions, and how many of them the current persona accounts for.
     Column("interactions", Integer, nullable=False),
     Column("settled", Integer, nullable=False),
-    # The current persona version; 0 where there is none yet.
+    # The current persona version; 0 if there is none.
     Column("head", Integer, nullable=False),
 )
 
@@ -79,7 +78,7 @@ interactions = Table(
     metadata,
     _user(),
     Column("id", String(MAX_ID_CHARS), primary_key=True),
-    # Order of arrival within the user, from 1.
+    # Order of arrival for each user, from 1.
     Column("position", Integer, nullable=False),
     Column("timestamp", UtcTime, nullable=False),
     Column("query", Text, nullable=False),
@@ -109,13 +108,13 @@ alignments = Table(
     metadata,
     _user(),
     Column("id", String(32), primary_key=True),
-    # Order of the user's runs, from 1: two of them may start within one tick of the clock.
+    # Order of the user's runs, from 1: start times may be equal.
     Column("number", Integer, nullable=False),
     Column("status", String(16), nullable=False),
     Column("owner", Text, nullable=False),
     Column("started_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime, nullable=False),
-    # The user as the run found it: persona version (0: none) and number of interactions.
+    # The user at the start of the run: persona version (0: none) and number of interactions.
     Column("head", Integer, nullable=False),
     Column("interactions", Integer, nullable=False),
     Column("config", JSON, nullable=False),

@@ -1,4 +1,4 @@
-"""Bring a database to this version's schema when it is opened, or refuse to touch it."""
+"""Migrates a database to the current schema when it is opened."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from program.errors import StoreError
 from program.store.database import BUSY_SECONDS, Database
 from program.store.schema import SCHEMA, VERSION_TABLE
 
-# Alembic keeps the running migration in a module global.
+# Alembic stores the running migration in a module global.
 _ALEMBIC = threading.Lock()
 
 
 def upgrade(database: Database) -> None:
-    """Make the tables in an empty database, or run the migrations that an older one lacks.
+    """Create the tables in an empty database, or run the missing migrations of an older one.
 
-    An up-to-date database costs two small reads. Migrations run in one transaction under the
-    write lock, so a crash leaves the old schema and two processes cannot both run them.
+    An up-to-date database takes two small reads. Migrations run in one transaction under the write
+    lock: a crash leaves the old schema, and two processes cannot both migrate.
 
     Raises:
-        StoreError: The file is no database, another program's, or of a newer version. It is left
-            as it was.
+        StoreError: The file is not a database, belongs to another program, or has a newer schema. It
+            is not changed.
     """
     with database.read() as connection:
-        found = _version(connection)
-        if found is None and database.is_sqlite and inspect(connection).get_table_names():
+        version = _version(connection)
+        if version is None and database.is_sqlite and inspect(connection).get_table_names():
             raise StoreError(
                 f"store `{database.name}` is another program's database (it has no table "
-                f"`{VERSION_TABLE}`); give another path"
+                f"`{VERSION_TABLE}`); use another path"
             )
     if database.is_sqlite:
         _use_wal(database)
-    if found == SCHEMA:
+    if version == SCHEMA:
         return
     with _ALEMBIC, database.write() as connection:
         if not database.is_sqlite:
@@ -44,8 +44,8 @@ def upgrade(database: Database) -> None:
 def _version(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found: str | None = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
-    return found
+    version: str | None = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
+    return version
 
 
 def _migrate(name: str, connection: Connection) -> None:
@@ -57,12 +57,12 @@ def _migrate(name: str, connection: Connection) -> None:
     config.set_main_option("script_location", "program.store:migrations")
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    revisions = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     # Read again: another process may have migrated while this one waited for the lock.
-    found = _version(connection)
-    if found not in known | {None}:
+    version = _version(connection)
+    if version not in revisions | {None}:
         raise StoreError(
-            f"store `{name}` was made by a newer personaagent (schema {found!r}, this one knows "
+            f"store `{name}` was created by a newer personaagent (schema {version!r}, this version supports "
             f"{SCHEMA!r}); update personaagent"
         )
     command.upgrade(config, "head")
@@ -73,7 +73,7 @@ def _use_wal(database: Database) -> None:
         return
     from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_random
 
-    # Switching to WAL does not wait for other processes by itself.
+    # SQLite does not wait for other processes when it switches to WAL.
     for attempt in Retrying(
         stop=stop_after_delay(BUSY_SECONDS),
         wait=wait_random(0.01, 0.05),

@@ -1,4 +1,4 @@
-"""The store of all users: every call names one user and touches no other."""
+"""`UserStore`, the facade of the store: each method reads or changes one user."""
 
 from __future__ import annotations
 
@@ -30,27 +30,34 @@ _PROFILE = TypeAdapter(Profile)
 
 
 class UserStore:
-    """Users, interactions, profiles, persona versions and alignments, in a database.
+    """Stores users, interactions, profiles, persona versions and alignments in a database.
 
-    Each call is one transaction: when it returns, what it wrote survives a crash of the process
-    and (SQLite) of the machine; when it raises, nothing was written. One store may be shared by
-    threads, and one database by processes.
+    Each method is one transaction. If it returns, its writes survive a crash of the process and, on
+    SQLite, of the machine. If it raises, nothing is written. Threads can share a store, and processes
+    a database.
 
-    Any call may raise `StoreError` where the database cannot be used, and any call that names a
-    user `UnknownUserError` where there is none of that id.
+    Every method raises `StoreError` if the database cannot be used, and `UnknownUserError` if its
+    ``user_id`` is not stored.
 
     Args:
-        where: A file path, or an SQLAlchemy URL of SQLite or PostgreSQL. A new SQLite file is
+        location: A file path, or an SQLAlchemy URL of SQLite or PostgreSQL. A new SQLite file is
             readable by its owner only; its folder must exist.
 
     Raises:
-        ConfigError: The URL is not one of a store.
-        StoreError: The file is no database, another program's, or of a newer personaagent; it is
-            left as it was.
+        ConfigError: The URL is invalid or names an unsupported database.
+        StoreError: The file is not a database, belongs to another program, or needs a newer
+            personaagent. It is not changed.
+
+    Example:
+        >>> with UserStore("users.db") as store:
+        ...     store.add_user("ana", task="free-text")
+        ...     _ = store.observe("ana", query="What shall I cook?", response="Lentils.")
+        ...     [interaction.response for interaction in store.interactions("ana")]
+        ['Lentils.']
     """
 
-    def __init__(self, where: str | Path) -> None:
-        self._database = Database(where)
+    def __init__(self, location: str | Path) -> None:
+        self._database = Database(location)
         try:
             upgrade(self._database)
         except BaseException:
@@ -68,7 +75,7 @@ class UserStore:
         self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UserStore:
-        # Optimizers deep-copy programs, and with them their handles.
+        # Optimizers deep-copy agents; the copies share the store.
         return self
 
     def __repr__(self) -> str:
@@ -77,20 +84,20 @@ class UserStore:
     # Users
 
     def add_user(self, user_id: str, *, task: str) -> None:
-        """Add a user; adding the same one again does nothing.
+        """Add a user; do nothing if the user is already stored with this task.
 
         Args:
-            user_id: 1 to 256 characters, no control characters.
-            task: Name of the task that the user's interactions belong to (`program.task`).
+            user_id: 1 to 256 characters, without control characters.
+            task: Name of the user's task (`program.task`).
 
         Raises:
-            StoreError: The id cannot be one, or is already stored with another task.
+            StoreError: The id is invalid, or is stored with another task.
         """
         with self._database.write() as connection:
             users.add(connection, user_id, task)
 
     def users(self) -> Iterator[UserSummary]:
-        """Yield all users in id order, a page at a time; those added meanwhile may be missed."""
+        """Yield all users in id order. Users added during the iteration may be missing."""
         after = ""
         while True:
             with self._database.read() as connection:
@@ -101,40 +108,40 @@ class UserStore:
             after = page[-1].user_id
 
     def user(self, user_id: str) -> UserSummary:
-        """Return one user. ``stale``: interactions arrived that no persona was held against yet."""
+        """Return one user."""
         with self._database.read() as connection:
             return users.summary(users.get(connection, user_id))
 
     def forget(self, user_id: str) -> None:
-        """Delete everything about a user.
+        """Delete a user with all interactions, personas and alignments.
 
-        On SQLite the bytes are overwritten in the file, and in its write-ahead log as soon as no
-        other reader needs it.
+        On SQLite the bytes are overwritten in the file, and in its write-ahead log once no reader needs
+        it.
         """
         with self._database.write() as connection:
             users.forget(connection, user_id)
         if self._database.is_sqlite:
             self._database.pragma("wal_checkpoint(TRUNCATE)")
 
-    # Interactions and what is read from them
+    # Interactions and profiles
 
     def append(self, user_id: str, new: Iterable[Interaction], *, task: str | None = None) -> int:
-        """Add interactions, all or none; the profile and the persona are then stale.
+        """Add interactions, all or none. New ones make the profile and the persona stale.
 
-        An interaction that is already stored is skipped, so a call can be repeated.
+        Stored interactions are skipped, so a call can be repeated.
 
         Args:
-            user_id: Whose they are; each must carry the same id.
-            new: In order of arrival. It is read inside the transaction, which other writers wait
-                for: pass a list where reading is slow.
-            task: Add the user for this task first, where there is none of that id.
+            user_id: The user of all interactions.
+            new: The interactions, in order of arrival. Iterated inside the transaction, while other
+                writers wait: pass a list if reading is slow.
+            task: Add a missing user with this task first.
 
         Returns:
-            How many were new.
+            The number of new interactions.
 
         Raises:
-            StoreError: Another user's interaction, a stored id with other content, another task,
-                or text that a database cannot hold.
+            StoreError: An interaction belongs to another user, has a stored id with other content, or
+                has invalid text; or the user is stored with another task.
         """
         with self._database.write() as connection:
             if task is not None:
@@ -142,10 +149,12 @@ class UserStore:
             return interactions.append(connection, user_id, new)
 
     def observe(self, user_id: str, *, query: str, response: str) -> Interaction:
-        """Record what a user really answered just now; the profile and the persona are then stale.
+        """Store the user's true response to a query, with the current time and a new id.
+
+        The profile and the persona are then stale.
 
         Raises:
-            DataError: ``response`` is not an answer to the user's task.
+            DataError: ``response`` is not a valid answer for the user's task.
         """
         task = get_task(self.user(user_id).task)
         try:
@@ -163,9 +172,11 @@ class UserStore:
         return interaction
 
     def interactions(self, user_id: str, *, latest: int | None = None) -> list[Interaction]:
-        """Return the latest interactions (``None``: all), oldest of them first.
+        """Return interactions in time order: by timestamp, then by arrival; undated ones first.
 
-        Time order is timestamp, then arrival; those without a timestamp come first.
+        Args:
+            user_id: The user.
+            latest: Return only this many of the latest; ``None`` for all.
 
         Raises:
             ConfigError: ``latest`` is negative.
@@ -174,20 +185,20 @@ class UserStore:
             return interactions.latest(connection, user_id, latest)
 
     def memory(self, user_id: str, retrieval: str | Callable[[], Retriever] = "bm25") -> EpisodicMemory:
-        """Return the user's episodic memory as it stands now (``retrieval``: see `EpisodicMemory`)."""
+        """Return a memory with the user's current interactions (``retrieval``: see `EpisodicMemory`)."""
         from program.memory.episodic import EpisodicMemory
 
         return EpisodicMemory(user_id, self.interactions(user_id), retrieval=retrieval)
 
     def save_profile(self, user_id: str, profile: Profile) -> None:
-        """Keep the user's profile; it replaces the last one."""
+        """Store the user's profile and replace the previous one."""
         body = _PROFILE.dump_python(profile, mode="json")
         with self._database.write() as connection:
             users.get(connection, user_id, lock=True)
             users.put(connection, profiles, {"user_id": user_id}, {"profile": body})
 
     def profile(self, user_id: str) -> Profile | None:
-        """Return the user's last profile; ``facts.interactions`` says how many it rests on."""
+        """Return the stored profile, or ``None``; ``facts.interactions`` is the number it summarizes."""
         with self._database.read() as connection:
             users.get(connection, user_id)
             body = connection.scalar(select(profiles.c.profile).where(profiles.c.user_id == user_id))
@@ -209,19 +220,18 @@ class UserStore:
         """Add a version and make it the current one.
 
         Args:
-            user_id: Whose persona it is.
+            user_id: The user.
             text: The persona.
-            source: What made it.
-            why: The reason, in words.
-            parent: The version it was made from; ``None``: the current one.
-            expect_head: Write only if this is still the current version (0: there is none yet);
-                ``None``: whatever is current. Pass the version you started from, and nobody's
-                change is overwritten unseen.
-            alignment_id: The alignment that made it.
+            source: The kind of change.
+            why: The reason for the change, in words.
+            parent: The version that the text was rewritten from; ``None`` for the current one.
+            expect_head: Write only if this version is still current (0: no version yet); ``None``
+                always writes. Pass the version you started from to avoid overwriting another change.
+            alignment_id: The alignment that wrote the text.
 
         Raises:
-            StoreError: Another version is current than ``expect_head``.
-            UnknownVersionError: There is no version ``parent``.
+            StoreError: ``expect_head`` is not the current version.
+            UnknownVersionError: ``parent`` does not exist.
         """
         with self._database.write() as connection:
             return personas.add(
@@ -236,10 +246,10 @@ class UserStore:
             )
 
     def persona(self, user_id: str, version: int | None = None) -> PersonaVersion | None:
-        """Return a version, or the current one (``None`` where there is none yet).
+        """Return a persona version, by default the current one; ``None`` if the user has no persona.
 
         Raises:
-            UnknownVersionError: There is no such version.
+            UnknownVersionError: ``version`` does not exist.
         """
         with self._database.read() as connection:
             head: int = users.get(connection, user_id).head
@@ -253,10 +263,10 @@ class UserStore:
             return personas.history(connection, user_id)
 
     def rollback(self, user_id: str, version: int) -> PersonaVersion:
-        """Make an old text current again, as a new version; nothing is deleted.
+        """Add a new version with the text of an older one; nothing is deleted.
 
         Raises:
-            UnknownVersionError: There is no such version.
+            UnknownVersionError: ``version`` does not exist.
         """
         with self._database.write() as connection:
             users.get(connection, user_id, lock=True)
@@ -268,31 +278,31 @@ class UserStore:
     # Alignments
 
     def start_alignment(self, user_id: str, config: Mapping[str, Any]) -> str:
-        """Open an alignment run and return its id.
+        """Start an alignment run and return its id.
 
-        Earlier runs of this user whose process has died are marked as interrupted.
+        Earlier runs of this user are marked as interrupted if their process is dead.
 
         Args:
-            user_id: Whose persona is aligned.
-            config: Every setting that changes the result, as plain data.
+            user_id: The user.
+            config: Every setting that changes the result, as JSON data.
         """
         with self._database.write() as connection:
             return alignments.start(connection, user_id, config)
 
     def save_step(self, user_id: str, alignment_id: str, number: int, data: Mapping[str, Any]) -> None:
-        """Keep what one step of a running alignment did; the same number again replaces it.
+        """Store one step of a running alignment; an existing step with this number is replaced.
 
         Raises:
-            StoreError: No such alignment of this user, or it has ended.
+            StoreError: The user has no such alignment, or it has ended.
         """
         with self._database.write() as connection:
             alignments.save_step(connection, user_id, alignment_id, number, data)
 
     def steps(self, user_id: str, alignment_id: str) -> list[dict[str, Any]]:
-        """Return the steps of an alignment kept so far, in order.
+        """Return the stored steps of an alignment, in order.
 
         Raises:
-            StoreError: No such alignment of this user.
+            StoreError: The user has no such alignment.
         """
         with self._database.read() as connection:
             return alignments.read_steps(connection, user_id, alignment_id)
@@ -304,29 +314,29 @@ class UserStore:
         record: Mapping[str, Any],
         persona: tuple[str, str] | None = None,
     ) -> PersonaVersion | None:
-        """Close an alignment: its record, its status and its persona, all or none.
+        """End an alignment and store its record, status and persona, all or none.
 
         Args:
-            user_id: Whose persona was aligned.
+            user_id: The user.
             alignment_id: The running alignment.
-            record: What happened, as plain data.
-            persona: The new text and why it was kept; ``None`` where the old one stands.
+            record: The finished run, as JSON data.
+            persona: The new text and the reason for it; ``None`` keeps the current persona.
 
         Returns:
-            The new version, or ``None`` where the old one stands.
+            The new version, or ``None`` if the current persona is kept.
 
         Raises:
-            StoreError: No such alignment of this user, it has ended, or there is a new persona and
-                somebody else changed the persona since the alignment was started.
+            StoreError: The user has no such alignment, it has ended, or there is a new persona and the
+                stored one changed since the alignment started.
         """
         with self._database.write() as connection:
             return alignments.finish(connection, user_id, alignment_id, record, persona)
 
     def fail_alignment(self, user_id: str, alignment_id: str, error: str) -> None:
-        """Close an alignment as failed.
+        """End an alignment as failed.
 
         Raises:
-            StoreError: No such alignment of this user, or it has ended.
+            StoreError: The user has no such alignment, or it has ended.
         """
         with self._database.write() as connection:
             alignments.fail(connection, user_id, alignment_id, error)
@@ -334,8 +344,8 @@ class UserStore:
     def alignments(self, user_id: str) -> list[AlignmentRow]:
         """Return the user's alignments, oldest first.
 
-        One whose process has died is reported as ``interrupted``. What cannot be asked (a process
-        on another host) counts as running.
+        A run of a dead process has the status ``interrupted``. A process on another host cannot be
+        checked and counts as running.
         """
         with self._database.read() as connection:
-            return alignments.of_user(connection, user_id)
+            return alignments.history(connection, user_id)

@@ -1,4 +1,4 @@
-"""Rows of users: adding, finding, locking, listing, forgetting."""
+"""The `pa_users` table: add, read, lock, list and delete users."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _NEIGHBOURS = 500
 
 
 def now() -> datetime:
-    """Return the time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(timezone.utc)
 
 
 def add(connection: Connection, user_id: str, task: str) -> None:
-    """Add a user unless there is one of that id, who must then have the same task."""
+    """Add a user; do nothing if the id is stored with the same task."""
     check_user_id(user_id)
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     connection.execute(
-        make(users).on_conflict_do_nothing(),
+        insert_new(users).on_conflict_do_nothing(),
         {"user_id": user_id, "task": task, "created_at": now(), "interactions": 0, "settled": 0, "head": 0},
     )
-    found = connection.scalar(select(users.c.task).where(users.c.user_id == user_id))
-    if found != task:
+    stored_task = connection.scalar(select(users.c.task).where(users.c.user_id == user_id))
+    if stored_task != task:
         raise StoreError(
-            f"user {user_id!r} is already stored with task {found!r} and cannot have {task!r} too; "
+            f"user {user_id!r} is already stored with task {stored_task!r}, not {task!r}; "
             "use another user id or another store"
         )
 
 
 def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]:
-    """Return the user's row; with ``lock`` no other transaction can change it until this one ends.
+    """Return the user's row. With ``lock`` no other transaction can change it until this one ends.
 
     Raises:
-        UnknownUserError: There is no such user.
+        UnknownUserError: ``user_id`` is not in the store.
     """
     query = select(users).where(users.c.user_id == user_id)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
@@ -52,18 +52,18 @@ def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]
 
 
 def change(connection: Connection, user_id: str, **values: int) -> None:
-    """Set columns of the user's row."""
+    """Update columns of the user's row."""
     connection.execute(users.update().where(users.c.user_id == user_id).values(values))
 
 
 def page(connection: Connection, after: str, size: int) -> list[UserSummary]:
-    """Return the next ``size`` users in id order."""
+    """Return at most ``size`` users after the id ``after``, in id order."""
     query = select(users).where(users.c.user_id > after).order_by(users.c.user_id).limit(size)
     return [summary(row) for row in connection.execute(query)]
 
 
 def summary(row: Row[Any]) -> UserSummary:
-    """Return a row as it is handed out."""
+    """Convert a row to a `UserSummary`."""
     return UserSummary(
         user_id=row.user_id,
         task=row.task,
@@ -74,26 +74,28 @@ def summary(row: Row[Any]) -> UserSummary:
 
 
 def forget(connection: Connection, user_id: str) -> None:
-    """Delete the user; every other table follows by its foreign key."""
+    """Delete the user; foreign keys delete the rows of every other table."""
     get(connection, user_id, lock=True)
     connection.execute(delete(users).where(users.c.user_id == user_id))
 
 
 def put(connection: Connection, table: Table, keys: dict[str, Any], values: dict[str, Any]) -> None:
-    """Update the one row of ``table`` with these keys, or insert it; under the user's lock."""
+    """Update the row of ``table`` with these keys, or insert it. The caller holds the user's lock."""
     row = table.update().where(*(table.c[name] == value for name, value in keys.items()))
     if connection.execute(row.values(values)).rowcount == 0:
         connection.execute(insert(table), keys | values)
 
 
 def _unknown(connection: Connection, user_id: str) -> str:
-    # Neighbours in id order only, so that a store of a million users answers at once.
-    near: list[str] = []
+    # Compare neighbours in id order only: this stays fast with a million users.
+    neighbours: list[str] = []
     for side, order in (
         (users.c.user_id >= user_id, users.c.user_id.asc()),
         (users.c.user_id < user_id, users.c.user_id.desc()),
     ):
-        near += connection.scalars(select(users.c.user_id).where(side).order_by(order).limit(_NEIGHBOURS))
-    close = difflib.get_close_matches(user_id, near, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown user {user_id[:80]!r}; {hint}`personaagent users list` shows all users"
+        neighbours += connection.scalars(
+            select(users.c.user_id).where(side).order_by(order).limit(_NEIGHBOURS)
+        )
+    matches = difflib.get_close_matches(user_id, neighbours, n=1)
+    hint = f"did you mean {matches[0]!r}? " if matches else ""
+    return f"unknown user {user_id[:80]!r}; {hint}`personaagent users list` lists all users"

@@ -1,4 +1,4 @@
-"""Importing histories: layouts, broken files, repeats."""
+"""Importing histories: layouts, bad records, repeated imports."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def write(path: Path, *lines: object) -> Path:
     return path
 
 
-def said(user_id: object, query: str, response: object = "comedy", **more: Any) -> dict[str, Any]:
+def row(user_id: object, query: str, response: object = "comedy", **more: Any) -> dict[str, Any]:
     return {"user_id": user_id, "query": query, "response": response, **more}
 
 
 class TestJsonl:
     def test_reads_every_field(self, store: UserStore, tmp_path: Path) -> None:
-        line = said(
+        line = row(
             "ann", "film 1", id="i1", timestamp="2024-05-01T14:00:00+02:00", metadata={"year": 1999}, app="tv"
         )
         report = import_users(store, write(tmp_path / "a.jsonl", line), task="LaMP-2M")
@@ -50,51 +50,49 @@ class TestJsonl:
         assert dict(one.metadata) == {"year": "1999", "app": "tv"}
         assert store.user("ann").task == "LaMP-2M"
 
-    def test_users_may_be_interleaved_and_ids_may_be_numbers(self, store: UserStore, tmp_path: Path) -> None:
-        path = write(
-            tmp_path / "a.jsonl", "\ufeff" + json.dumps(said(7, "1")), "", said("b", "2"), said(7, "3")
-        )
+    def test_reads_interleaved_users_and_numeric_ids(self, store: UserStore, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", "\ufeff" + json.dumps(row(7, "1")), "", row("b", "2"), row(7, "3"))
         assert import_users(store, path, task="LaMP-2M").users == 2
         assert [i.query for i in store.interactions("7")] == ["1", "3"]
         assert [i.query for i in store.interactions("b")] == ["2"]
 
     def test_without_ids_the_content_is_the_id(self, store: UserStore, tmp_path: Path) -> None:
-        path = write(tmp_path / "a.jsonl", said("ann", "1"), said("ann", "1"), said("ann", "1", "action"))
+        path = write(tmp_path / "a.jsonl", row("ann", "1"), row("ann", "1"), row("ann", "1", "action"))
         assert import_users(store, path, task="LaMP-2M").new == 2
         assert import_users(store, path, task="LaMP-2M").new == 0
 
-    def test_a_grown_file_adds_only_what_is_new(self, store: UserStore, tmp_path: Path) -> None:
-        path = write(tmp_path / "a.jsonl", said("ann", "1"))
+    def test_longer_file_adds_only_new_interactions(self, store: UserStore, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", row("ann", "1"))
         import_users(store, path, task="LaMP-2M")
-        report = import_users(store, write(path, said("ann", "1"), said("ann", "2")), task="LaMP-2M")
+        report = import_users(store, write(path, row("ann", "1"), row("ann", "2")), task="LaMP-2M")
         assert (report.interactions, report.new) == (2, 1)
 
     @pytest.mark.parametrize(
         ("line", "field", "problem"),
         [
-            ('{"user_id": "ann", "query"', "", "no JSON object"),
-            ("[1, 2]", "", "no JSON object"),
-            ("[" * 100_000, "", "no JSON object"),
+            ('{"user_id": "ann", "query"', "", "not a JSON object"),
+            ("[1, 2]", "", "not a JSON object"),
+            ("[" * 100_000, "", "not a JSON object"),
             ({"query": "q", "response": "comedy"}, "user_id", "is missing"),
-            (said("", "q"), "user_id", "1 to 256 characters"),
-            (said(None, "q"), "user_id", "not null"),
+            (row("", "q"), "user_id", "1 to 256 characters"),
+            (row(None, "q"), "user_id", "not null"),
             ({"user_id": "ann", "response": "comedy"}, "query", "is missing"),
             ({"user_id": "ann", "query": "q"}, "response", "is missing"),
-            (said("ann", " "), "query", "is empty"),
-            (said("ann", "q", "horror"), "response", "'horror' is none of the 15 labels"),
-            (said("ann", "q", ["comedy"]), "response", "not a list"),
-            (said("ann", "q", timestamp="yesterday"), "timestamp", "'yesterday' is no time"),
-            (said("ann", "q", metadata="x"), "metadata", "not text"),
-            (said("ann", "q", metadata={"deep": {}}), "deep", "not an object"),
-            (said("ann", "q\0"), "query", "NUL"),
-            (said("ann", "q\ud800"), "query", "surrogate"),
-            (said("ann", "other", id="i1"), "id", "'i1' is already line 1"),
+            (row("ann", " "), "query", "is empty"),
+            (row("ann", "q", "horror"), "response", "'horror' is not one of the 15 labels"),
+            (row("ann", "q", ["comedy"]), "response", "not a list"),
+            (row("ann", "q", timestamp="yesterday"), "timestamp", "'yesterday' is not a time"),
+            (row("ann", "q", metadata="x"), "metadata", "not text"),
+            (row("ann", "q", metadata={"deep": {}}), "deep", "not an object"),
+            (row("ann", "q\0"), "query", "NUL"),
+            (row("ann", "q\ud800"), "query", "surrogate"),
+            (row("ann", "other", id="i1"), "id", "'i1' is already line 1"),
         ],
     )
-    def test_a_bad_line_is_named_and_stops_before_anything_is_written(
+    def test_bad_line_is_reported_and_nothing_is_stored(
         self, store: UserStore, tmp_path: Path, line: object, field: str, problem: str
     ) -> None:
-        path = write(tmp_path / "a.jsonl", said("ann", "q", id="i1"), line)
+        path = write(tmp_path / "a.jsonl", row("ann", "q", id="i1"), line)
         with pytest.raises(DataError) as caught:
             import_users(store, path, task="LaMP-2M", format="jsonl")
         assert f"a.jsonl` line 2: {f'field `{field}` ' if field else ''}" in str(caught.value)
@@ -104,27 +102,25 @@ class TestJsonl:
         report = import_users(store, path, task="LaMP-2M", format="jsonl", skip_bad=True)
         assert (report.new, [(bad.where, bad.field) for bad in report.skipped]) == (1, [("line 2", field)])
 
-    def test_bytes_that_are_no_text_are_a_bad_line(self, store: UserStore, tmp_path: Path) -> None:
+    def test_line_that_is_not_utf8_is_bad(self, store: UserStore, tmp_path: Path) -> None:
         path = tmp_path / "a.jsonl"
         path.write_bytes(b'{"user_id": "ann"}\n{"user_id": "\xff\xfe"}\n')
         with pytest.raises(DataError, match="line 2: is not UTF-8"):
             import_users(store, path, task="LaMP-2M")
 
-    def test_a_long_free_text_is_kept_whole(self, store: UserStore, tmp_path: Path) -> None:
-        path = write(tmp_path / "a.jsonl", said("ann", "q", "x" * 5000))
+    def test_long_free_text_is_stored_in_full(self, store: UserStore, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", row("ann", "q", "x" * 5000))
         import_users(store, path, task="free-text")
         assert len(store.interactions("ann")[0].response) == 5000
 
-    def test_a_rating_is_stored_as_the_task_writes_it(self, store: UserStore, tmp_path: Path) -> None:
-        path = write(tmp_path / "a.jsonl", said("ann", "q", 4), said("ann", "p", " 05 "))
+    def test_rating_is_stored_in_the_format_of_the_task(self, store: UserStore, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", row("ann", "q", 4), row("ann", "p", " 05 "))
         import_users(store, path, task="LaMP-3")
         assert [i.response for i in store.interactions("ann")] == ["4", "5"]
 
 
 class TestProfiles:
-    def test_oppu_histories_become_interactions_and_queries_do_not(
-        self, store: UserStore, tmp_path: Path
-    ) -> None:
+    def test_imports_oppu_histories_but_not_queries(self, store: UserStore, tmp_path: Path) -> None:
         query = {"id": "q1", "input": "description: new film", "gold": "comedy"}
         users = [
             {
@@ -143,7 +139,7 @@ class TestProfiles:
         assert second.timestamp == datetime(2011, 1, 1, tzinfo=timezone.utc)
         assert store.interactions("b") == []
 
-    def test_a_lamp_question_without_a_user_names_the_user(self, store: UserStore, tmp_path: Path) -> None:
+    def test_question_id_is_the_user_id_if_there_is_no_other(self, store: UserStore, tmp_path: Path) -> None:
         questions = [
             {"id": "110", "input": "x", "profile": [film(2), film(1)]},
             {"id": "111", "input": "x", "profile": [film(1)], "user_id": 9013773},
@@ -152,12 +148,12 @@ class TestProfiles:
         assert [user.user_id for user in store.users()] == ["110", "9013773"]
         assert [i.id for i in store.interactions("110")] == ["f2", "f1"]
 
-    def test_repeating_adds_nothing(self, store: UserStore, tmp_path: Path) -> None:
+    def test_repeated_import_adds_nothing(self, store: UserStore, tmp_path: Path) -> None:
         path = write(tmp_path / "h.json", [{"user_id": "a", "profile": [film(1), film(1), film(2)]}])
         assert import_users(store, path, task="LaMP-2M").new == 2
         assert import_users(store, path, task="LaMP-2M").new == 0
 
-    def test_two_users_with_one_id_are_named_and_never_merged(self, store: UserStore, tmp_path: Path) -> None:
+    def test_two_users_with_the_same_id_are_rejected(self, store: UserStore, tmp_path: Path) -> None:
         users = [{"user_id": name, "profile": [film(1)]} for name in ("a", "b", "a")]
         for skip_bad in (False, True):
             with pytest.raises(DataError, match=r"two users have the id 'a': \[0\] and \[2\]"):
@@ -167,15 +163,15 @@ class TestProfiles:
     @pytest.mark.parametrize(
         ("item", "field", "problem"),
         [
-            (film(2, "horror"), "tag", "'horror' is none of the 15 labels"),
+            (film(2, "horror"), "tag", "'horror' is not one of the 15 labels"),
             ({"id": "f2", "tag": "comedy"}, "description", "is missing; is this a file of task LaMP-2M?"),
-            (film(2, date="2010/05/01"), "date", "is no time"),
+            (film(2, date="2010/05/01"), "date", "is not a time"),
             (film(1, "action"), "id", "'f1' is already [1].profile[0]"),
             (film(2, description={}), "description", "not an object"),
-            ("film", "", "is no JSON object"),
+            ("film", "", "is not a JSON object"),
         ],
     )
-    def test_a_bad_item_is_named_and_stops_before_anything_is_written(
+    def test_bad_item_is_reported_and_nothing_is_stored(
         self, store: UserStore, tmp_path: Path, item: object, field: str, problem: str
     ) -> None:
         users = [{"user_id": "a", "profile": [film(1)]}, {"user_id": "b", "profile": [film(1), item]}]
@@ -197,13 +193,13 @@ class TestProfiles:
             ({"user_id": "a\n", "profile": []}, "user_id"),
         ],
     )
-    def test_a_bad_user_is_named(self, store: UserStore, tmp_path: Path, user: object, field: str) -> None:
+    def test_bad_user_is_reported(self, store: UserStore, tmp_path: Path, user: object, field: str) -> None:
         with pytest.raises(
-            DataError, match=rf"\[0\]: {f'field `{field}`' if field else 'is no JSON object'}"
+            DataError, match=rf"\[0\]: {f'field `{field}`' if field else 'is not a JSON object'}"
         ):
             import_users(store, write(tmp_path / "h.json", [user]), task="LaMP-2M", format="oppu")
 
-    def test_a_conflict_with_the_store_leaves_that_user_as_it_was(
+    def test_conflict_with_the_store_leaves_the_user_unchanged(
         self, store: UserStore, tmp_path: Path
     ) -> None:
         import_users(
@@ -214,7 +210,7 @@ class TestProfiles:
             import_users(store, write(tmp_path / "h.json", changed), task="LaMP-2M")
         assert [i.id for i in store.interactions("a")] == ["f1"]
 
-    def test_a_truncated_file_writes_nothing_and_shows_no_text(
+    def test_truncated_file_stores_nothing_and_the_error_quotes_no_text(
         self, store: UserStore, tmp_path: Path
     ) -> None:
         whole = json.dumps([{"user_id": f"u{n}", "profile": [film(1)]} for n in range(3)])
@@ -225,7 +221,7 @@ class TestProfiles:
         assert "film 1" not in str(caught.value)
         assert list(store.users()) == []
 
-    def test_holds_a_small_part_of_the_file_at_a_time(self, store: UserStore, tmp_path: Path) -> None:
+    def test_memory_use_stays_below_a_quarter_of_the_file(self, store: UserStore, tmp_path: Path) -> None:
         profile = [film(k, description="x" * 2000) for k in range(50)]
         users = [{"user_id": str(n), "profile": profile} for n in range(50)]
         path = write(tmp_path / "h.json", users)
@@ -245,13 +241,13 @@ class TestFiles:
             (b"<!DOCTYPE html><html>", "is a web page"),
             (b"\x1f\x8b\x08compressed", "is binary"),
             (b"SQLite format 3\0", "is binary"),
-            (b'{"task": "LaMP_2M", "golds": []}', "holds answers"),
+            (b'{"task": "LaMP_2M", "golds": []}', "has answers"),
             (b"user_id,query", "neither JSONL nor a JSON list"),
-            (b"[]", "holds no users"),
-            (b"[1, 2", "is no JSON object"),
+            (b"[]", "has no users"),
+            (b"[1, 2", "is not a JSON object"),
         ],
     )
-    def test_says_what_a_file_is_instead(
+    def test_error_names_the_kind_of_an_unsupported_file(
         self, store: UserStore, tmp_path: Path, content: bytes, message: str
     ) -> None:
         path = tmp_path / "data"
@@ -260,28 +256,30 @@ class TestFiles:
             import_users(store, path, task="LaMP-2M")
         assert list(store.users()) == []
 
-    def test_a_wrong_layout_is_said_before_reading(self, store: UserStore, tmp_path: Path) -> None:
+    def test_wrong_format_is_rejected(self, store: UserStore, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="not of format 'oppu'"):
-            import_users(store, write(tmp_path / "a", said("a", "1")), task="LaMP-2M", format="oppu")
+            import_users(store, write(tmp_path / "a", row("a", "1")), task="LaMP-2M", format="oppu")
         with pytest.raises(DataError, match="not of format 'jsonl'"):
             import_users(store, write(tmp_path / "b", []), task="LaMP-2M", format="jsonl")
 
-    def test_a_missing_path_and_a_folder_are_named(self, store: UserStore, tmp_path: Path) -> None:
+    def test_missing_path_and_folder_are_rejected(self, store: UserStore, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="missing` does not exist"):
             import_users(store, tmp_path / "missing", task="LaMP-2M")
-        with pytest.raises(DataError, match="is no regular file"):
+        with pytest.raises(DataError, match="is not a regular file"):
             import_users(store, tmp_path, task="LaMP-2M")
 
-    def test_an_unknown_task_is_found_first(self, store: UserStore, tmp_path: Path) -> None:
+    def test_unknown_task_is_reported_before_the_missing_file(self, store: UserStore, tmp_path: Path) -> None:
         with pytest.raises(UnknownTaskError):
             import_users(store, tmp_path / "missing", task="LaMP-99")
 
-    def test_progress_ends_at_the_whole(self, store: UserStore, tmp_path: Path) -> None:
-        seen: list[tuple[int, int]] = []
-        path = write(tmp_path / "a.jsonl", said("a", "1"), said("b", "2"))
-        import_users(store, path, task="LaMP-2M", progress=lambda done, total: seen.append((done, total)))
-        assert seen == sorted(seen)
-        assert seen[-1] == (2 * path.stat().st_size, 2 * path.stat().st_size)
+    def test_progress_increases_to_the_total(self, store: UserStore, tmp_path: Path) -> None:
+        calls: list[tuple[int, int]] = []
+        path = write(tmp_path / "a.jsonl", row("a", "1"), row("b", "2"))
+        import_users(
+            store, path, task="LaMP-2M", progress=lambda position, total: calls.append((position, total))
+        )
+        assert calls == sorted(calls)
+        assert calls[-1] == (2 * path.stat().st_size, 2 * path.stat().st_size)
 
 
 @pytest.mark.parametrize(
@@ -299,12 +297,12 @@ def test_reads_years_dates_and_times_as_utc(text: str, time: datetime | None) ->
 
 
 @pytest.mark.parametrize("text", ["0000", "20060113", "1136073600", "2006-13-01", "13.01.2006"])
-def test_refuses_other_times(text: str) -> None:
+def test_rejects_other_time_formats(text: str) -> None:
     with pytest.raises(FieldError):
         parse_time("date", text)
 
 
-def test_lamp_like_histories_import_whole_in_both_layouts(store: UserStore, lamp_like: Path) -> None:
+def test_imports_all_lamp_like_histories_in_both_layouts(store: UserStore, lamp_like: Path) -> None:
     folder = lamp_like / "LaMP_2M_like"
     report = import_users(store, folder / "user_top_100_history.json", task="LaMP-2M")
     assert (report.users, report.interactions, report.new, report.skipped) == (64, 877, 877, ())

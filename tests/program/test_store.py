@@ -1,4 +1,4 @@
-"""UserStore: what it keeps, in which order, and what it refuses."""
+"""`UserStore`: contents, order and validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from program.store import UserStore
 NOON = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
 
 
-def did(
+def interaction(
     name: str, user_id: str = "ann", *, response: str = "comedy", at: datetime | None = None
 ) -> Interaction:
     return Interaction(
@@ -42,7 +42,7 @@ def ann(store: UserStore) -> UserStore:
 
 
 class TestUsers:
-    def test_a_new_user_has_nothing(self, ann: UserStore) -> None:
+    def test_new_user_is_empty(self, ann: UserStore) -> None:
         user = ann.user("ann")
         assert (user.task, user.interactions, user.persona_version, user.stale) == (
             "free-text",
@@ -56,20 +56,20 @@ class TestUsers:
         assert ann.alignments("ann") == []
 
     def test_adding_twice_changes_nothing(self, ann: UserStore) -> None:
-        ann.append("ann", [did("1")])
+        ann.append("ann", [interaction("1")])
         ann.add_user("ann", task="free-text")
         assert ann.user("ann").interactions == 1
 
-    def test_refuses_another_task_and_names_both(self, ann: UserStore) -> None:
+    def test_rejects_a_second_task_and_names_both(self, ann: UserStore) -> None:
         with pytest.raises(StoreError, match=r"'free-text'.*'LaMP-3'"):
             ann.add_user("ann", task="LaMP-3")
 
     @pytest.mark.parametrize("user_id", ["", "x" * 257, "a\nb", "a\x7fb", "\ud800"])
-    def test_refuses_what_cannot_be_an_id(self, store: UserStore, user_id: str) -> None:
+    def test_rejects_an_invalid_user_id(self, store: UserStore, user_id: str) -> None:
         with pytest.raises(StoreError, match="`user_id`"):
             store.add_user(user_id, task="free-text")
 
-    def test_lists_in_id_order_over_many_pages(
+    def test_users_are_in_id_order_across_pages(
         self, store: UserStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("program.store.user_store._PAGE", 2)
@@ -85,7 +85,7 @@ class TestUsers:
         "call",
         [
             lambda store: store.interactions("bob"),
-            lambda store: store.append("bob", [did("1", "bob")]),
+            lambda store: store.append("bob", [interaction("1", "bob")]),
             lambda store: store.persona("bob"),
             lambda store: store.persona("bob", 1),
             lambda store: store.persona_history("bob"),
@@ -98,72 +98,74 @@ class TestUsers:
             lambda store: store.forget("bob"),
         ],
     )
-    def test_every_call_knows_an_unknown_user(self, ann: UserStore, call: object) -> None:
+    def test_every_method_rejects_an_unknown_user(self, ann: UserStore, call: object) -> None:
         with pytest.raises(UnknownUserError, match="'bob'"):
             call(ann)  # type: ignore[operator]
 
 
 class TestInteractions:
-    def test_come_back_as_they_went_in(self, ann: UserStore) -> None:
+    def test_interactions_round_trip_with_times_in_utc(self, ann: UserStore) -> None:
         tokyo = timezone(timedelta(hours=9))
-        ann.append("ann", [did("1", at=datetime(2024, 5, 1, 21, 0, 0, 7, tzinfo=tokyo))])
+        ann.append("ann", [interaction("1", at=datetime(2024, 5, 1, 21, 0, 0, 7, tzinfo=tokyo))])
         [back] = ann.interactions("ann")
-        assert back == did("1", at=NOON.replace(microsecond=7))
+        assert back == interaction("1", at=NOON.replace(microsecond=7))
         assert back.timestamp is not None
         assert back.timestamp.tzinfo is timezone.utc
 
     def test_appending_again_adds_nothing(self, ann: UserStore) -> None:
-        assert ann.append("ann", [did("1"), did("1"), did("2")]) == 2
-        assert ann.append("ann", [did("2"), did("3")]) == 1
+        assert ann.append("ann", [interaction("1"), interaction("1"), interaction("2")]) == 2
+        assert ann.append("ann", [interaction("2"), interaction("3")]) == 1
         assert [i.id for i in ann.interactions("ann")] == ["1", "2", "3"]
 
-    def test_append_adds_the_user_where_a_task_is_given(self, store: UserStore) -> None:
-        store.append("ann", [did("1")], task="LaMP-2M")
+    def test_append_with_a_task_adds_a_missing_user(self, store: UserStore) -> None:
+        store.append("ann", [interaction("1")], task="LaMP-2M")
         assert store.user("ann").task == "LaMP-2M"
 
-    def test_a_stored_id_with_other_content_stores_nothing(self, ann: UserStore) -> None:
-        ann.append("ann", [did("1")])
+    def test_conflicting_content_for_a_stored_id_stores_nothing(self, ann: UserStore) -> None:
+        ann.append("ann", [interaction("1")])
         with pytest.raises(StoreError, match="interaction '1' with other content") as caught:
-            ann.append("ann", [did("2"), did("1", response="secret")])
+            ann.append("ann", [interaction("2"), interaction("1", response="secret")])
         assert [i.id for i in ann.interactions("ann")] == ["1"]
         assert "secret" not in str(caught.value)
         assert ann.user("ann").interactions == 1
 
-    def test_all_or_nothing_over_many_chunks(self, ann: UserStore) -> None:
-        many = [did(str(n)) for n in range(1200)]
+    def test_append_is_atomic_across_chunks(self, ann: UserStore) -> None:
+        many = [interaction(str(n)) for n in range(1200)]
         with pytest.raises(StoreError):
-            ann.append("ann", [*many, did("3", response="action")])
+            ann.append("ann", [*many, interaction("3", response="action")])
         assert ann.interactions("ann") == []
         assert ann.append("ann", iter(many)) == 1200
 
-    def test_refuses_another_users_interaction(self, ann: UserStore) -> None:
+    def test_rejects_an_interaction_of_another_user(self, ann: UserStore) -> None:
         with pytest.raises(StoreError, match="`user_id` 'bob'"):
-            ann.append("ann", [did("1", "bob")])
+            ann.append("ann", [interaction("1", "bob")])
 
     @pytest.mark.parametrize(
         ("bad", "field"),
         [
-            (did(""), "`id`"),
-            (did("1", response="\0"), "`response`"),
-            (did("1", response="\ud800"), "`response`"),
-            (did("1", at=datetime(2024, 1, 1)), "`timestamp`"),  # noqa: DTZ001
+            (interaction(""), "`id`"),
+            (interaction("1", response="\0"), "`response`"),
+            (interaction("1", response="\ud800"), "`response`"),
+            (interaction("1", at=datetime(2024, 1, 1)), "`timestamp`"),  # noqa: DTZ001
         ],
     )
-    def test_refuses_what_a_database_cannot_hold(self, ann: UserStore, bad: Interaction, field: str) -> None:
+    def test_rejects_values_that_a_database_cannot_store(
+        self, ann: UserStore, bad: Interaction, field: str
+    ) -> None:
         with pytest.raises(StoreError, match=field):
             ann.append("ann", [bad])
 
-    def test_refuses_a_negative_number(self, ann: UserStore) -> None:
+    def test_rejects_a_negative_latest(self, ann: UserStore) -> None:
         with pytest.raises(ConfigError, match="-1"):
             ann.interactions("ann", latest=-1)
 
     @given(hours=st.lists(st.none() | st.integers(0, 3), max_size=8), latest=st.integers(0, 9))
     @settings(max_examples=40, deadline=None)
-    def test_time_order_is_undated_then_time_then_arrival(
+    def test_order_is_undated_then_timestamp_then_arrival(
         self, tmp_path_factory: pytest.TempPathFactory, hours: list[int | None], latest: int
     ) -> None:
         arrived = [
-            did(str(n), at=None if hour is None else NOON + timedelta(hours=hour))
+            interaction(str(n), at=None if hour is None else NOON + timedelta(hours=hour))
             for n, hour in enumerate(hours)
         ]
         expected = sorted(arrived, key=lambda i: NOON - timedelta(1) if i.timestamp is None else i.timestamp)
@@ -172,33 +174,35 @@ class TestInteractions:
             assert store.interactions("ann") == expected
             assert store.interactions("ann", latest=latest) == expected[max(0, len(expected) - latest) :]
 
-    def test_the_latest_are_found_by_index_alone(self, ann: UserStore) -> None:
-        sent: list[tuple[str, tuple[object, ...]]] = []
+    def test_latest_interactions_use_the_index(self, ann: UserStore) -> None:
+        statements: list[tuple[str, tuple[object, ...]]] = []
 
-        def note(_c: object, _k: object, statement: str, values: tuple[object, ...], *_: object) -> None:
-            sent.append((statement, values))
+        def record_statement(
+            _c: object, _k: object, statement: str, values: tuple[object, ...], *_: object
+        ) -> None:
+            statements.append((statement, values))
 
-        event.listen(Engine, "before_cursor_execute", note)
+        event.listen(Engine, "before_cursor_execute", record_statement)
         try:
             ann.interactions("ann", latest=3)
         finally:
-            event.remove(Engine, "before_cursor_execute", note)
-        [(query, values)] = [(query, values) for query, values in sent if "ORDER BY" in query]
+            event.remove(Engine, "before_cursor_execute", record_statement)
+        [(query, values)] = [(query, values) for query, values in statements if "ORDER BY" in query]
         with ann._database.read() as connection:
             plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all())
         assert "USING INDEX pa_interactions_time" in plan
         assert "TEMP B-TREE" not in plan
 
-    def test_memory_holds_this_users_interactions(self, ann: UserStore) -> None:
-        ann.append("ann", [did("2", at=NOON), did("1")])
-        ann.append("bob", [did("3", "bob")], task="free-text")
+    def test_memory_has_only_interactions_of_its_user(self, ann: UserStore) -> None:
+        ann.append("ann", [interaction("2", at=NOON), interaction("1")])
+        ann.append("bob", [interaction("3", "bob")], task="free-text")
         memory = ann.memory("ann")
         assert memory.user_id == "ann"
         assert [i.id for i in memory.latest()] == ["1", "2"]
 
 
 class TestPersonas:
-    def test_versions_count_from_one_within_the_user(self, ann: UserStore) -> None:
+    def test_versions_count_from_one_for_each_user(self, ann: UserStore) -> None:
         ann.add_user("bob", task="free-text")
         first = ann.add_persona("ann", "one", source="initial", why="first")
         second = ann.add_persona("ann", "two", source="edit", why="better")
@@ -211,20 +215,20 @@ class TestPersonas:
         assert ann.persona("ann", 1) == first
         assert second.created_at.tzinfo is timezone.utc
 
-    def test_a_parent_may_be_older_than_the_current_version(self, ann: UserStore) -> None:
+    def test_parent_can_be_an_older_version(self, ann: UserStore) -> None:
         for text in ("one", "two"):
             ann.add_persona("ann", text, source="edit", why="w")
         assert ann.add_persona("ann", "three", source="edit", why="w", parent=1).parent == 1
         with pytest.raises(UnknownVersionError, match="version 9"):
             ann.add_persona("ann", "four", source="edit", why="w", parent=9)
 
-    def test_does_not_overwrite_a_change_it_has_not_seen(self, ann: UserStore) -> None:
+    def test_unexpected_head_stores_nothing(self, ann: UserStore) -> None:
         ann.add_persona("ann", "one", source="initial", why="w", expect_head=0)
         with pytest.raises(StoreError, match="version 1, not 0"):
             ann.add_persona("ann", "mine", source="edit", why="w", expect_head=0)
         assert len(ann.persona_history("ann")) == 1
 
-    def test_rollback_is_a_new_version_with_the_old_text(self, ann: UserStore) -> None:
+    def test_rollback_adds_a_version_with_the_old_text(self, ann: UserStore) -> None:
         for text in ("one", "two"):
             ann.add_persona("ann", text, source="edit", why="w")
         back = ann.rollback("ann", 1)
@@ -234,17 +238,17 @@ class TestPersonas:
         with pytest.raises(UnknownVersionError):
             ann.rollback("ann", 4)
 
-    def test_is_stale_from_the_next_interaction_on(self, ann: UserStore) -> None:
-        ann.append("ann", [did("1")])
+    def test_new_interaction_makes_the_user_stale(self, ann: UserStore) -> None:
+        ann.append("ann", [interaction("1")])
         assert ann.user("ann").stale
         ann.add_persona("ann", "one", source="initial", why="w")
         assert not ann.user("ann").stale
-        ann.append("ann", [did("1")])
+        ann.append("ann", [interaction("1")])
         assert not ann.user("ann").stale
-        ann.append("ann", [did("2")])
+        ann.append("ann", [interaction("2")])
         assert ann.user("ann").stale
 
-    def test_profile_comes_back_as_it_went_in(self, ann: UserStore) -> None:
+    def test_profile_round_trips(self, ann: UserStore) -> None:
         facts = Facts(
             interactions=3,
             first=NOON,
@@ -260,33 +264,38 @@ class TestPersonas:
 
 
 class TestAlignments:
-    def test_a_finished_run_brings_record_and_persona_together(self, ann: UserStore) -> None:
+    def test_finished_run_stores_record_steps_and_persona(self, ann: UserStore) -> None:
         ann.add_persona("ann", "one", source="initial", why="w")
         run = ann.start_alignment("ann", {"steps": 1})
         ann.save_step("ann", run, 1, {"feedback": "draft"})
         ann.save_step("ann", run, 1, {"feedback": "be brief"})
         ann.save_step("ann", run, 2, {"feedback": "more"})
-        made = ann.finish_alignment("ann", run, {"n": 3}, ("two", "accepted"))
-        assert made is not None
-        assert (made.version, made.parent, made.source, made.why) == (2, 1, "alignment", "accepted")
-        assert made.alignment_id == run
+        version = ann.finish_alignment("ann", run, {"n": 3}, ("two", "accepted"))
+        assert version is not None
+        assert (version.version, version.parent, version.source, version.why) == (
+            2,
+            1,
+            "alignment",
+            "accepted",
+        )
+        assert version.alignment_id == run
         [row] = ann.alignments("ann")
         assert (row.status, dict(row.config), dict(row.record)) == ("done", {"steps": 1}, {"n": 3})
         assert row.ended_at is not None
         assert row.ended_at >= row.started_at
         assert ann.steps("ann", run) == [{"feedback": "be brief"}, {"feedback": "more"}]
 
-    def test_a_run_without_a_persona_settles_what_it_saw(self, ann: UserStore) -> None:
-        ann.append("ann", [did("1")])
+    def test_run_without_a_persona_clears_stale_for_its_interactions(self, ann: UserStore) -> None:
+        ann.append("ann", [interaction("1")])
         run = ann.start_alignment("ann", {})
-        ann.append("ann", [did("2")])
+        ann.append("ann", [interaction("2")])
         assert ann.finish_alignment("ann", run, {}) is None
         assert ann.user("ann").stale, "interaction 2 arrived during the run"
         run = ann.start_alignment("ann", {})
         ann.finish_alignment("ann", run, {})
         assert not ann.user("ann").stale
 
-    def test_two_runs_at_once_cannot_both_write_a_persona(self, ann: UserStore) -> None:
+    def test_concurrent_runs_cannot_both_write_a_persona(self, ann: UserStore) -> None:
         ann.add_persona("ann", "one", source="initial", why="w")
         first, second = (ann.start_alignment("ann", {}) for _ in range(2))
         ann.finish_alignment("ann", first, {}, ("two", "w"))
@@ -299,7 +308,7 @@ class TestAlignments:
         ]
         assert len(ann.persona_history("ann")) == 2
 
-    def test_an_ended_run_takes_nothing_more(self, ann: UserStore) -> None:
+    def test_ended_run_rejects_changes(self, ann: UserStore) -> None:
         run = ann.start_alignment("ann", {})
         ann.fail_alignment("ann", run, "no key")
         for call in (
@@ -310,7 +319,7 @@ class TestAlignments:
             with pytest.raises(StoreError, match="has ended"):
                 call()
 
-    def test_a_run_is_reached_through_its_own_user_only(self, ann: UserStore) -> None:
+    def test_run_of_another_user_is_unknown(self, ann: UserStore) -> None:
         ann.add_user("bob", task="free-text")
         run = ann.start_alignment("ann", {})
         with pytest.raises(StoreError, match="user 'bob' has no alignment"):
@@ -318,23 +327,21 @@ class TestAlignments:
         with pytest.raises(StoreError, match="user 'bob' has no alignment"):
             ann.steps("bob", run)
 
-    def test_what_is_no_plain_data_stores_nothing(self, ann: UserStore) -> None:
+    def test_record_that_is_not_json_stores_nothing(self, ann: UserStore) -> None:
         run = ann.start_alignment("ann", {})
-        with pytest.raises(StoreError, match="only plain data"):
+        with pytest.raises(StoreError, match="only JSON data"):
             ann.finish_alignment("ann", run, {"object": object()}, ("two", "w"))
         assert ann.persona("ann") is None
         assert ann.alignments("ann")[0].status == "running"
 
 
 class TestForget:
-    def test_leaves_no_byte_of_the_user_and_nothing_of_others_changes(
-        self, ann: UserStore, tmp_path: Path
-    ) -> None:
+    def test_forget_leaves_no_byte_of_the_user_and_keeps_others(self, ann: UserStore, tmp_path: Path) -> None:
         marker = "unforgettable-marker"
         for user_id in ("ann", "bob"):
             ann.append(
                 user_id,
-                [did(str(n), user_id, response=marker + user_id) for n in range(50)],
+                [interaction(str(n), user_id, response=marker + user_id) for n in range(50)],
                 task="free-text",
             )
             ann.add_persona(user_id, marker + user_id, source="initial", why=marker + user_id)
@@ -350,8 +357,8 @@ class TestForget:
         assert (marker + "bob").encode() in on_disk
         assert (marker + "ann").encode() not in on_disk
 
-    def test_the_id_is_free_again(self, ann: UserStore) -> None:
-        ann.append("ann", [did("1")])
+    def test_forgotten_id_can_be_added_again(self, ann: UserStore) -> None:
+        ann.append("ann", [interaction("1")])
         ann.forget("ann")
         ann.add_user("ann", task="LaMP-3")
         assert ann.interactions("ann") == []
@@ -361,7 +368,7 @@ class TestHandle:
     def test_a_deep_copy_is_the_same_store(self, store: UserStore) -> None:
         assert copy.deepcopy({"store": store})["store"] is store
 
-    def test_a_closed_store_says_so(self, store: UserStore) -> None:
+    def test_closed_store_raises(self, store: UserStore) -> None:
         store.close()
         store.close()
         with pytest.raises(StoreError, match="is closed"):

@@ -1,4 +1,4 @@
-"""One store, many threads and processes."""
+"""One store in many threads and processes."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ ROOT = Path(__file__).parents[2]
 THREADS = 16
 
 
-def did(user_id: str, name: str) -> Interaction:
+def interaction(user_id: str, name: str) -> Interaction:
     return Interaction(id=name, user_id=user_id, query=f"asked by {user_id}", response=f"said by {user_id}")
 
 
 def test_64_users_on_16_threads_see_only_themselves(tmp_path: Path) -> None:
-    def live(number: int) -> str:
+    def use_store(number: int) -> str:
         me = f"user-{number:02}"
-        store.append(me, [did(me, str(n)) for n in range(5)], task="free-text")
+        store.append(me, [interaction(me, str(n)) for n in range(5)], task="free-text")
         store.add_persona(me, f"persona of {me}", source="initial", why=me)
         run = store.start_alignment(me, {"user": me})
         store.save_step(me, run, 1, {"user": me})
-        store.append(me, [did(me, "late")])
+        store.append(me, [interaction(me, "late")])
         store.finish_alignment(me, run, {"user": me}, (f"second persona of {me}", me))
-        seen = (store.interactions(me), store.persona_history(me), store.alignments(me), store.steps(me, run))
-        others = repr(seen).replace(me, "")
+        records = (
+            store.interactions(me),
+            store.persona_history(me),
+            store.alignments(me),
+            store.steps(me, run),
+        )
+        others = repr(records).replace(me, "")
         assert "user-" not in others
-        assert len(seen[0]) == 6
+        assert len(records[0]) == 6
         return me
 
     with UserStore(tmp_path / "store.db") as store:
         with ThreadPoolExecutor(THREADS) as pool:
-            done = list(pool.map(live, range(64)))
+            user_ids = list(pool.map(use_store, range(64)))
         assert [(u.user_id, u.interactions, u.persona_version, u.stale) for u in store.users()] == [
-            (me, 6, 2, True) for me in done
+            (me, 6, 2, True) for me in user_ids
         ]
 
 
@@ -46,7 +51,9 @@ def test_16_threads_append_to_one_user_without_losing_any(tmp_path: Path) -> Non
     with UserStore(tmp_path / "store.db") as store:
         with ThreadPoolExecutor(THREADS) as pool:
             new = pool.map(
-                lambda t: store.append("ann", [did("ann", f"{t}-{n}") for n in range(10)], task="free-text"),
+                lambda t: store.append(
+                    "ann", [interaction("ann", f"{t}-{n}") for n in range(10)], task="free-text"
+                ),
                 range(THREADS),
             )
             assert sum(new) == 160
@@ -54,7 +61,7 @@ def test_16_threads_append_to_one_user_without_losing_any(tmp_path: Path) -> Non
         assert store.user("ann").interactions == 160
 
 
-def test_of_16_writers_with_one_view_exactly_one_wins(tmp_path: Path) -> None:
+def test_one_of_16_writers_with_the_same_head_succeeds(tmp_path: Path) -> None:
     def write(number: int) -> bool:
         try:
             store.add_persona("ann", str(number), source="edit", why="w", expect_head=0)
@@ -69,9 +76,9 @@ def test_of_16_writers_with_one_view_exactly_one_wins(tmp_path: Path) -> None:
         assert len(store.persona_history("ann")) == 1
 
 
-def test_readers_are_not_stopped_by_an_open_write(tmp_path: Path) -> None:
+def test_open_write_does_not_block_readers(tmp_path: Path) -> None:
     with UserStore(tmp_path / "store.db") as store:
-        store.append("ann", [did("ann", "1")], task="free-text")
+        store.append("ann", [interaction("ann", "1")], task="free-text")
         with store._database.write() as connection:
             connection.exec_driver_sql("UPDATE pa_users SET task = 'other'")
             with ThreadPoolExecutor(1) as pool:

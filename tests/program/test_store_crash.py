@@ -1,7 +1,7 @@
-"""Killed between any two statements, a store has all that was acknowledged and no half of anything.
+"""A process killed between two statements leaves every acknowledged write and no partial one.
 
-This file is also the program that dies: ``python test_store_crash.py FOLDER NAME`` runs a story
-again and again, each time on a fresh store, and kills the k-th run before its k-th statement.
+This file is also the killed program: ``python test_store_crash.py FOLDER NAME`` repeats a scenario on
+a fresh store and kills run k before its k-th statement.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from program.store import UserStore
 
 ROOT = Path(__file__).parents[2]
 
-Deed = Callable[[UserStore], object]
+Action = Callable[[UserStore], object]
 
 
-def _did(user_id: str, *names: str) -> list[Interaction]:
+def _interactions(user_id: str, *names: str) -> list[Interaction]:
     return [Interaction(id=name, user_id=user_id, query=f"q{name}", response=f"r{name}") for name in names]
 
 
@@ -38,16 +38,16 @@ def _run(store: UserStore) -> str:
     return store.alignments("ann")[-1].id
 
 
-STORIES: dict[str, list[Deed]] = {
-    "birth": [lambda store: store.add_user("ann", task="free-text")],
-    "life": [
-        lambda store: store.append("ann", _did("ann", "1", "2", "3"), task="free-text"),
-        lambda store: store.append("bob", _did("bob", "1"), task="free-text"),
+SCENARIOS: dict[str, list[Action]] = {
+    "create": [lambda store: store.add_user("ann", task="free-text")],
+    "use": [
+        lambda store: store.append("ann", _interactions("ann", "1", "2", "3"), task="free-text"),
+        lambda store: store.append("bob", _interactions("bob", "1"), task="free-text"),
         lambda store: store.add_persona("ann", "one", source="initial", why="w"),
         lambda store: store.save_profile("ann", Profile(facts=Facts(interactions=3))),
         lambda store: store.start_alignment("ann", {"steps": 1}),
         lambda store: store.save_step("ann", _run(store), 1, {"n": 1}),
-        lambda store: store.append("ann", _did("ann", "4", "5")),
+        lambda store: store.append("ann", _interactions("ann", "4", "5")),
         lambda store: store.finish_alignment("ann", _run(store), {"n": 1}, ("two", "better")),
         lambda store: store.rollback("ann", 1),
         lambda store: store.forget("bob"),
@@ -56,7 +56,7 @@ STORIES: dict[str, list[Deed]] = {
 
 
 def snapshot(store: UserStore) -> list[object]:
-    """Return everything in the store but times and random ids."""
+    """Return the contents of the store without times and random ids."""
     return [
         (
             user,
@@ -72,7 +72,7 @@ def snapshot(store: UserStore) -> list[object]:
     ]
 
 
-@pytest.fixture(scope="module", params=STORIES)
+@pytest.fixture(scope="module", params=SCENARIOS)
 def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("killed")
     subprocess.run(
@@ -84,29 +84,31 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return request.param, folder
 
 
-def test_keeps_all_that_was_acknowledged_and_no_half(killed: tuple[str, Path], tmp_path: Path) -> None:
+def test_killed_process_leaves_every_acknowledged_write_and_no_partial_one(
+    killed: tuple[str, Path], tmp_path: Path
+) -> None:
     name, folder = killed
     with UserStore(tmp_path / "whole.db") as whole:
         after = [snapshot(whole)]
-        for deed in STORIES[name]:
-            deed(whole)
+        for action in SCENARIOS[name]:
+            action(whole)
             after.append(snapshot(whole))
     runs = json.loads((folder / "runs.json").read_text())
-    assert runs[-1] == len(STORIES[name]), "the last run was not killed"
-    assert len(runs) > 2 * len(STORIES[name]), "kills between, not only before, the deeds"
+    assert runs[-1] == len(SCENARIOS[name]), "the last run was not killed"
+    assert len(runs) > 2 * len(SCENARIOS[name]), "some runs are killed within an action"
     for k, acknowledged in enumerate(runs):
         with UserStore(folder / f"{k}.db") as store:
-            found = snapshot(store)
-            assert found in after[acknowledged : acknowledged + 2], f"killed before statement {k}"
-            for deed in STORIES[name][after.index(found) :]:
-                deed(store)
-            assert snapshot(store) == after[-1], f"does not go on after a kill before statement {k}"
+            state = snapshot(store)
+            assert state in after[acknowledged : acknowledged + 2], f"killed before statement {k}"
+            for action in SCENARIOS[name][after.index(state) :]:
+                action(store)
+            assert snapshot(store) == after[-1], f"cannot continue after a kill before statement {k}"
         with closing(sqlite3.connect(folder / f"{k}.db")) as raw:
             assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-def test_a_run_of_a_dead_process_shows_as_interrupted(tmp_path: Path) -> None:
+def test_run_of_a_dead_process_is_interrupted(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from program.store import UserStore; "
         "UserStore(sys.argv[1]).start_alignment('ann', {}); os.kill(os.getpid(), signal.SIGKILL)"
@@ -123,7 +125,7 @@ def test_a_run_of_a_dead_process_shows_as_interrupted(tmp_path: Path) -> None:
         assert first.ended_at is not None
 
 
-def _die_before(k: int, path: Path, deeds: list[Deed], acknowledge: int) -> None:
+def _die_before(k: int, path: Path, actions: list[Action], acknowledge: int) -> None:
     count = 0
 
     def step(*_: object) -> None:
@@ -135,30 +137,30 @@ def _die_before(k: int, path: Path, deeds: list[Deed], acknowledge: int) -> None
     event.listen(Engine, "before_cursor_execute", step)
     event.listen(Engine, "commit", step)
     store = UserStore(path)
-    for deed in deeds:
-        deed(store)
+    for action in actions:
+        action(store)
         os.write(acknowledge, b".")
 
 
 def _main(folder: Path, name: str) -> None:
     start = folder / "start.db"
-    if name == "birth":
+    if name == "create":
         start.touch()
-    UserStore(start if name != "birth" else folder / "warm.db").close()
+    UserStore(start if name != "create" else folder / "warm.db").close()
     runs: list[int] = []
     status = -1
     while status != 0:
         path = folder / f"{len(runs)}.db"
         shutil.copy(start, path)
-        heard, said = os.pipe()
+        read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
-            _die_before(len(runs), path, STORIES[name], said)
+            _die_before(len(runs), path, SCENARIOS[name], write_end)
             os._exit(0)
-        os.close(said)
+        os.close(write_end)
         status = os.waitpid(child, 0)[1]
-        runs.append(len(os.read(heard, 1000)))
-        os.close(heard)
+        runs.append(len(os.read(read_end, 1000)))
+        os.close(read_end)
     (folder / "runs.json").write_text(json.dumps(runs))
 
 

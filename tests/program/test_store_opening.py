@@ -1,4 +1,4 @@
-"""Opening a store: new, existing, older, newer, and what is none."""
+"""Opening a store: new, existing and newer ones, and files that are not a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from program.store.schema import SCHEMA, VERSION_TABLE, metadata
 ROOT = Path(__file__).parents[2]
 
 
-def test_an_empty_file_becomes_a_store_and_opens_again(tmp_path: Path) -> None:
+def test_empty_file_becomes_a_store_and_opens_again(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     path.touch()
     for _ in range(2):
@@ -31,20 +31,20 @@ def test_an_empty_file_becomes_a_store_and_opens_again(tmp_path: Path) -> None:
             assert [user.user_id for user in store.users()] == ["ann"]
 
 
-def test_the_migrations_make_exactly_the_declared_tables(tmp_path: Path) -> None:
+def test_migrations_create_the_declared_tables(tmp_path: Path) -> None:
     with UserStore(tmp_path / "store.db") as store, store._database.read() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_newest_migration_is_the_one_the_code_expects() -> None:
+def test_schema_constant_is_the_newest_migration() -> None:
     config = Config()
     config.set_main_option("script_location", "program.store:migrations")
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
 
 
-def test_an_up_to_date_store_opens_without_alembic(tmp_path: Path) -> None:
+def test_up_to_date_store_opens_without_alembic(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     UserStore(path).close()
     code = (
@@ -62,12 +62,12 @@ def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
 
 
 def test_commits_are_durable_and_deletions_overwrite(tmp_path: Path) -> None:
-    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1}
+    expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1}
     with UserStore(tmp_path / "store.db") as store:
-        assert {name: store._database.pragma(name) for name in wanted} == wanted
+        assert {name: store._database.pragma(name) for name in expected} == expected
 
 
-def test_a_url_and_a_path_are_the_same_store(tmp_path: Path) -> None:
+def test_url_and_path_open_the_same_store(tmp_path: Path) -> None:
     with UserStore(f"sqlite:///{tmp_path}/store.db") as store:
         store.add_user("ann", task="free-text")
     with UserStore(str(tmp_path / "store.db")) as store:
@@ -75,7 +75,7 @@ def test_a_url_and_a_path_are_the_same_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hello", b"<html>" * 1000, bytes(range(256)) * 40])
-def test_refuses_a_file_that_is_no_database_and_leaves_it(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_a_database_is_rejected_and_unchanged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     with pytest.raises(StoreError, match=r"notes\.txt`: file is not a database"):
@@ -84,7 +84,7 @@ def test_refuses_a_file_that_is_no_database_and_leaves_it(tmp_path: Path, conten
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_refuses_another_programs_database_and_leaves_it(tmp_path: Path) -> None:
+def test_database_of_another_program_is_rejected_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("CREATE TABLE songs (title TEXT)")
@@ -94,7 +94,7 @@ def test_refuses_another_programs_database_and_leaves_it(tmp_path: Path) -> None
     assert path.read_bytes() == before
 
 
-def test_refuses_a_newer_schema_and_leaves_it(tmp_path: Path) -> None:
+def test_newer_schema_is_rejected_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     UserStore(path).close()
     with closing(sqlite3.connect(path)) as raw, raw:
@@ -105,7 +105,7 @@ def test_refuses_a_newer_schema_and_leaves_it(tmp_path: Path) -> None:
         assert raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [("v9999",)]
 
 
-def test_refuses_a_folder_and_a_missing_folder(tmp_path: Path) -> None:
+def test_folder_and_missing_folder_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Is a directory"):
         UserStore(tmp_path)
     with pytest.raises(StoreError, match="folder does not exist"):
@@ -116,17 +116,17 @@ def test_refuses_a_folder_and_a_missing_folder(tmp_path: Path) -> None:
     ("url", "message"),
     [
         ("mysql://host/db", "not 'mysql'"),
-        ("sqlite://", "in memory"),
-        ("sqlite:///:memory:", "in memory"),
-        ("://", "cannot be read"),
+        ("sqlite://", "in-memory"),
+        ("sqlite:///:memory:", "in-memory"),
+        ("://", "cannot be parsed"),
     ],
 )
-def test_refuses_a_url_of_no_store(url: str, message: str) -> None:
+def test_unsupported_url_is_rejected(url: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         UserStore(url)
 
 
-def test_a_missing_driver_is_named_without_the_password() -> None:
+def test_missing_driver_error_hides_the_password() -> None:
     with pytest.raises(ConfigError, match="driver of `postgresql\\+pg8000` is missing") as caught:
         UserStore("postgresql+pg8000://ann:secret@localhost/db")
     assert "secret" not in str(caught.value)

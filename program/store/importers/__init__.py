@@ -1,4 +1,4 @@
-"""Histories from files into the store, one reader for each layout."""
+"""Imports interaction histories from files, with one reader for each layout."""
 
 from program.store.importers.report import BadRecord, ImportReport
 from program.store.importers.run import import_users

@@ -1,4 +1,4 @@
-"""From the fields of one record to an interaction, the same way for every layout."""
+"""Converts the fields of one record to an interaction, for every layout."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from program.store.importers.reader import FieldError
 from program.task import Task
 
 _TIME = TypeAdapter(datetime)
+_JSONL_FIELDS = ("user_id", "id", "query", "response", "timestamp")
 
 
 def read_line(user_id: str, line: Mapping[str, object], task: Task) -> Interaction:
-    """Return the interaction of one JSONL object; fields that are not ours become metadata.
+    """Return the interaction of one JSONL object; unknown fields become metadata.
 
     Raises:
         FieldError: A field is missing or cannot be stored.
     """
-    fields = _as_text(line, but=("metadata",))
+    fields = _as_text(line, exclude=("metadata",))
     nested = line.get("metadata") or {}
     if not isinstance(nested, Mapping):
         raise FieldError("metadata", f"must be an object, not {_kind(nested)}")
     for name in ("query", "response"):
         if name not in fields:
             raise FieldError(name, "is missing")
-    ours = ("user_id", "id", "query", "response", "timestamp")
     return _interaction(
         user_id,
         task,
@@ -41,14 +41,15 @@ def read_line(user_id: str, line: Mapping[str, object], task: Task) -> Interacti
         response=fields["response"],
         response_field="response",
         timestamp=parse_time("timestamp", fields.get("timestamp", "")),
-        metadata={name: text for name, text in fields.items() if name not in ours} | _as_text(nested),
+        metadata={name: text for name, text in fields.items() if name not in _JSONL_FIELDS}
+        | _as_text(nested),
     )
 
 
 def read_item(user_id: str, item: Mapping[str, object], task: Task) -> Interaction:
     """Return the interaction of one profile item of a LaMP or OPPU file.
 
-    What became neither id, query, response nor time is kept as metadata.
+    Fields other than id, date, query and response become metadata.
 
     Raises:
         FieldError: A field is missing or cannot be stored.
@@ -78,10 +79,10 @@ def read_item(user_id: str, item: Mapping[str, object], task: Task) -> Interacti
 
 
 def read_user_id(record: Mapping[str, object], *names: str) -> str:
-    """Return the user id of a record from the first of ``names`` that it has.
+    """Return the user id from the first field of ``names`` that the record has.
 
     Raises:
-        FieldError: It has none of them, or the value cannot be an id.
+        FieldError: The record has none of these fields, or the value is not a valid id.
     """
     for name in names:
         if name in record:
@@ -93,12 +94,12 @@ def read_user_id(record: Mapping[str, object], *names: str) -> str:
 
 
 def parse_time(field: str, text: str) -> datetime | None:
-    """Return the UTC time of a year, a date or an ISO-8601 time; ``None`` for an empty text.
+    """Return a year, date or ISO-8601 time in UTC; ``None`` for empty text.
 
-    A time without a timezone counts as UTC, a year as its first day.
+    A time without a timezone counts as UTC, a year as January 1.
 
     Raises:
-        FieldError: It is none of these.
+        FieldError: ``text`` has another format.
     """
     text = text.strip()
     try:
@@ -111,7 +112,7 @@ def parse_time(field: str, text: str) -> datetime | None:
             return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
     except (ValueError, OverflowError):
         pass
-    raise FieldError(field, f"{text[:40]!r} is no time; write YYYY, YYYY-MM-DD or an ISO-8601 time")
+    raise FieldError(field, f"{text[:40]!r} is not a time; use YYYY, YYYY-MM-DD or ISO 8601")
 
 
 def _interaction(
@@ -131,9 +132,9 @@ def _interaction(
         raise FieldError(response_field, f"does not fit task {task.name}: {error}") from error
     if not query.strip():
         raise FieldError("query", "is empty")
-    # A free text is parsed by cutting it to the length an answer may have; the history keeps all.
-    whole = response.strip()
-    response = whole if whole.startswith(parsed) else parsed
+    # Parsing cuts a free text to the maximum length of an answer; the history stores all of it.
+    full = response.strip()
+    response = full if full.startswith(parsed) else parsed
     interaction = Interaction(
         id=_content_id(query, response, str(timestamp), metadata) if given_id is None else given_id,
         user_id=user_id,
@@ -142,8 +143,8 @@ def _interaction(
         timestamp=timestamp,
         metadata=metadata,
     )
-    if found := interaction_problem(interaction):
-        raise FieldError(*found)
+    if field_problem := interaction_problem(interaction):
+        raise FieldError(*field_problem)
     return interaction
 
 
@@ -152,19 +153,21 @@ def _content_id(*content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _as_text(record: Mapping[str, object], but: tuple[str, ...] = ()) -> dict[str, str]:
+def _as_text(record: Mapping[str, object], exclude: tuple[str, ...] = ()) -> dict[str, str]:
     return {
-        name: _scalar(name, value) for name, value in record.items() if value is not None and name not in but
+        name: _scalar(name, value)
+        for name, value in record.items()
+        if value is not None and name not in exclude
     }
 
 
 def _scalar(name: str, value: object) -> str:
-    # Ids, years and scores were seen both as text and as numbers.
+    # Real files have ids, years and scores both as text and as numbers.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise FieldError(name, f"must be text or a number, not {_kind(value)}")
     return str(value)
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", bool: "a truth value", str: "text", type(None): "null"}
+    names = {dict: "an object", list: "a list", bool: "a boolean", str: "text", type(None): "null"}
     return names.get(type(value), "a number")

@@ -1,10 +1,10 @@
-"""JSONL: one interaction per line, users in any order.
+"""Reads JSONL: one interaction per line, users in any order.
 
 {"user_id": "ann", "query": "a film about ...", "response": "comedy",
  "id": "ann-17", "timestamp": "2024-05-01T12:00:00Z", "metadata": {"source": "app"}}
 
-The last three are optional; an interaction without ``id`` gets one made from its content, so the
-same line twice is one interaction.
+``id``, ``timestamp`` and ``metadata`` are optional. Without ``id`` the id is a hash of the content, so
+a repeated line is one interaction.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 class JsonlReader:
     """Reads a JSONL file (see `program.store.importers.reader`).
 
-    It remembers where each user's lines are, 16 bytes a line, so users may be interleaved in a
-    file of any size.
+    Users may be interleaved in a file of any size: it stores the position of each line in 16 bytes.
     """
 
     def __init__(self, path: Path, task: Task) -> None:
@@ -36,7 +35,7 @@ class JsonlReader:
         self._task = task
 
     def users(self) -> Iterator[UserRecords | BadRecord]:
-        """Yield lines that belong to no user, then the users in order of first occurrence."""
+        """Yield lines without a user as `BadRecord`, then the users in order of first occurrence."""
         with self._path.open("rb") as file:
             lines: dict[str, array[int]] = {}
             for number, offset, line in _numbered(file):
@@ -49,21 +48,21 @@ class JsonlReader:
                 else:
                     lines.setdefault(user_id, array("Q")).extend((number, offset))
             size = file.tell()
-            done, total = 0, sum(map(len, lines.values()))
-            for user_id, places in lines.items():
-                done += len(places)
+            position, total = 0, sum(map(len, lines.values()))
+            for user_id, user_lines in lines.items():
+                position += len(user_lines)
                 yield collect(
                     str(self._path),
                     user_id,
-                    f"line {places[0]}",
-                    size * done // total,
-                    self._interactions(file, user_id, places),
+                    f"line {user_lines[0]}",
+                    size * position // total,
+                    self._interactions(file, user_id, user_lines),
                 )
 
     def _interactions(
-        self, file: BinaryIO, user_id: str, places: array[int]
+        self, file: BinaryIO, user_id: str, lines: array[int]
     ) -> Iterator[tuple[str, Interaction | FieldError]]:
-        for number, offset in zip(places[::2], places[1::2], strict=True):
+        for number, offset in zip(lines[::2], lines[1::2], strict=True):
             file.seek(offset)
             try:
                 yield f"line {number}", read_line(user_id, _parse(file.readline()), self._task)
@@ -86,7 +85,7 @@ def _parse(line: bytes) -> Mapping[str, object]:
         raise FieldError("", "is not UTF-8 text") from error
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "cannot be read"
-        raise FieldError("", f"is no JSON object: {reason}") from error
+        raise FieldError("", f"is not a JSON object: {reason}") from error
     if not isinstance(record, dict):
-        raise FieldError("", "is no JSON object")
+        raise FieldError("", "is not a JSON object")
     return record

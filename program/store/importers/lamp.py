@@ -1,10 +1,10 @@
-"""LaMP's question files and OPPU's history files: a JSON list with one profile for each user.
+"""Reads LaMP question files and OPPU history files: a JSON list with one profile per user.
 
 LaMP  [{"id": "110", "input": "...", "profile": [{"id": "1", "tag": "comedy", ...}], "user_id": 7}]
 OPPU  [{"user_id": "7", "profile": [{"id": "1", ..., "date": "2010-05-01"}], "query": [...]}]
 
-LaMP's user split has no ``user_id``; the question's id then names the user. Only profiles are
-read: the questions are what the user will be asked later.
+LaMP's user split has no ``user_id``; the question's id then identifies the user. Only profiles are
+imported, not the questions: those are evaluation data.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class ProfileReader:
 
     Args:
         path: The file.
-        task: How its profile items are read.
-        id_fields: Where a user's id may stand, in order of preference.
+        task: Reads the profile items.
+        id_fields: Fields that may hold the user's id, in order of preference.
     """
 
     def __init__(self, path: Path, task: Task, id_fields: tuple[str, ...] = ("user_id", "id")) -> None:
@@ -35,7 +35,7 @@ class ProfileReader:
         self._id_fields = id_fields
 
     def users(self) -> Iterator[UserRecords | BadRecord]:
-        """Yield the users in the order of the file."""
+        """Yield the users in file order."""
         import ijson
 
         index = -1
@@ -44,25 +44,25 @@ class ProfileReader:
                 for index, user in enumerate(ijson.items(file, "item", use_float=True)):
                     yield self._user(f"[{index}]", user, file.tell())
             except (ijson.JSONError, UnicodeDecodeError) as error:
-                # The parser's message goes on with an excerpt of the file.
+                # The other lines of the parser's message quote the file.
                 reason = str(error).partition("\n")[0]
                 raise DataError(
                     f"`{self._path}` cannot be read after {index + 1} users: {reason}; is it complete?"
                 ) from error
         if index < 0:
-            raise DataError(f"`{self._path}` holds no users: expected a JSON list of objects with `profile`")
+            raise DataError(f"`{self._path}` has no users; expected a JSON list of objects with `profile`")
 
-    def _user(self, where: str, user: object, done: int) -> UserRecords | BadRecord:
+    def _user(self, where: str, user: object, position: int) -> UserRecords | BadRecord:
         try:
             if not isinstance(user, Mapping):
-                raise FieldError("", "is no JSON object")
+                raise FieldError("", "is not a JSON object")
             user_id = read_user_id(user, *self._id_fields)
             if not isinstance(user.get("profile"), list):
-                raise FieldError("profile", "is missing or no list")
+                raise FieldError("profile", "is missing or not a list")
         except FieldError as error:
             return BadRecord(file=str(self._path), where=where, field=error.field, problem=error.problem)
         items = self._items(where, user_id, user["profile"])
-        return collect(str(self._path), user_id, where, done, items)
+        return collect(str(self._path), user_id, where, position, items)
 
     def _items(
         self, where: str, user_id: str, profile: list[object]
@@ -71,7 +71,7 @@ class ProfileReader:
             at = f"{where}.profile[{index}]"
             try:
                 if not isinstance(item, Mapping):
-                    raise FieldError("", "is no JSON object")
+                    raise FieldError("", "is not a JSON object")
                 yield at, read_item(user_id, item, self._task)
             except FieldError as error:
                 yield at, error

@@ -1,4 +1,4 @@
-"""What a reader of one file layout gives: users one at a time, and what is wrong with the rest."""
+"""The contract of file readers: yield one user at a time, and report bad records."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from program.store.importers.report import BadRecord
 
 @dataclass(frozen=True, kw_only=True)
 class UserRecords:
-    """Everything a file says about one user.
+    """The records of one user in a file.
 
     Attributes:
         user_id: The user.
-        where: Where in the file the user stands, or first occurs.
-        interactions: In the order of the file, each id once.
+        where: Position of the user's first record, as in `BadRecord`.
+        interactions: In file order, each id once.
         bad: Records of this user that cannot be stored.
-        done: How much of the file has been read by now, in bytes.
+        position: Bytes of the file read so far.
     """
 
     user_id: str
     where: str
     interactions: tuple[Interaction, ...]
     bad: tuple[BadRecord, ...]
-    done: int
+    position: int
 
 
 class Reader(Protocol):
-    """Reads one file, holding one user at a time.
+    """Reads one file, with one user in memory at a time.
 
-    `users` may be called again and starts from the beginning. It yields a `BadRecord` where a
-    record belongs to no user, and raises `DataError` where the file cannot be read on.
+    Each call of `users` starts from the beginning. It yields a `BadRecord` for a record without a
+    user, and raises `DataError` if the rest of the file cannot be read.
     """
 
     def users(self) -> Iterator[UserRecords | BadRecord]:
@@ -42,7 +42,7 @@ class Reader(Protocol):
 
 
 class FieldError(Exception):
-    """A field of a record is wrong; readers turn it into a `BadRecord`."""
+    """A field of a record is invalid; readers convert it to a `BadRecord`."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(field, problem)
@@ -51,22 +51,32 @@ class FieldError(Exception):
 
 
 def collect(
-    file: str, user_id: str, where: str, done: int, read: Iterable[tuple[str, Interaction | FieldError]]
+    file: str,
+    user_id: str,
+    where: str,
+    position: int,
+    records: Iterable[tuple[str, Interaction | FieldError]],
 ) -> UserRecords:
-    """Gather one user's records, given each one's position and what was read there.
+    """Collect one user's records, each with its place in the file.
 
-    The same record twice counts once; one id for two contents makes the second a bad record.
+    A repeated record counts once. A second record with the same id and other content is bad.
     """
-    kept: dict[str, Interaction] = {}
+    interactions: dict[str, Interaction] = {}
     first_at: dict[str, str] = {}
     bad = []
-    for at, found in read:
-        if isinstance(found, Interaction) and kept.setdefault(found.id, found) != found:
-            found = FieldError("id", f"{found.id[:40]!r} is already {first_at[found.id]}, with other content")
-        if isinstance(found, FieldError):
-            bad.append(BadRecord(file=file, where=at, field=found.field, problem=found.problem))
+    for at, record in records:
+        if isinstance(record, Interaction) and interactions.setdefault(record.id, record) != record:
+            record = FieldError(
+                "id", f"{record.id[:40]!r} is already {first_at[record.id]}, with other content"
+            )
+        if isinstance(record, FieldError):
+            bad.append(BadRecord(file=file, where=at, field=record.field, problem=record.problem))
         else:
-            first_at.setdefault(found.id, at)
+            first_at.setdefault(record.id, at)
     return UserRecords(
-        user_id=user_id, where=where, interactions=tuple(kept.values()), bad=tuple(bad), done=done
+        user_id=user_id,
+        where=where,
+        interactions=tuple(interactions.values()),
+        bad=tuple(bad),
+        position=position,
     )

@@ -1,4 +1,4 @@
-"""What an import says about a file."""
+"""The report of an import, and its bad records."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ class BadRecord:
     """A record that cannot be stored.
 
     Attributes:
-        file: The file's path, as it was given.
-        where: ``line 12`` of JSONL, ``[3].profile[5]`` of a JSON list; both as an editor or a
-            JSON path counts.
-        field: The field at fault; empty where it is the whole record.
-        problem: What is wrong with it.
+        file: The path passed to `import_users`.
+        where: ``line 12`` of JSONL, counted from 1; ``[3].profile[5]`` of a JSON list, counted from 0.
+        field: The invalid field; empty for the whole record.
+        problem: The reason, as the rest of a sentence: "is missing".
     """
 
     file: str
@@ -29,13 +28,13 @@ class BadRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """The outcome of one import.
+    """The result of one import.
 
     Attributes:
-        users: Users in the file, whether new or not.
-        interactions: Readable interactions in the file.
-        new: How many of them the store did not have yet.
-        skipped: Records left out because of ``skip_bad``.
+        users: Users in the file.
+        interactions: Valid interactions in the file.
+        new: Interactions that were not stored before.
+        skipped: Bad records, with ``skip_bad``.
     """
 
     users: int

@@ -1,4 +1,4 @@
-"""Import a file: check all of it, then store it user by user."""
+"""Imports a file: checks all of it, then stores it user by user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from program.store.user_store import UserStore
 from program.task import get_task
 
 Progress = Callable[[int, int], None]
-"""Called with the work done and the whole work, in bytes to read."""
+"""Called with the bytes read so far and the total to read."""
 
 
 def import_users(
@@ -21,60 +21,68 @@ def import_users(
     path: Path,
     *,
     task: str,
-    format: Format = "auto",  # noqa: A002 - as the command line calls it
+    format: Format = "auto",  # noqa: A002 - the name of the command-line option
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> ImportReport:
-    """Store the histories of a file; queries in it are left alone, they are the future.
+    """Import the users and interaction histories of a file. Open queries in it are ignored.
 
-    The file is read twice, holding one user at a time: first all of it is checked, so a bad record
-    stops the import before anything is written; then each user is stored in one transaction.
-    What is already stored is skipped, so an import can be repeated or resumed.
+    The file is read twice, with one user in memory at a time. The first pass checks all records, so a
+    bad record stops the import before anything is written. The second pass stores each user in one
+    transaction. Stored interactions are skipped, so an import can be repeated or resumed.
 
     Args:
-        store: Where to.
+        store: Receives the users.
         path: The file.
-        task: Name of the task whose histories these are.
-        format: Its layout.
-        skip_bad: Leave out records that cannot be stored, and report them.
-        progress: Told how far it is.
+        task: Name of the users' task.
+        format: Layout of the file.
+        skip_bad: Skip and report bad records instead of raising `DataError`.
+        progress: Called after each user.
 
     Raises:
-        UnknownTaskError: There is no such task.
-        DataError: The file cannot be read; it has a bad record and ``skip_bad`` is off; or two
-            users in it have the same id.
-        StoreError: A user is already stored with another task, or a stored interaction has the
-            same id and other content. Users before that one are stored.
+        UnknownTaskError: ``task`` is not installed.
+        DataError: The file cannot be read, has a bad record without ``skip_bad``, or has two users with
+            the same id.
+        StoreError: A user is stored with another task, or a stored interaction has the same id and
+            other content. Users before that one are stored.
+
+    Example:
+        >>> from program import UserStore
+        >>> line = '{"user_id": "ana", "query": "Dinner?", "response": "Lentils."}'
+        >>> _ = Path("history.jsonl").write_text(line)
+        >>> with UserStore("users.db") as store:
+        ...     import_users(store, Path("history.jsonl"), task="free-text")
+        ImportReport(users=1, interactions=1, new=1, skipped=())
     """
     declared = get_task(task)
     reader = open_reader(path, format, declared)
     size = path.stat().st_size
-    skipped = _check(reader, skip_bad, lambda done: progress and progress(done, 2 * size))
+    skipped = _check(reader, skip_bad, lambda position: progress and progress(position, 2 * size))
     users = interactions = new = 0
-    for found in reader.users():
-        if isinstance(found, UserRecords):
-            new += store.append(found.user_id, found.interactions, task=declared.name)
+    for record in reader.users():
+        if isinstance(record, UserRecords):
+            new += store.append(record.user_id, record.interactions, task=declared.name)
             users += 1
-            interactions += len(found.interactions)
+            interactions += len(record.interactions)
             if progress:
-                progress(size + found.done, 2 * size)
+                progress(size + record.position, 2 * size)
     return ImportReport(users=users, interactions=interactions, new=new, skipped=tuple(skipped))
 
 
 def _check(reader: Reader, skip_bad: bool, progress: Callable[[int], object]) -> list[BadRecord]:
     skipped: list[BadRecord] = []
-    seen: dict[str, str] = {}
-    for found in reader.users():
-        bad = found.bad if isinstance(found, UserRecords) else (found,)
+    first_at: dict[str, str] = {}
+    for record in reader.users():
+        bad = record.bad if isinstance(record, UserRecords) else (record,)
         if bad and not skip_bad:
-            raise DataError(f"{bad[0]}; fix it, or leave such records out with --skip-bad")
+            raise DataError(f"{bad[0]}; fix it, or skip bad records with `--skip-bad`")
         skipped += bad
-        if isinstance(found, UserRecords):
-            if found.user_id in seen:
+        if isinstance(record, UserRecords):
+            if record.user_id in first_at:
                 raise DataError(
-                    f"two users have the id {found.user_id!r}: {seen[found.user_id]} and {found.where}; "
-                    "nothing was imported, give them different ids"
+                    f"two users have the id {record.user_id!r}: {first_at[record.user_id]} and "
+                    f"{record.where}; nothing was imported, give them different ids"
                 )
-            seen[found.user_id] = found.where
-            progress(found.done)
+            first_at[record.user_id] = record.where
+            progress(record.position)
     return skipped

@@ -1,4 +1,4 @@
-"""Which layout a file has, from its first bytes; and the files that can be none."""
+"""Detects the layout of a file from its first bytes, and rejects files that have none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from program.store.importers.reader import Reader
 from program.task import Task
 
 Format = Literal["auto", "jsonl", "lamp", "oppu"]
-"""``auto`` looks at the file: a JSON list is LaMP or OPPU, lines of objects are JSONL."""
+"""``auto`` detects the layout: a JSON list is LaMP or OPPU, lines of JSON objects are JSONL."""
 
 _HEAD = 4096
 
@@ -21,13 +21,13 @@ def open_reader(path: Path, layout: Format, task: Task) -> Reader:
     """Return the reader for a file.
 
     Raises:
-        DataError: There is no such file, or it cannot have that layout.
+        DataError: The file does not exist, or has another layout.
     """
     start = _start(path)
     is_list = start.startswith(b"[")
     if layout != "auto" and is_list != (layout != "jsonl"):
         expected = "lines of JSON objects" if layout == "jsonl" else "a JSON list"
-        raise DataError(f"`{path}` is not of format {layout!r}: expected {expected}; try --format auto")
+        raise DataError(f"`{path}` is not of format {layout!r}: expected {expected}; try `--format auto`")
     if not is_list:
         return JsonlReader(path, task)
     return ProfileReader(path, task, ("user_id",) if layout == "oppu" else ("user_id", "id"))
@@ -35,7 +35,7 @@ def open_reader(path: Path, layout: Format, task: Task) -> Reader:
 
 def _start(path: Path) -> bytes:
     if not path.is_file():
-        problem = "is no regular file" if path.exists() else "does not exist"
+        problem = "is not a regular file" if path.exists() else "does not exist"
         raise DataError(f"`{path}` {problem}; give the path of a data file")
     try:
         with path.open("rb") as file:
@@ -46,11 +46,11 @@ def _start(path: Path) -> bytes:
     if not start:
         raise DataError(f"`{path}` is empty")
     if start.startswith(b"<"):
-        raise DataError(f"`{path}` is a web page, not data; a wrong download address gives one")
+        raise DataError(f"`{path}` is a web page, not data; check the download address")
     if b"\0" in head or head.startswith(b"\x1f\x8b"):
-        raise DataError(f"`{path}` is binary; if it is compressed, unpack it first")
+        raise DataError(f"`{path}` is binary; decompress it first if it is an archive")
     if b'"golds"' in start[:200]:
-        raise DataError(f"`{path}` holds answers (`golds`), not histories; give the questions file")
+        raise DataError(f"`{path}` has answers (`golds`), not histories; use the questions file")
     if start[:1] not in (b"[", b"{"):
         raise DataError(f"`{path}` is neither JSONL nor a JSON list; it starts with {start[:20]!r}")
     return start

@@ -1,1 +1,1 @@
-"""How a store of an older version becomes one of this version (Alembic)."""
+"""Alembic migrations from older store schemas to the current one."""

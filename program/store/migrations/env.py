@@ -1,4 +1,4 @@
-"""Run by Alembic on the connection, and inside the transaction, that the store has opened."""
+"""Alembic environment: runs on the store's open connection, inside its transaction."""
 
 from __future__ import annotations
 
