@@ -1,1 +1,1 @@
-"""Commands about one user: import, ask, observe, look at the persona."""
+"""Commands for users and personas: import, list, ask, observe, show, roll back."""

@@ -26,9 +26,7 @@ from program.usage import UsageTracker, track_usage
 
 def ask(
     user: User,
-    query: Annotated[
-        str, typer.Argument(help="What to ask, without the task's question.", show_default=False)
-    ],
+    query: Annotated[str, typer.Argument(help="The query, without the task's question.", show_default=False)],
     model: Model = None,
     wikipedia: Wikipedia = True,
     trace: Trace = "local",
@@ -36,48 +34,45 @@ def ask(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Ask a user's agent. Nothing is remembered; see `observe`."""
+    """Ask a user's agent. The answer is not stored; see `observe`."""
     with open_store(store) as users:
         users.user(user)
         with model_in_use(model, trace, trace_content), track_usage(UsageTracker()) as tracker:
             session = open_session(users, user, home=home(), wikipedia=wikipedia)
             with (
                 about(user_id=user, persona_version=session.version.version),
-                span("ask", query=query) as asked,
+                span("ask", query=query) as ask_span,
             ):
-                said = session.agent(query=query)
-                asked.output(answer=said.answer)
+                prediction = session.agent(query=query)
+                ask_span.output(answer=prediction.answer)
     usage = tracker.total()
     if json:
         print_json(
             {
-                "answer": said.answer,
-                "probabilities": said.probabilities,
+                "answer": prediction.answer,
+                "probabilities": prediction.probabilities,
                 "persona_version": session.version.version,
-                "steps": [vars(step) for step in said.steps],
+                "steps": [vars(step) for step in prediction.steps],
                 "usage": vars(usage),
                 "seconds": round(tracker.seconds, 3),
             }
         )
         return
-    for number, step in enumerate(said.steps, 1):
+    for number, step in enumerate(prediction.steps, 1):
         note = f" ({step.forced})" if step.forced else ""
         err.print(f"{number}. {step.call}{note}", style="dim", markup=False)
-    out.print(said.answer, markup=False)
-    err.print(
-        f"persona v{session.version.version}, {usage}, {tracker.seconds:.1f} s",
-        style="dim",
-    )
+    out.print(prediction.answer, markup=False)
+    err.print(f"persona v{session.version.version}, {usage}, {tracker.seconds:.1f} s", style="dim")
 
 
 def observe(
     user: User,
-    query: Annotated[str, typer.Option(help="What the user was asked.")],
-    response: Annotated[str, typer.Option(help="What the user really answered.")],
+    query: Annotated[str, typer.Option(help="The query that the user answered.")],
+    response: Annotated[str, typer.Option(help="The user's true response.")],
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Record what a user really answered. The next `align` learns from it."""
+    """Record a user's true response. The next `align` learns from it."""
     with open_store(store) as users:
         interaction = users.observe(user, query=query, response=response)
     if json:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the way from options to store and model."""
+"""Shared options of the commands, and the store and model that they select."""
 
 from __future__ import annotations
 
@@ -28,20 +28,18 @@ Store = Annotated[
 ]
 User = Annotated[str, typer.Argument(help="User id; see `personaagent users list`.", show_default=False)]
 Wikipedia = Annotated[
-    bool, typer.Option(help="Let the agent search Wikipedia; its search words leave this machine.")
+    bool, typer.Option(help="Let the agent search Wikipedia; search queries leave this machine.")
 ]
 Trace = Annotated[
-    str, typer.Option(help="Where traces go: local (this machine), off, or wandb:ENTITY/PROJECT.")
+    str, typer.Option(help="Destination of traces: local (this machine), off, or wandb:ENTITY/PROJECT.")
 ]
-TraceContent = Annotated[
-    Literal["full", "hash", "none"], typer.Option(help="What of users' texts is kept in traces.")
-]
+TraceContent = Annotated[Literal["full", "hash", "none"], typer.Option(help="How traces store users' texts.")]
 
 
 @contextmanager
-def open_store(where: str | None) -> Iterator[UserStore]:
-    """Open the store of this command."""
-    with UserStore(where or home() / "users.db") as store:
+def open_store(location: str | None) -> Iterator[UserStore]:
+    """Open the store at ``location``, by default ``users.db`` in the data directory."""
+    with UserStore(location or home() / "users.db") as store:
         yield store
 
 
@@ -49,7 +47,7 @@ def open_store(where: str | None) -> Iterator[UserStore]:
 def model_in_use(
     spec: str | None, trace: str = "off", trace_content: Literal["full", "hash", "none"] = "full"
 ) -> Iterator[Any]:
-    """Run the command with this language model (without one: the embedded model) and trace it."""
+    """Use a language model inside the block and trace its calls; ``None`` is the embedded model."""
     import dspy
 
     from program.models.cache import use_cache
@@ -67,15 +65,15 @@ def model_in_use(
 
 
 def guarded(main: Any) -> int:
-    """Run a command line and turn what it raises into one line and an exit code."""
-    # DSPy warns about every answer that was cut; what matters of that is in the results.
+    """Run a command line and return its exit code; an error prints one line."""
+    # DSPy warns about every truncated answer; the results report those that matter.
     logging.getLogger("dspy").setLevel(logging.ERROR)
     try:
         main()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
-        err.print("Interrupted. What was finished is stored.")
+        err.print("Interrupted. Finished work is stored.")
         return 130
     except Exception as error:
         line = explain(error)

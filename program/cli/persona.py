@@ -15,16 +15,16 @@ from program.errors import UnknownVersionError
 from program.store import UserStore
 from program.store.records import PersonaVersion
 
-app = typer.Typer(no_args_is_help=True, help="Look at a user's persona and undo changes.")
+app = typer.Typer(no_args_is_help=True, help="Show a user's persona and undo changes.")
 
 Version = Annotated[int | None, typer.Option("--version", help="Version number; default: the current one.")]
 
 
 def _persona(users: UserStore, user: str, version: int | None) -> PersonaVersion:
-    found = users.persona(user, version)
-    if found is None:
+    persona = users.persona(user, version)
+    if persona is None:
         raise UnknownVersionError(f"user {user!r} has no persona yet; run `personaagent align {user}`")
-    return found
+    return persona
 
 
 @app.command()
@@ -32,11 +32,11 @@ def show(user: User, version: Version = None, store: Store = None, json: Json = 
     """Print a user's persona."""
     with open_store(store) as users:
         users.user(user)
-        found = _persona(users, user, version)
+        persona = _persona(users, user, version)
     if json:
-        print_json(vars(found))
+        print_json(vars(persona))
     else:
-        out.print(found.text, markup=False)
+        out.print(persona.text, markup=False)
 
 
 @app.command()
@@ -74,7 +74,7 @@ def diff(
     new: Annotated[int | None, typer.Argument(help="Newer version; default: the current one.")] = None,
     store: Store = None,
 ) -> None:
-    """Show what changed between two versions of a persona."""
+    """Show the differences between two versions of a persona."""
     with open_store(store) as users:
         users.user(user)
         after = _persona(users, user, new)
@@ -92,15 +92,15 @@ def rollback(
     """Go back to an older persona. It becomes a new version; nothing is deleted."""
     with open_store(store) as users:
         users.user(user)
-        made = users.rollback(user, version)
+        restored = users.rollback(user, version)
     if json:
-        print_json(vars(made))
+        print_json(vars(restored))
     else:
-        out.print(f"v{made.version} has the text of v{version}")
+        out.print(f"v{restored.version} has the text of v{version}")
 
 
 def diff_text(before: str, after: str, old: str, new: str) -> Text:
-    """Return a line diff of two personas, coloured where the terminal can."""
+    """Return a line diff of two personas, coloured if the terminal supports it."""
     styles = {"+": "green", "-": "red", "@": "cyan"}
     text = Text()
     for line in difflib.unified_diff(before.splitlines(), after.splitlines(), old, new, lineterm="", n=1):

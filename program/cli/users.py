@@ -1,4 +1,4 @@
-"""`personaagent users`: import, list, show."""
+"""`personaagent users`: import, list, show, forget."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from program.home import home
 from program.memory.semantic import render
 from program.store.importers import import_users
 
-app = typer.Typer(no_args_is_help=True, help="Import and look at users.")
+app = typer.Typer(no_args_is_help=True, help="Import, show and delete users.")
 
 
 @app.command("import")
 def import_(
     path: Annotated[Path, typer.Argument(help="A JSONL file, or a history file in a LaMP or OPPU layout.")],
-    task: Annotated[
-        str, typer.Option(help="What the users are asked: LaMP-2M, free-text, or module:TASK.")
-    ] = ("free-text"),
+    task: Annotated[str, typer.Option(help="The users' task: LaMP-2M, free-text, or module:TASK.")] = (
+        "free-text"
+    ),
     format_: Annotated[
         Literal["auto", "jsonl", "lamp", "oppu"], typer.Option("--format", help="Layout of the file.")
     ] = "auto",
-    skip_bad: Annotated[bool, typer.Option(help="Leave bad records out and report them.")] = False,
+    skip_bad: Annotated[bool, typer.Option(help="Skip and report bad records.")] = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Import interactions. Importing the same file again changes nothing."""
     with open_store(store) as users, Progress(console=err, transient=True) as bar:
-        reading = bar.add_task(path.name, total=None)
+        progress_id = bar.add_task(path.name, total=None)
         report = import_users(
             users,
             path,
             format=format_,
             task=task,
             skip_bad=skip_bad,
-            progress=lambda done, total: bar.update(reading, completed=done, total=total),
+            progress=lambda position, total: bar.update(progress_id, completed=position, total=total),
         )
     for bad in report.skipped:
         err.print(f"skipped {bad}", style="yellow", markup=False)
@@ -85,7 +85,7 @@ def list_(store: Store = None, json: Json = False) -> None:
 
 @app.command()
 def show(user: User, store: Store = None, json: Json = False) -> None:
-    """Show what is known about a user."""
+    """Show a user's profile, latest interactions and alignments."""
     with open_store(store) as users:
         summary = users.user(user)
         profile = users.profile(user)
@@ -120,7 +120,7 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
 @app.command()
 def forget(
     user: User,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     store: Store = None,
     json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, how it fails, and with which exit code."""
+"""The command line: output, one-line errors and exit codes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ROWS = [
 ]
 
 
-class Done(NamedTuple):
+class Completed(NamedTuple):
     code: int
     out: str
     err: str
 
 
-Run = Callable[..., Done]
+Run = Callable[..., Completed]
 
 
 def polite(system: str, user: str) -> Any:
@@ -57,11 +57,11 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "my_models", models)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*words: str) -> Done:
+    def call(*words: str) -> Completed:
         app = personaagent.command_line()
         code = guarded(lambda: app(list(words)))
         captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
+        return Completed(code, captured.out, captured.err)
 
     return call
 
@@ -76,14 +76,14 @@ def history(tmp_path: Path) -> Path:
 MODEL = ("--model", "python:my_models:polite", "--no-wikipedia", "--trace", "off")
 
 
-def test_the_whole_story(run: Run, history: Path) -> None:
+def test_import_ask_align_rollback_and_observe_work_in_sequence(run: Run, history: Path) -> None:
     assert run("users", "import", str(history)).out.startswith("1 users, 5 interactions, 5 new")
     assert "5 interactions, 0 new" in run("users", "import", str(history)).out
     listed = json.loads(run("users", "list", "--json").out)
     assert listed == [{"user_id": "ana", "interactions": 5, "persona_version": None}]
-    asked = run("ask", "ana", "what now", *MODEL)
-    assert (asked.code, asked.out) == (0, "short\n")
-    assert "search_memory(what now) (too early)" in asked.err
+    answered = run("ask", "ana", "what now", *MODEL)
+    assert (answered.code, answered.out) == (0, "short\n")
+    assert "search_memory(what now) (too early)" in answered.err
     aligned = json.loads(run("align", "ana", *MODEL, "--json").out)
     assert aligned[0]["persona_version"] == 2
     assert aligned[0]["agent_runs"] == 3
@@ -100,12 +100,12 @@ def test_the_whole_story(run: Run, history: Path) -> None:
     assert "6 interactions" in run("users", "show", "ana").out
 
 
-def test_a_forgotten_user_is_gone_from_store_and_traces(run: Run, history: Path, tmp_path: Path) -> None:
+def test_forget_removes_the_user_from_store_cache_and_traces(run: Run, history: Path, tmp_path: Path) -> None:
     run("users", "import", str(history))
     cached = ("--model", "python:my_models:cached", "--no-wikipedia")
     run("ask", "ana", "what about number 3", *cached)
-    kept = [file for file in (tmp_path / "home" / "cache").rglob("*") if file.is_file()]
-    assert any(b"Likes brevity" in file.read_bytes() for file in kept)
+    cached_files = [file for file in (tmp_path / "home" / "cache").rglob("*") if file.is_file()]
+    assert any(b"Likes brevity" in file.read_bytes() for file in cached_files)
     kinds = [trace["name"] for trace in json.loads(run("trace", "list", "--json").out)]
     assert kinds == ["ask", "profile"]
     assert run("users", "forget", "ana", "--yes").code == 0
@@ -123,7 +123,7 @@ def test_every_command_has_help_and_is_in_the_readme(run: Run) -> None:
         assert run(*command.split(), "--help").code == 0
 
 
-def test_unknown_user(run: Run, history: Path) -> None:
+def test_unknown_user_fails_with_a_suggestion(run: Run, history: Path) -> None:
     run("users", "import", str(history))
     for command in (
         ("ask", "anna", "x"),
@@ -131,74 +131,74 @@ def test_unknown_user(run: Run, history: Path) -> None:
         ("persona", "show", "anna"),
         ("users", "show", "anna"),
     ):
-        done = run(*command)
-        assert done.code == 1
-        assert done.out == ""
-        assert "'anna'" in done.err
-        assert "ana" in done.err
-        assert "personaagent users list" in done.err
+        completed = run(*command)
+        assert completed.code == 1
+        assert completed.out == ""
+        assert "'anna'" in completed.err
+        assert "ana" in completed.err
+        assert "personaagent users list" in completed.err
 
 
-def test_user_without_history(run: Run, tmp_path: Path) -> None:
+def test_align_without_history_fails(run: Run, tmp_path: Path) -> None:
     from program.store import UserStore
 
     with UserStore(tmp_path / "users.db") as store:
         store.add_user("new", task="free-text")
-    done = run("align", "new", *MODEL, "--store", str(tmp_path / "users.db"))
-    assert done.code == 1
-    assert "no interaction to learn from" in done.err
+    completed = run("align", "new", *MODEL, "--store", str(tmp_path / "users.db"))
+    assert completed.code == 1
+    assert "no interaction to learn from" in completed.err
 
 
-def test_broken_line_names_file_and_line_and_writes_nothing(run: Run, history: Path) -> None:
+def test_bad_line_names_file_and_line_and_stores_nothing(run: Run, history: Path) -> None:
     with history.open("a", encoding="utf-8") as file:
         file.write('{"user_id": "bo", "query": \n')
-    done = run("users", "import", str(history))
-    assert done.code == 1
-    assert "history.jsonl" in done.err
-    assert "6" in done.err
+    completed = run("users", "import", str(history))
+    assert completed.code == 1
+    assert "history.jsonl" in completed.err
+    assert "6" in completed.err
     assert json.loads(run("users", "list", "--json").out) == []
     skipped = run("users", "import", str(history), "--skip-bad")
     assert skipped.code == 4
     assert "5 new, 1 bad" in skipped.out
 
 
-def test_label_outside_the_task(run: Run, tmp_path: Path) -> None:
+def test_label_outside_the_task_is_rejected(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "tags.jsonl"
     path.write_text(
         json.dumps({"user_id": "ana", "query": "a film", "response": "Comedy!"}), encoding="utf-8"
     )
-    done = run("users", "import", str(path), "--task", "LaMP-2M")
-    assert done.code == 1
-    assert "'Comedy!'" in done.err
+    completed = run("users", "import", str(path), "--task", "LaMP-2M")
+    assert completed.code == 1
+    assert "'Comedy!'" in completed.err
     good = path.with_name("good.jsonl")
     good.write_text(json.dumps({"user_id": "ana", "query": "a film", "response": "comedy"}), encoding="utf-8")
     run("users", "import", str(good), "--task", "LaMP-2M")
-    done = run("observe", "ana", "--query", "another film", "--response", "funny")
-    assert done.code == 1
-    assert "`response`" in done.err
-    assert "comedy" in done.err
+    completed = run("observe", "ana", "--query", "another film", "--response", "funny")
+    assert completed.code == 1
+    assert "`response`" in completed.err
+    assert "comedy" in completed.err
 
 
-def test_two_users_with_one_id(run: Run, tmp_path: Path) -> None:
+def test_two_users_with_the_same_id_are_rejected(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "twice.json"
     item = {"id": "1", "tag": "comedy", "description": "a film"}
     path.write_text(json.dumps([{"user_id": "ana", "profile": [item], "query": []}] * 2), encoding="utf-8")
-    done = run("users", "import", str(path), "--format", "oppu", "--task", "LaMP-2M")
-    assert done.code == 1
-    assert "'ana'" in done.err
+    completed = run("users", "import", str(path), "--format", "oppu", "--task", "LaMP-2M")
+    assert completed.code == 1
+    assert "'ana'" in completed.err
 
 
-def test_unreadable_database_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_not_changed(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
     path.write_text("these are my notes, not a database" * 100, encoding="utf-8")
     before = path.read_bytes()
-    done = run("users", "list", "--store", str(path))
-    assert done.code == 1
-    assert "notes.db" in done.err
+    completed = run("users", "list", "--store", str(path))
+    assert completed.code == 1
+    assert "notes.db" in completed.err
     assert path.read_bytes() == before
 
 
-def test_a_database_of_somebody_else_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_database_of_another_program_is_rejected(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     with sqlite3.connect(path) as connection:
         connection.execute("create table mine (x)")
@@ -206,20 +206,24 @@ def test_a_database_of_somebody_else_is_left_alone(run: Run, tmp_path: Path) -> 
     assert run("users", "list", "--store", str(path)).code == 1
 
 
-def test_model_that_returns_garbage(run: Run, history: Path) -> None:
+def test_unparsable_model_answer_exits_with_3(run: Run, history: Path) -> None:
     run("users", "import", str(history))
-    done = run("ask", "ana", "x", "--model", "python:my_models:garbage", "--no-wikipedia", "--trace", "off")
-    assert done.code == 3
-    assert done.out == ""
+    completed = run(
+        "ask", "ana", "x", "--model", "python:my_models:garbage", "--no-wikipedia", "--trace", "off"
+    )
+    assert completed.code == 3
+    assert completed.out == ""
 
 
-def test_outage_stops_the_run_and_keeps_the_persona(run: Run, history: Path) -> None:
+def test_model_outage_stops_align_and_keeps_the_persona(run: Run, history: Path) -> None:
     run("users", "import", str(history))
     run("ask", "ana", "x", *MODEL)
-    done = run("align", "--all", "--model", "python:my_models:outage", "--no-wikipedia", "--trace", "off")
-    assert done.code == 3
+    completed = run(
+        "align", "--all", "--model", "python:my_models:outage", "--no-wikipedia", "--trace", "off"
+    )
+    assert completed.code == 3
     assert len(json.loads(run("persona", "history", "ana", "--json").out)) == 1
-    assert "failed on its side" in done.err
+    assert "had a server error" in completed.err
 
 
 @pytest.mark.parametrize(
@@ -231,26 +235,26 @@ def test_outage_stops_the_run_and_keeps_the_persona(run: Run, history: Path) -> 
         ("python:my_models:nobody", "nobody"),
     ],
 )
-def test_a_model_that_is_not_set_up(
+def test_model_that_is_not_set_up_prints_one_line(
     run: Run, history: Path, monkeypatch: pytest.MonkeyPatch, model: str, says: str
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     run("users", "import", str(history))
-    done = run("ask", "ana", "x", "--model", model, "--trace", "off")
-    assert done.code == 2
-    assert says in done.err
-    assert len(done.err.strip().splitlines()) == 1
+    completed = run("ask", "ana", "x", "--model", model, "--trace", "off")
+    assert completed.code == 2
+    assert says in completed.err
+    assert len(completed.err.strip().splitlines()) == 1
 
 
-def test_budget_is_reported_and_the_persona_stays(run: Run, history: Path) -> None:
+def test_exceeded_budget_is_reported_and_keeps_the_persona(run: Run, history: Path) -> None:
     run("users", "import", str(history))
-    done = run("align", "ana", *MODEL, "--max-calls", "4")
-    assert done.code == 3
-    assert "the limit is 4 calls" in done.err
+    completed = run("align", "ana", *MODEL, "--max-calls", "4")
+    assert completed.code == 3
+    assert "the limit is 4 calls" in completed.err
     assert [v["version"] for v in json.loads(run("persona", "history", "ana", "--json").out)] == [1]
 
 
-def test_align_wants_users_or_all(run: Run) -> None:
+def test_align_requires_users_or_all(run: Run) -> None:
     assert run("align").code == 2
     assert run("align", "ana", "--all").code == 2
     assert run("align", "ana", "--steps", "-1").code == 2
