@@ -206,10 +206,10 @@ def _resolve_model(model: Any, temperature: float | None, seed: int, methods: Ma
     if all(method.trivial for method in methods.values()):
         return None
     from program.models.cache import use_cache
-    from program.models.resolve import resolve_lm, sampled
+    from program.models.resolve import resolve_lm, with_seed
 
     use_cache(home())
-    return sampled(resolve_lm(model, temperature=temperature), seed)
+    return with_seed(resolve_lm(model, temperature=temperature), seed)
 
 
 def _task_spec(task: Task, given: str | Task) -> str:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from eval.tasks.base import LampTask
-from program.answers import fits
+from program.answers import fits, rouge_scorer
 from program.errors import ConfigError, DataError
 from program.task import Task
 
@@ -205,16 +204,9 @@ def _squared(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
 
 def _rouge(key: str) -> Callable[[str, str, LampTask], Sequence[float]]:
     def terms(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
-        return _rouge_scorer().score(gold.strip(), prediction.strip())[key].fmeasure, 1
+        return rouge_scorer().score(gold.strip(), prediction.strip())[key].fmeasure, 1
 
     return terms
-
-
-@lru_cache(maxsize=1)
-def _rouge_scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
 
 
 def _invalid(prediction: str, gold: str, task: LampTask) -> Sequence[float]:

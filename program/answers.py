@@ -1,7 +1,7 @@
-"""What an answer may be: one of some labels, an integer in a range, or text.
+"""Answer types of tasks: one of some labels, a rating, or free text.
 
-The type travels with the task. It gives the agent its output annotation, reads what a model
-said, and says how near an answer comes to the user's true response.
+A type gives the agent its output annotation, parses the model's text, and scores an answer against
+the user's true response.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from program.errors import ConfigError, UnparsableAnswerError
 
 @dataclass(frozen=True)
 class Labels:
-    """One of a fixed list of labels, compared exactly."""
+    r"""One of a fixed list of labels, compared exactly.
+
+    Example:
+        >>> genre = Labels(("comedy", "drama"))
+        >>> genre.parse(" drama\n")
+        'drama'
+        >>> genre.agreement("drama", "comedy")
+        0.0
+    """
 
     values: tuple[str, ...]
 
@@ -30,24 +38,34 @@ class Labels:
 
     @property
     def hint(self) -> str:
-        """How the answer must look, for the agent's output field."""
+        """The required form of the answer, for the agent's output field."""
         return "exactly one of: " + ", ".join(self.values)
 
     def parse(self, raw: object) -> str:
-        """Return the label, or raise `UnparsableAnswerError`; nothing is repaired."""
+        """Return the label, or raise `UnparsableAnswerError`; only surrounding white space is ignored."""
         text = str(raw).strip()
         if text not in self.values:
-            raise UnparsableAnswerError(f"{text[:80]!r} is none of the {len(self.values)} labels", raw=text)
+            raise UnparsableAnswerError(
+                f"{text[:80]!r} is not one of the {len(self.values)} labels", raw=text
+            )
         return text
 
     def agreement(self, answer: str, truth: str) -> float:
-        """Return 1.0 for the user's own label, else 0.0."""
+        """Return 1.0 if the labels are equal, else 0.0."""
         return float(answer == truth)
 
 
 @dataclass(frozen=True)
 class Rating:
-    """An integer from ``low`` to ``high``, both included."""
+    """An integer from ``low`` to ``high``, both included.
+
+    Example:
+        >>> stars = Rating(1, 5)
+        >>> stars.parse("4")
+        '4'
+        >>> stars.agreement("2", "5")
+        0.25
+    """
 
     low: int
     high: int
@@ -63,7 +81,7 @@ class Rating:
 
     @property
     def hint(self) -> str:
-        """How the answer must look, for the agent's output field."""
+        """The required form of the answer, for the agent's output field."""
         return f"an integer from {self.low} to {self.high}"
 
     def parse(self, raw: object) -> str:
@@ -85,7 +103,14 @@ class Rating:
 
 @dataclass(frozen=True)
 class Text:
-    """Free text of at most ``max_chars`` characters; an empty one only with ``allow_empty``."""
+    """Free text of at most ``max_chars`` characters, not empty unless ``allow_empty``.
+
+    Example:
+        >>> Text(max_chars=11).parse("  Lentil soup, please. ")
+        'Lentil soup'
+        >>> round(Text().agreement("the cat sat", "the cat ran"), 2)
+        0.67
+    """
 
     max_chars: int = 4000
     allow_empty: bool = False
@@ -97,35 +122,36 @@ class Text:
 
     @property
     def hint(self) -> str:
-        """How the answer must look, for the agent's output field."""
+        """The required form of the answer, for the agent's output field."""
         return "the answer alone, without explanation"
 
     def parse(self, raw: object) -> str:
-        """Return the stripped text, or raise `UnparsableAnswerError` where nothing is left."""
+        """Return the text, stripped and cut; raise `UnparsableAnswerError` if it is empty."""
         text = str(raw).strip()
         if not text and not self.allow_empty:
             raise UnparsableAnswerError("the answer is empty", raw=str(raw))
         return text[: self.max_chars]
 
     def agreement(self, answer: str, truth: str) -> float:
-        """Return the ROUGE-L F-measure, in [0, 1] (LaMP's scorer settings: no stemming)."""
-        return float(_rouge().score(truth, answer)["rougeL"].fmeasure)
+        """Return the ROUGE-L F-measure, in [0, 1]."""
+        return float(rouge_scorer().score(truth, answer)["rougeL"].fmeasure)
 
 
 AnswerType = Labels | Rating | Text
 
 
-def fits(answer: AnswerType, text: str) -> bool:
-    """Return whether ``text`` can be read as such an answer."""
+def fits(answer_type: AnswerType, text: str) -> bool:
+    """Return whether ``answer_type`` can parse ``text``."""
     try:
-        answer.parse(text)
+        answer_type.parse(text)
     except UnparsableAnswerError:
         return False
     return True
 
 
 @lru_cache(maxsize=1)
-def _rouge() -> Any:
+def rouge_scorer() -> Any:
+    """Return the scorer for ``rouge1`` and ``rougeL`` with LaMP's settings: no stemming."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=False)

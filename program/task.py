@@ -1,13 +1,12 @@
-"""What is being asked of an agent: the question, the type of its answer, how histories are read.
+"""Tasks: what users are asked, the type of the answer, and how history files are read.
 
 A task is a declaration in one file. Installed tasks are found by name through the entry point
-group ``personaagent.tasks`` (ours live in ``eval/tasks``, a user's in any package); a path
+group ``personaagent.tasks`` (ours live in ``eval/tasks``, yours in any package); a path
 ``module:ATTRIBUTE`` works too.
 """
 
 from __future__ import annotations
 
-import importlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,19 +15,32 @@ from importlib.metadata import entry_points
 from typing import NamedTuple
 
 from program.answers import AnswerType, Text
-from program.errors import UnknownTaskError
+from program.errors import ConfigError, UnknownTaskError
 from program.memory.interaction import Interaction
+from program.plugins import load_path
 
 
 class Item(NamedTuple):
-    """One profile item of a history file, read: its query and the user's response to it."""
+    """One profile item of a history file: the query and the user's response.
+
+    Example:
+        >>> Item("A heist goes wrong.", "twist ending").response
+        'twist ending'
+    """
 
     query: str
     response: str
 
 
 class Pair(NamedTuple):
-    """A constructed question about a past interaction, for tasks whose history has none."""
+    """A question constructed from a past interaction, for tasks whose history holds no questions.
+
+    Example:
+        >>> from program import Interaction
+        >>> paper = Interaction(id="7", user_id="ana", query="Graphs", response="cites Trees")
+        >>> Pair(paper, "Which does it cite, [1] Trees or [2] Seas?", "[1]").response
+        '[1]'
+    """
 
     interaction: Interaction
     query: str
@@ -37,23 +49,35 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One kind of question, as `program` needs to know it.
+    """One kind of question.
 
     Attributes:
         name: As users type it: ``LaMP-2M``.
         question: The instruction that goes with every query, without the item.
         answer: The type of the agent's answer to a query.
-        history_answer: The type of the responses in the history, where it differs.
-        read_item: A profile item of LaMP or OPPU files, to its query and response; raises
-            `KeyError` naming a missing field.
-        read_query: The ``input`` of a query of those files, to the query text alone.
-        item_noun: What one query is, for prompts: "movie description".
-        response_noun: What one response is, for prompts: "tag".
-        pairs: Makes alignment questions from history where its items are not questions
-            themselves; ``None`` where they are. Its second argument is a pool of wrong options
-            (LaMP-1: public paper titles; empty: the task's own pool), never another user's text.
-            An empty result means that there is nothing to align on.
+        history_answer: The type of the responses in the history; ``None`` if it is that of `answer`.
+        read_item: Returns the query and the response of a profile item in LaMP or OPPU files;
+            raises `KeyError` with the name of a missing field.
+        read_query: Returns the query text alone from the ``input`` of a query in those files.
+        item_noun: The word for a query in prompts: "movie description".
+        response_noun: The word for a response in prompts: "tag".
+        pairs: Makes alignment questions from a history; ``None`` if its items are questions
+            already. The second argument is a pool of wrong options, never another user's text
+            (LaMP-1: public paper titles; empty: the task's own pool). Returns an empty list if
+            the history holds nothing to align on.
         metrics: Names of the corpus metrics in `eval.metrics`, main one first.
+
+    Example:
+        >>> from program import Item, Labels, Task
+        >>> genre = Task(
+        ...     name="genre",
+        ...     question="Which genre would this user give the film?",
+        ...     answer=Labels(("comedy", "drama")),
+        ...     read_item=lambda item: Item(item["film"], item["genre"]),
+        ...     read_query=str.strip,
+        ... )
+        >>> genre.read_item({"film": "Two clowns.", "genre": "comedy"})
+        Item(query='Two clowns.', response='comedy')
     """
 
     name: str
@@ -99,25 +123,37 @@ def task_names() -> list[str]:
 
 @cache
 def get_task(name: str) -> Task:
-    """Return the task called ``name`` (case and ``_``/``-`` do not matter) or at ``module:ATTRIBUTE``.
+    """Return the task called ``name`` or at ``module:ATTRIBUTE``.
+
+    Names ignore case, and ``_`` equals ``-``.
 
     Raises:
-        UnknownTaskError: No such task; the message lists the installed ones.
+        UnknownTaskError: The task is not installed (the message lists those that are), cannot be
+            loaded, or is not a `Task`.
+
+    Example:
+        >>> get_task("free-text").question
+        'Answer the request as this user would want it answered.'
+        >>> get_task("lamp_3").name
+        'LaMP-3'
     """
     if _key(name) == FREE_TEXT.name:
         return FREE_TEXT
+    task = _load_task(name)
+    if not isinstance(task, Task):
+        raise UnknownTaskError(f"{name!r} is not a `Task` but a {type(task).__name__}")
+    return task
+
+
+def _load_task(name: str) -> object:
     for point in entry_points(group="personaagent.tasks"):
         if _key(point.name) == _key(name):
-            task = point.load()
-            break
-    else:
-        module, _, attribute = name.partition(":")
-        if not attribute:
-            raise UnknownTaskError(f"unknown task {name!r}; installed: {', '.join(task_names())}")
-        try:
-            task = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # whatever a module of the user raises while it is imported
-            raise UnknownTaskError(f"cannot load task {name!r}: {error}") from error
-    if not isinstance(task, Task):
-        raise UnknownTaskError(f"{name!r} is not a Task but {type(task).__name__}")
-    return task
+            return point.load()
+    if ":" not in name:
+        raise UnknownTaskError(
+            f"unknown task {name!r}; use one of {', '.join(task_names())}, or module:ATTRIBUTE"
+        )
+    try:
+        return load_path(name, f"task {name!r}")
+    except ConfigError as error:
+        raise UnknownTaskError(str(error)) from error

@@ -133,6 +133,6 @@ class LearningMethod(AgentMethod):
         """Return the prompt model; ``None``: the agent's."""
         if not self.prompt_model:
             return None
-        from program.models.resolve import resolve_lm, sampled
+        from program.models.resolve import resolve_lm, with_seed
 
-        return sampled(resolve_lm(self.prompt_model), seed)
+        return with_seed(resolve_lm(self.prompt_model), seed)

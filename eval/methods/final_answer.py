@@ -17,7 +17,7 @@ from eval.contracts import Answer
 from program.errors import UnparsableAnswerError
 from program.loop import Step, render
 from program.models.adapter import program_adapter
-from program.models.label_probabilities import decision_client, probabilities
+from program.models.label_probabilities import decision_client, record_probabilities
 from program.persona import GENERIC
 from program.signatures import conclusion
 from program.task import Task
@@ -42,7 +42,7 @@ def final_answer(task: Task, query: str, *, steps: Sequence[Step] = (), seen: st
     if client is not None:
         inputs["lm"] = client
     reserve_call()
-    with program_adapter(), probabilities() as read:
+    with program_adapter(), record_probabilities() as read:
         try:
             said = dspy.Predict(conclusion(GENERIC, task.answer))(**inputs)
         except AdapterParseError as error:

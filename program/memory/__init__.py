@@ -1,1 +1,1 @@
-"""What happened and who this is."""
+"""Memory of one user: past interactions (episodic) and a profile (semantic)."""

@@ -1,4 +1,4 @@
-"""Episodic memory: what happened, in time order, searchable, append-only."""
+"""Episodic memory: a user's interactions, append-only and searchable."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timezone
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +22,35 @@ _UNDATED = datetime.min.replace(tzinfo=timezone.utc)
 
 
 class EpisodicMemory:
-    """One user's interactions: a `program.memory.base.Memory` in the process.
+    """One user's interactions, in memory; implements `program.memory.base.Memory`.
 
-    The index is built by the first search and from then on extended. ``before`` and
-    ``exclude`` mask what a search may return; the retriever's statistics (BM25's idf) still come from
-    the whole history. Safe to search and append from many threads. A deep copy is the same memory,
-    so programs copied by an optimizer see what the user does meanwhile.
+    The first search builds the index; later ones extend it. ``before`` and ``exclude`` filter the
+    interactions that a search returns; the retriever's statistics (BM25's idf) still use the whole
+    history. Thread-safe. A deep copy is the same object, so programs that an optimizer copies see
+    new interactions.
 
     Args:
-        user_id: Whose memory this is; interactions of anybody else are refused.
-        interactions: What is already known, in order of arrival.
-        retrieval: A name for `program.memory.retrieval.make_retriever`, or what makes a retriever.
-        indexed: The text of an interaction that a search reads.
+        user_id: The user; interactions of other users are rejected.
+        interactions: Past interactions, in order of arrival.
+        retrieval: A name for `program.memory.retrieval.make_retriever`, or a function that returns a
+            retriever.
+        indexed: Returns the text of an interaction that a search compares with the query.
 
     Raises:
-        ConfigError: An interaction of another user, a timestamp without timezone, or a ``retrieval``
-            that cannot be used.
+        ConfigError: An interaction of another user, a timestamp without timezone, or an unknown
+            ``retrieval``.
+
+    Example:
+        >>> from program import Interaction
+        >>> memory = EpisodicMemory("ana")
+        >>> for number, (query, response) in enumerate([("Dinner?", "Soup."), ("A film?", "Alien.")]):
+        ...     _ = memory.append(
+        ...         Interaction(id=str(number), user_id="ana", query=query, response=response)
+        ...     )
+        >>> [interaction.response for interaction in memory.search("A film for today?", 1)]
+        ['Alien.']
+        >>> memory.latest(before="1")[0].query
+        'Dinner?'
     """
 
     def __init__(
@@ -51,11 +65,11 @@ class EpisodicMemory:
         from program.memory.retrieval import make_retriever
 
         self._user_id = user_id
-        # Made now, so that a wrong name or a missing encoder is found before a model call is paid.
+        # Created eagerly: an unknown name or a missing encoder must fail before any model call.
         self._retriever = make_retriever(retrieval) if isinstance(retrieval, str) else retrieval()
         self._text = indexed
         self._indexed = 0
-        # Interactions are numbered by arrival, as the retriever numbers its texts.
+        # Interactions are numbered in order of arrival, like the retriever's texts.
         self._items: list[Interaction] = []
         self._numbers: dict[str, int] = {}
         self._in_time: list[int] = []
@@ -72,7 +86,7 @@ class EpisodicMemory:
 
     @property
     def user_id(self) -> str:
-        """Whose memory this is."""
+        """The user whose interactions these are."""
         return self._user_id
 
     def __len__(self) -> int:
@@ -86,24 +100,24 @@ class EpisodicMemory:
         """Return one interaction.
 
         Raises:
-            ConfigError: This memory has none of that id.
+            ConfigError: The id is unknown.
         """
         with self._lock:
             return self._items[self._number(interaction_id)]
 
     def append(self, interaction: Interaction) -> bool:
-        """Add an interaction at its place in time.
+        """Insert an interaction in time order.
 
         Returns:
-            Whether it was new: an id that is already known changes nothing.
+            Whether its id is new; a known id changes nothing.
 
         Raises:
-            ConfigError: It is another user's, or its timestamp has no timezone.
+            ConfigError: It belongs to another user, or its timestamp has no timezone.
         """
         if interaction.user_id != self._user_id:
             raise ConfigError(
-                f"interaction {interaction.id!r} is of user {interaction.user_id!r}, "
-                f"this is the memory of {self._user_id!r}"
+                f"cannot add interaction {interaction.id!r} of user {interaction.user_id!r} "
+                f"to the memory of {self._user_id!r}"
             )
         if interaction.timestamp is not None:
             _require_timezone("timestamp", interaction.timestamp)
@@ -120,7 +134,7 @@ class EpisodicMemory:
     def search(
         self, query: str, k: int, *, before: Before = None, exclude: Collection[str] = ()
     ) -> list[Interaction]:
-        """Return at most ``k`` interactions, best first; equal scores: the newest first.
+        """Return at most ``k`` interactions, best match first; ties rank the newest first.
 
         Raises:
             ConfigError: ``before`` is an unknown id or a time without timezone.
@@ -134,14 +148,14 @@ class EpisodicMemory:
             self._index()
             scores = self._retriever.scores(query)
             numbers = self._by_newest()[len(self._items) - visible :]
-            # The sort is stable: equal scores stay newest first.
+            # The sort is stable, so ties keep the newest first.
             ranked = numbers[np.argsort(-scores[numbers], kind="stable")]
             return self._take(ranked.tolist(), k, exclude)
 
     def latest(
         self, n: int | None = None, *, before: Before = None, exclude: Collection[str] = ()
     ) -> list[Interaction]:
-        """Return the latest ``n`` (``None``: all), oldest of them first.
+        """Return the latest ``n`` interactions (``None``: all), oldest first.
 
         Raises:
             ConfigError: ``before`` is an unknown id or a time without timezone.
@@ -151,25 +165,20 @@ class EpisodicMemory:
             return self._take(visible[::-1], len(visible) if n is None else n, exclude)[::-1]
 
     def _take(self, numbers: Iterable[int], n: int, exclude: Collection[str]) -> list[Interaction]:
-        taken: list[Interaction] = []
-        for item in map(self._items.__getitem__, numbers):
-            if len(taken) >= n:
-                break
-            if item.id not in exclude:
-                taken.append(item)
-        return taken
+        items = (self._items[number] for number in numbers)
+        return list(islice((item for item in items if item.id not in exclude), max(n, 0)))
 
     def _time(self, number: int) -> tuple[datetime, int]:
         return self._items[number].timestamp or _UNDATED, number
 
     def _number(self, interaction_id: str) -> int:
         if interaction_id not in self._numbers:
-            # A tool shows this to the model, and no user id may reach a prompt.
+            # A tool shows this message to the model, and a user id must not reach a prompt.
             raise ConfigError(f"this memory has no interaction {interaction_id!r}")
         return self._numbers[interaction_id]
 
     def _visible(self, before: Before) -> int:
-        """Return how many interactions, in time order, came before ``before``."""
+        """Return the number of interactions before ``before``: a prefix of the time order."""
         if before is None:
             return len(self._items)
         if isinstance(before, str):

@@ -1,4 +1,4 @@
-"""One thing a user did: the unit that every memory, tool and optimizer works on."""
+"""An interaction: the unit that memories, tools and optimizers work on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from datetime import datetime
 
 @dataclass(frozen=True, kw_only=True)
 class Interaction:
-    """What a user asked and what the user's true response was (paper, section 2.1: q, r, m).
+    """A query and the user's true response (paper, section 2.1: q, r, m).
 
     Attributes:
-        id: Unique within the user.
-        user_id: Whose interaction this is. It never reaches a prompt.
-        query: The text that was asked about, without the task's instruction: what retrieval
-            reads and what the agent would be asked if this were new.
-        response: What the user truly answered, always as text ("4", "comedy").
-        timestamp: When, timezone-aware UTC; ``None`` where the source has no dates.
-        metadata: Whatever else the source knew, as text, never interpreted by the agent.
+        id: Unique for the user.
+        user_id: The user. Never reaches a prompt.
+        query: The query text, without the task's instruction. Retrieval indexes it, and alignment
+            gives it to the agent.
+        response: The user's true response, always as text ("4", "comedy").
+        timestamp: Timezone-aware UTC; ``None`` if the source has no dates.
+        metadata: Other fields of the source, as text. The agent does not interpret them.
+
+    Example:
+        >>> film = Interaction(id="1", user_id="ana", query="A heist goes wrong.", response="comedy")
+        >>> film.response
+        'comedy'
     """
 
     id: str

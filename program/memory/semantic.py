@@ -1,40 +1,42 @@
-"""Semantic memory: who this user is. Exact facts first, prose second (paper, section 2.1).
+"""Semantic memory: a profile of the user (paper, section 2.1).
 
-The facts are counted in code and cannot be wrong. The prose is a model's summary and may be: it is
-kept apart, carries the ids of the interactions it rests on, and is shown after the facts.
+The facts are counted in code and exact. The prose is a model's summary and may be wrong: it is a
+separate field, names the interactions that the model read, and follows the facts.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from program.answers import AnswerType, Labels, Rating
 from program.memory.interaction import Interaction
+from program.renamed import RenamedAttributes
 
 RECENT = 5
-"""How many of the latest responses the facts name."""
+"""Number of latest responses in the facts."""
 
 SHOWN_COUNTS = 8
-"""How many of the counted responses the rendered facts name; the rest is summed up."""
+"""Number of counted responses that `render_facts` lists; the others are one sum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What code counted in the history; nothing here comes from a model.
+    """Counts over a history; nothing here comes from a model.
 
     Attributes:
-        interactions: How many interactions the facts rest on.
-        first: Time of the oldest of them; ``None`` where the history has no dates.
-        last: Time of the newest of them.
-        counts: Each response and how often the user gave it, most frequent first; empty for
-            free-text responses.
-        recent: The latest responses, newest first; empty for free-text responses.
-        mean: Mean rating, in rating units; ``None`` where responses are not ratings.
-        spread: Standard deviation of the ratings (population), in rating units.
+        interactions: Number of interactions.
+        first: Time of the oldest one; ``None`` if the history has no dates.
+        last: Time of the newest one; ``None`` if the history has no dates.
+        counts: Responses with their frequencies, most frequent first; empty for free text.
+        recent: The latest responses, newest first; empty for free text.
+        mean: Mean rating, in rating units; ``None`` if responses are not ratings.
+        spread: Population standard deviation of the ratings, in rating units; ``None`` if responses
+            are not ratings.
     """
 
     interactions: int
@@ -47,40 +49,50 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
-    """Who this user is: exact facts, then a model's summary of part of the history.
+class Profile(RenamedAttributes):
+    """A user's profile: exact facts, then a model's summary of the newest interactions.
 
     Attributes:
-        facts: Counted in code over the whole history.
-        prose: A model's summary; empty where no model was asked.
-        interaction_ids: The interactions the prose rests on, newest first.
+        facts: Counts over the whole history.
+        prose: A model's summary; may be empty.
+        interaction_ids: The interactions that the model read for the prose, newest first.
+
+    Example:
+        >>> profile = Profile(facts=Facts(interactions=20), prose="Prefers comedies.")
+        >>> profile.is_stale(22), profile.is_stale(23)
+        (False, True)
+        >>> print(render(profile))
+        This user has answered 20 times.
+        Prefers comedies.
     """
 
     facts: Facts
     prose: str = ""
     interaction_ids: tuple[str, ...] = ()
 
-    def seen_from(self, visible: Sequence[Interaction], response_type: AnswerType) -> Profile:
-        """Return the profile as it stood when only ``visible`` had happened.
+    _renamed: ClassVar[Mapping[str, str]] = {"seen_from": "restricted_to"}
 
-        The facts are counted again; the prose stays only if all it rests on was visible, because
-        what a model once read cannot be taken out of its summary.
+    def restricted_to(self, history: Sequence[Interaction], response_type: AnswerType) -> Profile:
+        """Return the profile of a part of the history, for instance of the past at an earlier time.
+
+        The facts are counted again. The prose stays only if the model read nothing outside
+        ``history``, because a fact cannot be removed from a summary.
         """
-        ids = {interaction.id for interaction in visible}
+        ids = {interaction.id for interaction in history}
         prose = self.prose if self.prose and ids.issuperset(self.interaction_ids) else ""
         return Profile(
-            facts=count_facts(visible, response_type),
+            facts=count_facts(history, response_type),
             prose=prose,
             interaction_ids=self.interaction_ids if prose else (),
         )
 
     def is_stale(self, interactions: int, *, growth: float = 0.1) -> bool:
-        """Return whether the history has grown by more than ``growth`` since the facts were counted."""
+        """Return whether a history of this size has outgrown the facts by more than ``growth``, a share."""
         return interactions - self.facts.interactions > growth * max(self.facts.interactions, 1)
 
 
 def count_facts(history: Sequence[Interaction], response_type: AnswerType) -> Facts:
-    """Count the facts of a history given in time order."""
+    """Return the facts of a history, which must be in time order."""
     times = [interaction.timestamp for interaction in history if interaction.timestamp is not None]
     first, last = (min(times), max(times)) if times else (None, None)
     if not isinstance(response_type, Labels | Rating):
@@ -103,12 +115,12 @@ def count_facts(history: Sequence[Interaction], response_type: AnswerType) -> Fa
 
 
 def render_facts(facts: Facts, *, recent: bool = True) -> str:
-    """Return the facts as short lines of text; a lone line where there is no history.
+    """Return the facts as short lines of text; a single line if there is no history.
 
     Args:
-        facts: What was counted.
-        recent: Whether to name the latest responses. A persona must not: they are the answers to
-            the very interactions that alignment lets the agent answer again.
+        facts: The counts.
+        recent: Whether to list the latest responses. A persona must not: they are the answers to
+            the interactions that alignment replays.
     """
     if not facts.interactions:
         return "Nothing is known about this user yet."
@@ -117,10 +129,10 @@ def render_facts(facts: Facts, *, recent: bool = True) -> str:
         when = f" between {facts.first:%Y-%m-%d} and {facts.last:%Y-%m-%d}"
     lines = [f"This user has answered {facts.interactions} times{when}."]
     if facts.counts:
-        shown = facts.counts[:SHOWN_COUNTS]
-        rest = facts.interactions - sum(count for _, count in shown)
-        named = ", ".join(f"{response} ({count})" for response, count in shown)
-        lines.append(f"Most frequent answers: {named}{f', others ({rest})' if rest else ''}.")
+        top = facts.counts[:SHOWN_COUNTS]
+        rest = facts.interactions - sum(count for _, count in top)
+        listed = ", ".join(f"{response} ({count})" for response, count in top)
+        lines.append(f"Most frequent answers: {listed}{f', others ({rest})' if rest else ''}.")
     if facts.recent and recent:
         lines.append(f"Latest answers, newest first: {', '.join(facts.recent)}.")
     if facts.mean is not None and facts.spread is not None:
@@ -129,21 +141,21 @@ def render_facts(facts: Facts, *, recent: bool = True) -> str:
 
 
 def render(profile: Profile, *, recent: bool = True) -> str:
-    """Return the profile as text: facts first (see `render_facts`), prose second."""
+    """Return the profile as text: the facts (see `render_facts`), then the prose."""
     facts = render_facts(profile.facts, recent=recent)
     return f"{facts}\n{profile.prose}" if profile.prose else facts
 
 
 def newest_within(history: Iterable[Interaction], max_tokens: int) -> list[Interaction]:
-    """Return the newest interactions whose texts fit in about ``max_tokens``, newest first.
+    """Return the newest interactions that fit in about ``max_tokens``, newest first.
 
-    A token is taken as four characters; the first interaction is returned even if it is longer.
+    A token counts as four characters. The newest interaction is included even if it is longer.
     """
-    chosen: list[Interaction] = []
-    left = 4 * max_tokens
+    newest: list[Interaction] = []
+    remaining_chars = 4 * max_tokens
     for interaction in reversed(list(history)):
-        left -= len(interaction.query) + len(interaction.response) + 8
-        if left < 0 and chosen:
+        remaining_chars -= len(interaction.query) + len(interaction.response) + 8
+        if remaining_chars < 0 and newest:
             break
-        chosen.append(interaction)
-    return chosen
+        newest.append(interaction)
+    return newest

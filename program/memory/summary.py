@@ -1,4 +1,4 @@
-"""The summary of semantic memory: one model call over the newest part of a history."""
+"""Builds a profile: counted facts, and a summary in one model call over the newest interactions."""
 
 from __future__ import annotations
 
@@ -35,19 +35,28 @@ class SummarizeHistory(dspy.Signature):  # type: ignore[misc]
 def build_profile(
     memory: Memory, task: Task, *, prose: bool | None = None, max_tokens: int = 1500, max_chars: int = 800
 ) -> Profile:
-    """Make the profile of a user from the whole history (paper, section 2.1, f_s with prompt S_t).
+    """Build a user's profile from the whole history (paper, section 2.1, f_s with prompt S_t).
 
     Args:
         memory: The user's episodic memory; may be empty.
-        task: What the user is asked.
-        prose: Whether to ask the configured model for a summary; without it no call is made.
-            ``None``: unless the model says that its summaries are not worth it (``summarises``).
-        max_tokens: How much of the history the model reads, newest first, about.
-        max_chars: Longest summary kept, in characters.
+        task: The user's task.
+        prose: Whether the configured model writes a summary, in one call. ``None``: unless its
+            attribute ``summarises`` is false.
+        max_tokens: Approximate part of the history that the model reads, newest first.
+        max_chars: Maximum length of the summary; a longer one is cut.
 
     Raises:
-        BudgetExceededError: The one call would pass the limit.
+        BudgetExceededError: The call would exceed the budget.
         dspy.LMError: The model failed.
+
+    Example:
+        >>> import dspy
+        >>> from program import EpisodicMemory, Interaction, get_task, scripted_lm
+        >>> film = Interaction(id="1", user_id="ana", query="A film for today?", response="Alien.")
+        >>> with dspy.context(lm=scripted_lm(lambda system, user: "Likes science fiction.")):
+        ...     profile = build_profile(EpisodicMemory("ana", [film]), get_task("free-text"))
+        >>> profile.prose, profile.facts.interactions
+        ('Likes science fiction.', 1)
     """
     history = memory.latest()
     facts = count_facts(history, task.response_type)
@@ -55,8 +64,8 @@ def build_profile(
         prose = getattr(dspy.settings.lm, "summarises", True)
     if not prose or not history:
         return Profile(facts=facts)
-    read = newest_within(history, max_tokens)
-    lines = [f"- {i.response}: {i.query[:MAX_ITEM_CHARS]}" for i in read]
+    newest = newest_within(history, max_tokens)
+    lines = [f"- {i.response}: {i.query[:MAX_ITEM_CHARS]}" for i in newest]
     with about(user_id=memory.user_id), span("profile"), stage("profile"), program_adapter():
         reserve_call()
         try:
@@ -64,7 +73,7 @@ def build_profile(
                 task=task.question, facts=render_facts(facts), history="\n".join(lines)
             )
         except AdapterParseError:
-            logger.warning("a user's summary could not be read; the profile has the counted facts only")
+            logger.warning("cannot parse the summary of a user; the profile has only the counted facts")
             return Profile(facts=facts)
     text = " ".join(str(summary.profile).split())
-    return Profile(facts=facts, prose=text[:max_chars], interaction_ids=tuple(i.id for i in read))
+    return Profile(facts=facts, prose=text[:max_chars], interaction_ids=tuple(i.id for i in newest))

@@ -1,1 +1,1 @@
-"""Which language model: any dspy.LM, or the embedded one."""
+"""Language models: any `dspy.LM` by name, and the embedded one, which runs in the process."""

@@ -1,10 +1,10 @@
-"""How a predictor's fields become a prompt: short, and rendered once for each persona.
+"""DSPy adapters with short prompts, rendered once for each persona.
 
-A single text is asked for and read as it is: a persona inside JSON costs escapes and, with small
-models, sense. Everything else is one JSON object. DSPy's own JSON adapter writes the schema of every
-field into the system message, twice, and builds it anew for each call; an engine that enforces the
-schema does not need to read it. The shared instructions come first and the persona last, so that a
-provider's prefix cache serves all users.
+A signature with a single text output uses plain text: a persona inside JSON costs escapes and makes
+small models lose the thread. Any other signature uses one JSON object. DSPy's own JSON adapter
+writes the schema of every field into the system message, twice, and builds it for each call; an
+engine that enforces the schema does not need to read it. The shared instructions come first and the
+persona last, so that a provider's prefix cache serves all users.
 """
 
 from __future__ import annotations
@@ -20,40 +20,44 @@ from pydantic import BaseModel, ValidationError
 
 
 class _PlainText:
-    """Mixed into an adapter: a prediction of one text has no format at all."""
+    """Mixin for adapters: a signature with one text output uses plain text, without any format."""
 
     def format_system_message(self, signature: Any) -> str:
         """Return the instructions alone."""
         if _is_text(signature):
             return str(signature.instructions)
-        said: str = super().format_system_message(signature)  # type: ignore[misc]
-        return said
+        message: str = super().format_system_message(signature)  # type: ignore[misc]
+        return message
 
     def format_user_message_content(
         self, signature: Any, inputs: Any, prefix: str = "", suffix: str = "", main_request: bool = False
     ) -> str:
-        """Return the inputs under their names; plain texts without DSPy's type checks of each."""
+        """Return the inputs under their names; text inputs skip DSPy's type checks."""
         if not all(isinstance(inputs.get(name), str) for name in signature.input_fields):
-            said: str = super().format_user_message_content(  # type: ignore[misc]
+            content: str = super().format_user_message_content(  # type: ignore[misc]
                 signature, inputs, prefix, suffix, main_request
             )
-            return said
+            return content
         if _is_text(signature):
             parts = [_heading(name) + inputs[name] for name in signature.input_fields]
         else:
             parts = [f"[[ ## {name} ## ]]\n{inputs[name]}" for name in signature.input_fields]
-        ask = self.user_message_output_requirements(signature) if main_request else ""
-        return "\n\n".join(part for part in (prefix, *parts, ask, suffix) if part).strip()
+        reminder = self.user_message_output_requirements(signature) if main_request else ""
+        return "\n\n".join(part for part in (prefix, *parts, reminder, suffix) if part).strip()
 
     def user_message_output_requirements(self, signature: Any) -> str:
         """Return the reminder at the end of the user message."""
         if _is_text(signature):
             return f"Now write the {_words(_output(signature))}, and nothing else."
-        said: str = super().user_message_output_requirements(signature)  # type: ignore[misc]
-        return said
+        reminder: str = super().user_message_output_requirements(signature)  # type: ignore[misc]
+        return reminder
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-        """Return the text as it is; an empty one cannot be read."""
+        """Return the text, stripped.
+
+        Raises:
+            AdapterParseError: The text is empty.
+        """
         if not _is_text(signature):
             fields: dict[str, Any] = super().parse(signature, completion)  # type: ignore[misc]
             return fields
@@ -68,7 +72,7 @@ class _PlainText:
 
 
 class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
-    """For models whose engine enforces a JSON schema: one call, no fallback."""
+    """JSON for models whose engine enforces the schema: one call, no fallback."""
 
     def __init__(self) -> None:
         super().__init__(use_native_function_calling=False)
@@ -76,7 +80,7 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
         self._format: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
     def format_system_message(self, signature: Any) -> str:
-        """Return what the fields mean, then the instructions (the persona) verbatim."""
+        """Return the descriptions of the fields, then the instructions (the persona) verbatim."""
         if _is_text(signature):
             return super().format_system_message(signature)
         if signature not in self._system:
@@ -95,15 +99,15 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
         return f"Reply with a JSON object with {', '.join(f'`{name}`' for name in signature.output_fields)}."
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-        """Read an answer: by the schema it was asked under, else as leniently as DSPy does."""
+        """Parse a completion by the schema of its request; if that fails, as leniently as DSPy."""
         schema = self._format.get(signature)
         if isinstance(schema, type) and issubclass(schema, BaseModel):
             try:
-                read = schema.model_validate_json(completion)
+                answer = schema.model_validate_json(completion)
             except ValidationError:
                 pass
             else:
-                return {name: getattr(read, name) for name in signature.output_fields}
+                return {name: getattr(answer, name) for name in signature.output_fields}
         return super().parse(signature, completion)
 
     def _prepare_response_format(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any) -> None:
@@ -116,22 +120,22 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
             lm_kwargs["response_format"] = self._format[signature]
 
 
-class OpeningAdapter(SchemaAdapter):
-    """For models that go on with a reply begun for them: a rewrite begins with its heading.
+class PrefillAdapter(SchemaAdapter):
+    """Prefills the reply to a rewrite with its heading, for models that continue a prefilled reply.
 
-    Asked to rewrite a text, a small model often replies that it is ready to help. One that goes on
-    after the rewrite copies the prompt's next heading, and is stopped there.
+    Without the prefill a small model often replies that it is ready to help. If it continues after
+    the rewrite, it copies the prompt's next heading, so that heading is a stop sequence.
     """
 
     def format(self, signature: Any, demos: Any, inputs: Any) -> list[dict[str, Any]]:
-        """Return the messages; where a rewrite is wanted, the last is the beginning of the reply."""
+        """Return the messages; for a rewrite the last one is the prefill of the reply."""
         messages: list[dict[str, Any]] = super().format(signature, demos, inputs)
         if _is_rewrite(signature):
             messages.append({"role": "assistant", "content": _heading(_output(signature))})
         return messages
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-        """Read an answer; the heading that a rewrite was begun with is not part of it."""
+        """Parse a completion; the prefilled heading is not part of a rewrite."""
         if _is_rewrite(signature):
             completion = completion.removeprefix(_heading(_output(signature)))
         return super().parse(signature, completion)
@@ -142,8 +146,8 @@ class OpeningAdapter(SchemaAdapter):
             lm_kwargs["stop"] = [f"\n\n{_heading(name)}" for name in signature.input_fields]
 
 
-class MarkedAdapter(_PlainText, dspy.ChatAdapter):  # type: ignore[misc]
-    """For models without schemas: DSPy's field markers, without its second call in another format."""
+class MarkerAdapter(_PlainText, dspy.ChatAdapter):  # type: ignore[misc]
+    """DSPy's field markers for models without schemas, without DSPy's second call as JSON."""
 
     def __init__(self) -> None:
         super().__init__(use_json_adapter_fallback=False)
@@ -155,7 +159,7 @@ def _is_text(signature: Any) -> bool:
 
 
 def _is_rewrite(signature: Any) -> bool:
-    """Whether one text is wanted, ``new_NAME``, and the old one is there as ``current_NAME``."""
+    """Return whether the only output is a text ``new_NAME`` and there is an input ``current_NAME``."""
     return _is_text(signature) and _output(signature).replace("new_", "current_", 1) in signature.input_fields
 
 
@@ -176,24 +180,24 @@ def _describe(fields: Any) -> str:
     return "\n".join(f"- {name}: {field.json_schema_extra['desc']}" for name, field in fields.items())
 
 
-_OPENING = OpeningAdapter()
+_PREFILL = PrefillAdapter()
 _SCHEMA = SchemaAdapter()
-_MARKED = MarkedAdapter()
+_MARKER = MarkerAdapter()
 
 
 def adapter_for(lm: Any) -> Any:
-    """Return the adapter this program uses with ``lm``: one model call for each prediction.
+    """Return the adapter for ``lm``: one model call for each prediction.
 
-    An adapter that the user configured in DSPy is left alone.
+    An adapter that is configured in DSPy takes precedence.
     """
     if dspy.settings.adapter is not None:
         return dspy.settings.adapter
-    if getattr(lm, "continues", False):
-        return _OPENING
-    return _SCHEMA if getattr(lm, "supports_response_schema", False) else _MARKED
+    if getattr(lm, "supports_prefill", False):
+        return _PREFILL
+    return _SCHEMA if getattr(lm, "supports_response_schema", False) else _MARKER
 
 
 def program_adapter() -> AbstractContextManager[Any]:
-    """Return a context in which predictors use `adapter_for` the configured model."""
+    """Return a context in which predictors use the adapter for the configured model (`adapter_for`)."""
     context: AbstractContextManager[Any] = dspy.context(adapter=adapter_for(dspy.settings.lm))
     return context

@@ -1,9 +1,9 @@
 """Decision requests (DSPy 3.4, experimental): a probability for each label instead of text.
 
-A `dspy.Predict` whose outputs are all `Literal`, `bool` or DSPy's decision types sends its inputs
-and questions here when its LM is a `DecisionLM`. Labels are scored by likelihood after a short
-prompt without markers: at 135M parameters the form of the prompt decides whether the user's own
-items are used (see ``benchmarks/bench_embedded.py``).
+If its LM is a `DecisionLM`, a `dspy.Predict` sends its inputs and questions here, provided that all
+its outputs are `Literal`, `bool` or DSPy's decision types. Labels are scored by likelihood after a
+short prompt without markers: at 135M parameters the form of the prompt decides whether the model
+uses the user's own items (see ``benchmarks/bench_embedded.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dspy.clients.base_lm import LM_CLASS_STATE_KEY
 from dspy.clients.errors import error_boundary
 from dspy.utils.callback import with_callbacks
 
-from program.models.likelihood import Scored, label_likelihood
+from program.models.likelihood import LabelScores, label_likelihood
 from program.models.llama_server import ModelFile, get_server
 from program.models.weights import find_model
 
@@ -27,13 +27,14 @@ _BOOLEAN = ("yes", "no")
 
 
 class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
-    """Answers decision requests with the model in the process. Costs nothing, needs no key.
+    """Answers decision requests with a model in the process. Costs nothing, needs no key.
 
     Attributes:
         source: ``embedded`` or ``gguf:PATH``.
         context: Longest prompt, in tokens.
-        calibrate: Divide the probabilities by those the labels have without inputs, instructions
-            (the persona) and examples. Helps where the prompt has no examples, hurts where it has.
+        calibrate: Whether to divide the probabilities by the labels' prior, their probabilities
+            without inputs, instructions (the persona) and examples. Helps if the prompt has no
+            examples, hurts if it has some.
     """
 
     supports_decision_requests = True
@@ -46,7 +47,7 @@ class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
         calibrate: bool = False,
         callbacks: list[Any] | None = None,
     ) -> None:
-        """Name the model; it is loaded at the first call.
+        """Check the model's file; the first call loads the model.
 
         Raises:
             ModelSetupError: The file is missing or wrong.
@@ -61,12 +62,12 @@ class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
         """Answer each question about one state.
 
         Args:
-            state: ``instructions``, ``inputs`` (name to value) and perhaps ``demos``.
+            state: ``instructions``, ``inputs`` (name to value), optionally ``demos``.
             questions: Output name to ``type`` (``choice``, ``score`` or ``noul``) and ``criteria``.
 
         Returns:
             Output name to evidence, in the form DSPy decodes: ``probabilities`` (sum 1) and
-            ``confidence`` (that of the best label), or ``noul``, the probability of true.
+            ``confidence`` (the highest of them), or ``noul``, the probability of true.
 
         Raises:
             dspy.LMError: The prompt does not fit, or the model failed.
@@ -75,43 +76,33 @@ class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, state: Mapping[str, Any], questions: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer without blocking the event loop; as `__call__`."""
+        """Answer like `__call__`, without blocking the event loop."""
         return await asyncio.to_thread(self._answer, state, questions)
 
     def _answer(self, state: Mapping[str, Any], questions: Mapping[str, Any]) -> dict[str, Any]:
         with error_boundary(self.model, unexpected=True):
-            scored = {name: self._score(state, name, question) for name, question in questions.items()}
-        answers = {name: _evidence(questions[name], scored[name].probabilities) for name in questions}
-        self._report(state, questions, answers, list(scored.values()))
+            scores = {name: self._score(state, name, question) for name, question in questions.items()}
+        answers = {name: _evidence(questions[name], scores[name].probabilities) for name in questions}
+        self._report(state, questions, answers, list(scores.values()))
         return answers
 
-    def _score(self, state: Mapping[str, Any], name: str, question: Mapping[str, Any]) -> Scored:
-        labels = list(_labels(question))
+    def _score(self, state: Mapping[str, Any], name: str, question: Mapping[str, Any]) -> LabelScores:
+        labels = _labels(question)
         server = get_server(self._file)
-        with server.turn:
-            scored = label_likelihood(server, render(state, name), labels)
+        with server.lock:
+            scores = label_likelihood(server, render(state, name), labels)
             if not self.calibrate:
-                return scored
+                return scores
             prior = label_likelihood(server, render(_without_content(state), name), labels)
-        weights = {
-            label: share / max(prior.probabilities[label], 1e-9)
-            for label, share in scored.probabilities.items()
-        }
-        total = sum(weights.values())
-        return Scored(
-            {label: weight / total for label, weight in weights.items()},
-            scored.prompt_tokens + prior.prompt_tokens,
-            scored.cached_tokens + prior.cached_tokens,
-            scored.forward_passes + prior.forward_passes,
-        )
+        return scores.divided_by(prior)
 
     def _report(
-        self, state: Mapping[str, Any], questions: Any, answers: Mapping[str, Any], scored: list[Scored]
+        self, state: Mapping[str, Any], questions: Any, answers: Mapping[str, Any], scores: list[LabelScores]
     ) -> None:
         usage = {
-            "prompt_tokens": sum(one.prompt_tokens for one in scored),
-            "completion_tokens": sum(one.forward_passes for one in scored),
-            "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in scored)},
+            "prompt_tokens": sum(score.prompt_tokens for score in scores),
+            "completion_tokens": sum(score.forward_passes for score in scores),
+            "prompt_tokens_details": {"cached_tokens": sum(score.cached_tokens for score in scores)},
         }
         if dspy.settings.usage_tracker:
             dspy.settings.usage_tracker.add_usage(self.model, usage)
@@ -133,7 +124,7 @@ class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
         )
 
     def dump_state(self) -> dict[str, Any]:
-        """Return what `load_state` needs; the weights are named, not copied."""
+        """Return the settings for `load_state`; the weights are named, not copied."""
         return {
             LM_CLASS_STATE_KEY: f"{__name__}.{type(self).__qualname__}",
             "source": self.source,
@@ -143,7 +134,7 @@ class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
 
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> DecisionLM:
-        """Make the client again from `dump_state`.
+        """Restore the client from `dump_state`.
 
         Raises:
             ModelSetupError: The file is missing or wrong on this machine.
@@ -152,7 +143,7 @@ class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
 
 
 def render(state: Mapping[str, Any], question: str) -> str:
-    """Return the prompt whose continuation is the answer to ``question``.
+    """Return a prompt that the model continues with the answer to ``question``.
 
     Instructions, then examples, then one line for each input, then the name of the output.
     """
@@ -167,7 +158,7 @@ def _lines(fields: Mapping[str, Any]) -> str:
 
 
 def _without_content(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same form with nothing in it, not even the persona, whose effect must stay."""
+    """Return the same form without content. The persona goes too: calibration must not divide it out."""
     return {"instructions": "", "inputs": dict.fromkeys(state["inputs"], "N/A")}
 
 

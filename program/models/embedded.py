@@ -1,4 +1,4 @@
-"""A language model inside the process, as DSPy wants it: an engine, and an `LM` around it."""
+"""The embedded language model for DSPy: an engine in the process, and an `LM` around it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from program.models.weights import find_model
 
 _NEVER = "\x01"
 _SENTENCE = 80
-"""Longest string, in characters, where an answer has several."""
+"""Longest string, in characters, if an answer has several."""
 _BOUNDS = ("enum", "const", "maxLength", "format", "pattern")
 
 
@@ -52,14 +52,14 @@ class EmbeddedEngine:
             # JSON in one line: a third of the tokens of a step were line breaks and indents.
             body["logit_bias"] = [[token, False] for token in self.server.line_breaks]
         reply = self.server.chat(body)
-        # llama.cpp names the model by its path, which is nobody's business.
+        # llama.cpp names the model by its path, which must not leave the machine.
         reply["model"] = request.model
         return lm15.response_from_openai_chat(reply, model=request.model)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AsyncEmbeddedEngine:
-    """The same for asyncio: the call waits in a thread, because llama.cpp releases the GIL."""
+    """The asyncio side of an `EmbeddedEngine`: calls run in a thread; llama.cpp releases the GIL."""
 
     engine: EmbeddedEngine
 
@@ -82,29 +82,27 @@ def _body(request: lm15.Request) -> dict[str, Any]:
     if format_ and format_.get("type") == "json_schema":
         body["response_format"] = _bounded(format_, body["max_tokens"])
     else:
-        # Without these a small model repeats itself until its tokens run out. Repeated phrases are
-        # held down, across any punctuation; single tokens only a little, because numbers and names
-        # must be copied.
+        # Without these a small model repeats itself until its tokens run out. DRY penalizes repeated
+        # phrases, across any punctuation; the penalty on single tokens is small, because numbers and
+        # names must be copied.
         body |= {"dry_multiplier": 0.8, "dry_sequence_breakers": [_NEVER]}
         body.setdefault("frequency_penalty", 0.15)
     return dict(body)
 
 
 def _bounded(format_: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
-    """Return the response format with a length for each string that has none.
+    """Return the response format with a maximum length for each unbounded string.
 
-    A small model that falls into a loop then still closes its JSON before its tokens run out.
-    Two characters a token is half of what English takes.
+    A small model that loops then still closes its JSON before its tokens run out. The limit is two
+    characters a token, half the average of English.
     """
     bounded = copy.deepcopy(dict(format_))
-    open_strings = [part for part in _parts(bounded) if _is_open_string(part)]
-    # Beside other strings, as in a step of an agent, each is a thought or a search: one sentence.
-    limit = (
-        2 * max_tokens
-        if len(open_strings) == 1
-        else min(_SENTENCE, 2 * max_tokens // max(len(open_strings), 1))
-    )
-    for part in open_strings:
+    strings = [part for part in _parts(bounded) if _is_unbounded_string(part)]
+    limit = 2 * max_tokens
+    if len(strings) > 1:
+        # Several strings, as in a step of an agent, are thoughts or searches: one sentence each.
+        limit = min(_SENTENCE, limit // len(strings))
+    for part in strings:
         part["maxLength"] = max(16, limit)
     return bounded
 
@@ -116,26 +114,26 @@ def _parts(node: Any) -> Iterator[dict[str, Any]]:
         yield from _parts(child)
 
 
-def _is_open_string(part: Mapping[str, Any]) -> bool:
+def _is_unbounded_string(part: Mapping[str, Any]) -> bool:
     return part.get("type") == "string" and part.keys().isdisjoint(_BOUNDS)
 
 
 class EmbeddedLM(dspy.LM):  # type: ignore[misc]
     """A `dspy.LM` that runs in the process and costs nothing.
 
-    Every structured answer is constrained by its JSON schema: use it with `dspy.JSONAdapter`. At
-    temperature 0 the same prompt gives the same answer, whatever was asked before or beside it.
+    Its JSON schema constrains every structured answer: use it with `dspy.JSONAdapter`. At temperature
+    0 the same prompt gives the same answer, independent of other and concurrent calls.
 
     Attributes:
         source: ``embedded`` or ``gguf:PATH``.
         context: Longest prompt plus answer, in tokens.
         calibrate: Whether `decisions` divides by the labels' prior.
-        continues: Whether it goes on with a reply whose beginning is given; llama.cpp does.
-        summarises: Whether its prose about a user is worth keeping. The packaged model's is not: it
-            is fluent and invented, so profiles keep to the counted facts unless prose is asked for.
+        supports_prefill: Whether it continues a reply whose beginning is given; llama.cpp does.
+        summarises: Whether its prose about a user is worth keeping. The packaged model invents
+            facts, so profiles hold only the counted facts unless a caller requests prose.
     """
 
-    continues: ClassVar[bool] = True
+    supports_prefill: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -148,17 +146,17 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
         callbacks: list[Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Name the model; it is loaded at the first call.
+        """Check the model's file; the first call loads the model.
 
         Args:
             source: ``embedded`` for the packaged model, ``gguf:PATH`` for any file.
             context: Longest prompt plus answer, in tokens.
-            calibrate: Divide label probabilities by their prior; helps without examples in the
-                prompt, hurts with them.
+            calibrate: Whether to divide label probabilities by their prior; helps without
+                examples in the prompt, hurts with them.
             temperature: 0 for the most likely answer.
             max_tokens: Longest answer, in tokens.
             callbacks: DSPy callbacks of this object.
-            **kwargs: Further request defaults, such as ``frequency_penalty``.
+            **kwargs: More request defaults, such as ``frequency_penalty``.
 
         Raises:
             ModelSetupError: The file is missing or wrong.
@@ -172,7 +170,7 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
             temperature=temperature,
             max_tokens=max_tokens,
             callbacks=callbacks,
-            # The prefix cache serves repeats, and DSPy's cache key knows nothing of `context`.
+            # DSPy's cache key does not include `context`; `program.models.cache` serves repeats.
             cache=False,
             num_retries=0,
             **kwargs,
@@ -183,7 +181,7 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
 
     @property
     def decisions(self) -> DecisionLM:
-        """The same model for decision requests; its calls are reported where this object's are."""
+        """The same model for decision requests; its calls appear in this object's history."""
         client = DecisionLM(self.source, context=self.context, calibrate=self.calibrate)
         client.callbacks = self.callbacks
         client.update_history = self.update_history
@@ -191,7 +189,7 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
 
     @property
     def update_history(self) -> Callable[[Mapping[str, Any]], None]:
-        """Where DSPy reports a finished call. Assign a function to receive them instead."""
+        """The function that receives each finished call from DSPy; assign another to redirect them."""
         # DSPy leaves the cost of custom engines unknown; a model in the process is free.
         receive = self._receive or super().update_history
         return lambda entry: receive({**entry, "cost": 0.0})
@@ -201,7 +199,7 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
         self._receive = receive
 
     def dump_state(self) -> dict[str, Any]:
-        """Return what `load_state` needs; the weights are named, not copied."""
+        """Return the settings for `load_state`; the weights are named, not copied."""
         return {
             LM_CLASS_STATE_KEY: f"{__name__}.{type(self).__qualname__}",
             "source": self.source,
@@ -212,7 +210,7 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
 
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> EmbeddedLM:
-        """Make the model again from `dump_state`.
+        """Restore the model from `dump_state`.
 
         Raises:
             ModelSetupError: The file is missing or wrong on this machine.

@@ -1,4 +1,4 @@
-"""Label probabilities: which models give them, and how they are read (DSPy's decision requests)."""
+"""Label probabilities: which models provide them, and how to read them (DSPy's decision requests)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dspy.adapters.decision import record_evidence
 from program.answers import AnswerType, Text
 
 
-def decision_client(lm: Any, answer: AnswerType) -> Any:
-    """Return what answers closed questions by likelihood for ``lm``; ``None`` where nothing does.
+def decision_client(lm: Any, answer_type: AnswerType) -> Any:
+    """Return the client that scores the labels of ``answer_type``, from the attribute ``lm.decisions``.
 
-    A model offers it as its attribute ``decisions``.
+    ``None`` for free text, or if the model has no such client.
     """
-    return None if isinstance(answer, Text) else getattr(lm, "decisions", None)
+    return None if isinstance(answer_type, Text) else getattr(lm, "decisions", None)
 
 
 @contextmanager
-def probabilities() -> Iterator[Callable[[], Mapping[str, float] | None]]:
-    """Collect the evidence of the decision made inside; the function yielded returns it.
+def record_probabilities() -> Iterator[Callable[[], Mapping[str, float] | None]]:
+    """Record the latest decision inside the block; the yielded function returns its probabilities.
 
-    It maps each label, as text, to its probability, or is ``None`` where none was given.
+    They map each label, as text, to its probability; ``None`` if there was no decision.
     """
     with record_evidence() as log:
         yield lambda: {str(k): float(v) for k, v in log[-1][2]["probabilities"].items()} if log else None

@@ -1,14 +1,14 @@
-"""llama.cpp inside the process: one model in memory for all threads, and nobody else can reach it.
+"""llama.cpp in the process: one loaded model for all threads, closed to other processes.
 
-Choices that change answers:
+Settings that affect answers:
 
-* Prompts are read in pieces of 32 tokens with flash attention on. From 64 tokens on llama.cpp
-  takes another kernel, and the same prompt then has other probabilities (by up to 0.2 nats) when
-  a part of it was in the prefix cache, so answers would depend on what was asked before. This
-  costs about 20 % on prompts that are read for the first time; answers are bit-identical.
-* One slot. Two cores are compute-bound, threads queue, and requests are never computed together.
-* What was asked before, word for word and greedily, is answered from memory: the same prompt gives
-  the same answer anyway, and optimizers that start from one persona ask the same things.
+* Prompts are processed in batches of 32 tokens with flash attention. From 64 tokens on llama.cpp
+  uses another kernel: the same prompt then gets other probabilities (by up to 0.2 nats) if a part
+  of it is in the prefix cache, so answers would depend on earlier requests. This costs about 20 %
+  on uncached prompts; answers are bit-identical.
+* One slot. Two cores are compute-bound, threads queue, and requests are never batched together.
+* Repeated greedy requests are answered from a cache: the same prompt gives the same answer anyway,
+  and optimizers that start from one persona repeat the same requests.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from typing import Any
 from dspy import lm15
 
 from program.errors import ModelSetupError
-from program.models.cache import remember_answers
+from program.models.cache import cache_answers
 
-_TOKENS_AT_ONCE = 32
+_BATCH_TOKENS = 32
 _PROMPT_CACHE_MIB = 128
-_LONGEST_SOCKET_PATH = 100
-_LONGEST_GOODBYE = 30.0
-_DEEPEST_INDENT = 21
-"""One more than the blanks that llama.cpp's JSON grammar allows after a line break."""
+_MAX_SOCKET_PATH = 100
+_CLOSE_TIMEOUT = 30.0
+_INDENTS = 21
+"""Number of indents, from 0, that llama.cpp's JSON grammar allows after a line break."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """A GGUF file and how it is loaded.
+    """A GGUF file and the context length to load it with.
 
     Attributes:
         path: The file.
         context: Longest prompt plus answer, in tokens. Memory grows with it: 23 kB a token for
-            SmolLM2-135M, 190 MB in all.
+            SmolLM2-135M, 190 MB in total.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Server:
 
     Raises (all methods):
         lm15.ContextLengthError: The prompt does not fit the context.
-        lm15.InvalidRequestError: Something else in the request cannot be served.
+        lm15.InvalidRequestError: The request is invalid in another way.
         lm15.ServerError: The model failed.
     """
 
@@ -76,13 +76,13 @@ class Server:
         settings.n_ctx = file.context
         settings.n_parallel = 1
         settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        settings.n_ubatch = _TOKENS_AT_ONCE
+        settings.n_ubatch = _BATCH_TOKENS
         settings.cpuparams.n_threads = 1
         settings.cpuparams_batch.n_threads = 2
         settings.n_threads_http = 1
         settings.cache_ram_mib = _PROMPT_CACHE_MIB
         settings.verbosity = -1
-        self._close_doors(settings)
+        self._restrict_access(settings)
         try:
             self._server = xllamacpp.Server(settings)
         except (RuntimeError, ValueError) as error:
@@ -91,48 +91,48 @@ class Server:
                 f"llama.cpp cannot load {file.path.name!r}: is it a complete GGUF file of a text model?"
             ) from error
         self.address: str = self._server.listening_address
-        """Where llama.cpp listens: a socket that only this user can open, with a key."""
+        """The address of llama.cpp: a socket that only this user can open, and only with the key."""
         self._client = self._open_client()
-        self.turn = threading.RLock()
-        """Hold it over several calls whose prompts share a beginning: no other prompt comes between."""
+        self.lock = threading.RLock()
+        """Hold it over several calls whose prompts share a prefix: other prompts would evict it."""
         self._tokenize = lru_cache(maxsize=4096)(self._tokenize_uncached)
-        self._ask_once = remember_answers(self._ask, _identity(file, xllamacpp.__version__))
+        self._cached_ask = cache_answers(self._ask, _identity(file, xllamacpp.__version__))
 
     def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer an OpenAI chat body, with llama.cpp's own sampling settings allowed beside it.
+        """Answer an OpenAI chat body, which may also have llama.cpp's own sampling settings.
 
-        A repeated body is answered from memory if its temperature is 0.
+        A repeated body is answered from the cache if its temperature is 0.
         """
-        ask = self._ask_once if body.get("temperature") == 0 else self._ask
-        # Never with sorted keys: the order of a schema's fields is the order in which they are written.
+        ask = self._cached_ask if body.get("temperature") == 0 else self._ask
+        # Keys stay unsorted: the model writes a schema's fields in this order.
         return dict(json.loads(ask("handle_chat_completions", json.dumps(body))))
 
     def probabilities(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a completion body whose ``logprobs`` are wanted; ``prompt`` may mix text and token ids.
+        """Answer a completion body with ``logprobs``; ``prompt`` may mix text and token ids.
 
-        A repeated body is answered from memory: the token drawn may differ, its probabilities do not.
+        A repeated body is answered from the cache: the sampled token may vary, its probabilities do not.
         """
-        return dict(json.loads(self._ask_once("handle_completions", json.dumps(body))))
+        return dict(json.loads(self._cached_ask("handle_completions", json.dumps(body))))
 
     def tokenize(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of ``text``, without the tokens that open or close a prompt."""
+        """Return the token ids of ``text``, without the special tokens around a prompt."""
         return self._tokenize(text)
 
     @cached_property
     def line_breaks(self) -> tuple[int, ...]:
-        """Every token with a line break that may stand between the parts of a JSON text."""
-        found: set[int] = set()
+        """All tokens with a line break that can separate the parts of a JSON text."""
+        ids: set[int] = set()
         for breaks in ("\n", "\n\n"):
-            for indent in range(_DEEPEST_INDENT):
+            for indent in range(_INDENTS):
                 request = {"content": breaks + " " * indent, "add_special": False, "with_pieces": True}
                 tokens = self._checked(self._client.post("/tokenize", json=request).json())["tokens"]
-                found.update(token["id"] for token in tokens if "\n" in str(token["piece"]))
-        return tuple(sorted(found))
+                ids.update(token["id"] for token in tokens if "\n" in str(token["piece"]))
+        return tuple(sorted(ids))
 
     def close(self) -> None:
-        """Release the model once a running call has ended; one that takes too long is left alone."""
-        if not self.turn.acquire(timeout=_LONGEST_GOODBYE):
-            # A model that is destroyed under a running call crashes the process.
+        """Release the model after the running call; if that takes more than 30 s, leak the model."""
+        if not self.lock.acquire(timeout=_CLOSE_TIMEOUT):
+            # Destroying a model during a call crashes the process.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
         self._client.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -142,17 +142,17 @@ class Server:
         reply = self._client.post("/tokenize", json={"content": text, "add_special": False})
         return tuple(self._checked(reply.json())["tokens"])
 
-    def _close_doors(self, settings: Any) -> None:
-        # xllamacpp always opens llama.cpp's HTTP server, which would show prompts to any local
-        # process. A socket in a folder only this user may enter, plus a key nobody knows, closes
-        # it; we need it ourselves, because only this door can tokenize.
+    def _restrict_access(self, settings: Any) -> None:
+        # xllamacpp always starts llama.cpp's HTTP server, which would show prompts to any local
+        # process. A socket in a private folder and a random key protect it. It has to stay: only
+        # the HTTP API can tokenize.
         self._key = secrets.token_hex(16)
         settings.api_keys = [self._key]
         settings.endpoint_slots = False
         settings.ui = False
         self._folder = tempfile.mkdtemp(prefix="personaagent-")
         socket = str(Path(self._folder) / "llama.sock")
-        if sys.platform != "win32" and len(socket) < _LONGEST_SOCKET_PATH:
+        if sys.platform != "win32" and len(socket) < _MAX_SOCKET_PATH:
             settings.hostnames = [socket]
 
     def _open_client(self) -> Any:
@@ -164,12 +164,12 @@ class Server:
             base_url="http://localhost" if unix else self.address,
             headers={"Authorization": f"Bearer {self._key}"},
             timeout=60.0,
-            # A proxy of the environment would take even a socket's requests.
+            # A proxy from the environment would take over even a socket's requests.
             trust_env=False,
         )
 
     def _ask(self, handler: str, body: str) -> str:
-        with self.turn:
+        with self.lock:
             return json.dumps(self._checked(self._call(getattr(self._server, handler), json.loads(body))))
 
     @staticmethod
@@ -177,7 +177,7 @@ class Server:
         try:
             return dict(handler(dict(body)))
         except (ValueError, RuntimeError) as error:
-            # llama.cpp raises what it finds while it reads the request, such as a bad JSON schema.
+            # llama.cpp raises these for a bad request, such as an invalid JSON schema.
             raise lm15.InvalidRequestError(str(error)) from error
 
     @staticmethod
@@ -194,18 +194,18 @@ class Server:
 
 
 def _identity(file: ModelFile, runtime: str) -> str:
-    """Return what changes a model's answers, beside what it is asked."""
+    """Return everything that changes the answers to a request: the file, the context, the runtime."""
     state = file.path.stat()
     return f"{file.path} {state.st_size} {state.st_mtime_ns} {file.context} {runtime}"
 
 
 _lock = threading.Lock()
 _servers: dict[ModelFile, Server] = {}
-_parents_servers: list[Server] = []
+_inherited_servers: list[Server] = []
 
 
 def get_server(file: ModelFile) -> Server:
-    """Return the process's one server for ``file``, loading it at the first call.
+    """Return the process's only server for ``file``; the first call loads it.
 
     Raises:
         ModelSetupError: The runtime or the file cannot be loaded.
@@ -223,11 +223,11 @@ def _close_all() -> None:
 
 
 def _after_fork() -> None:
-    # The child has the parent's memory but not its threads: a server of the parent would never
-    # answer, and destroying it would wait for a thread that does not exist. So it is kept for good.
+    # The child has the parent's memory but not its threads: an inherited server never answers, and
+    # destroying it waits for a thread that does not exist. So it stays referenced forever.
     global _lock
     _lock = threading.Lock()
-    _parents_servers.extend(_servers.values())
+    _inherited_servers.extend(_servers.values())
     _servers.clear()
 
 
@@ -239,10 +239,10 @@ def import_runtime() -> Any:
     """Return the module xllamacpp.
 
     Raises:
-        ModelSetupError: It, or a system library it needs, is not installed.
+        ModelSetupError: The module or a system library is not installed.
     """
-    # libgomp reads this once, when it is loaded. Its default spins while it waits, which costs
-    # a factor of ten beside other busy processes.
+    # libgomp reads this once, when it is loaded. By default it spins while it waits, which is ten
+    # times slower if other processes are busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import xllamacpp

@@ -1,15 +1,15 @@
-"""From what a user typed to a language model, and from a model's error to one clear line."""
+"""Find a language model by name, and explain a model's error in one line."""
 
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import Any
 
 import dspy
 from dspy.utils import exceptions as lm_errors
 
-from program.errors import ModelSetupError
+from program.errors import ConfigError, ModelSetupError
+from program.plugins import load_path
 from program.text import one_line
 
 _MAX_ERROR_CHARS = 200
@@ -27,7 +27,7 @@ _KEYS = {
     "together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY"),
     "xai": ("XAI_API_KEY",),
 }
-"""Where each provider's key is looked for. Providers not listed are left to DSPy."""
+"""Environment variables of each provider's key. DSPy checks the keys of other providers."""
 
 _LOCAL = {
     "ollama": "ollama serve",
@@ -42,31 +42,39 @@ def resolve_lm(
     temperature: float | None = None,
     max_tokens: int | None = None,
 ) -> Any:
-    """Return the language model that ``spec`` names. Nothing is called or loaded yet.
+    """Return the language model that ``spec`` names, without loading or calling it.
 
     Args:
-        spec: ``None`` or ``embedded`` for the model that ships as a package, ``gguf:PATH`` for a
-            GGUF file, ``python:MODULE:NAME`` for an LM object of your own code, any DSPy model
-            string (``anthropic/claude-…``, ``ollama_chat/…``), or an LM object, returned as it is.
+        spec: ``None`` or ``embedded`` for the packaged model, ``gguf:PATH`` for a GGUF file,
+            ``python:MODULE:NAME`` for an LM object in your own code, any DSPy model string
+            (``anthropic/claude-…``, ``ollama_chat/…``), or an LM object, which is returned.
         temperature: ``None`` for the model's default, which is 0 for models in the process.
         max_tokens: Longest answer in tokens; ``None`` for the model's default, which is 300 for
             models in the process.
 
     Raises:
-        ModelSetupError: The model cannot work as named; the message says what to do.
+        ModelSetupError: The name is unknown, or a key, a file or a package is missing; the message
+            says what to do.
+
+    Example:
+        >>> resolve_lm("ollama_chat/llama3", temperature=0.7).kwargs["temperature"]
+        0.7
+        >>> lm = dspy.LM("openai/gpt-4o")
+        >>> resolve_lm(lm) is lm
+        True
     """
     if spec is not None and not isinstance(spec, str):
         return spec
     settings: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
-    given = {name: value for name, value in settings.items() if value is not None}
+    settings = {name: value for name, value in settings.items() if value is not None}
     if spec is None or spec == "embedded" or spec.startswith("gguf:"):
         from program.models.embedded import EmbeddedLM
         from program.models.llama_server import import_runtime
 
         import_runtime()
-        return EmbeddedLM(spec or "embedded", **given)
+        return EmbeddedLM(spec or "embedded", **settings)
     if spec.startswith("python:"):
-        return _imported(spec)
+        return _load_python_lm(spec)
     provider, separator, model = spec.partition("/")
     if not separator or not model:
         raise ModelSetupError(
@@ -75,36 +83,34 @@ def resolve_lm(
         )
     _check_key(spec, provider)
     try:
-        return dspy.LM(spec, **given)
+        return dspy.LM(spec, **settings)
     except (dspy.LMError, ValueError) as error:
         raise ModelSetupError(f"cannot use model {spec!r}: {one_line(error, _MAX_ERROR_CHARS)}") from error
 
 
-def sampled(lm: Any, seed: int) -> Any:
-    """Return ``lm`` such that another seed is another sample, also where DSPy remembers its answers.
+def with_seed(lm: Any, seed: int) -> Any:
+    """Return ``lm`` with its own cache entries for ``seed``, so that another seed is another sample.
 
-    Seed 0 is the sample of runs that know no seed. A model whose temperature is not set samples, too.
+    Seed 0, temperature 0 and models without a cache change nothing.
     """
+    # A model without a temperature samples at its provider's default.
     if seed and lm.cache and lm.kwargs.get("temperature") != 0:
         return lm.copy(rollout_id=seed)
     return lm
 
 
-def _imported(spec: str) -> Any:
-    module, _, name = spec.removeprefix("python:").partition(":")
+def _load_python_lm(spec: str) -> Any:
     try:
-        lm = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelSetupError(
-            f"cannot import the model {spec!r}: {one_line(error, _MAX_ERROR_CHARS)}"
-        ) from error
+        lm = load_path(spec.removeprefix("python:"), f"model {spec!r}")
+    except ConfigError as error:
+        raise ModelSetupError(one_line(error, _MAX_ERROR_CHARS)) from error
     if not isinstance(lm, dspy.BaseLM):
-        raise ModelSetupError(f"{spec!r} is not a `dspy.LM` but {type(lm).__name__}")
+        raise ModelSetupError(f"{spec!r} is not a `dspy.LM` but a {type(lm).__name__}")
     return lm
 
 
 def _check_key(spec: str, provider: str) -> None:
-    # A gateway named by the environment may need no key at all.
+    # A gateway in the environment may not need a key.
     gateway = any(os.environ.get(f"{provider.upper()}_{end}") for end in ("API_BASE", "BASE_URL"))
     names = _KEYS.get(provider, ())
     if names and not gateway and not any(os.environ.get(name) for name in names):
@@ -112,9 +118,13 @@ def _check_key(spec: str, provider: str) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """Return one line that says what a model's error means and what to do; ``None`` for others.
+    """Return a model's error in one line with the next step; ``None`` for any other error.
 
-    The line holds the model's name and the provider's own words, cut short, and no prompt text.
+    The line has the model's name and the provider's message, cut, and no prompt text.
+
+    Example:
+        >>> explain(dspy.LMTimeoutError("timeout", model="openai/gpt-4o"))
+        'openai/gpt-4o did not answer in time: try again'
     """
     if isinstance(error.__cause__, ModelSetupError):
         return str(error.__cause__)
@@ -124,30 +134,30 @@ def explain(error: BaseException) -> str | None:
     provider = str(model).partition("/")[0]
     if isinstance(error, lm_errors.LMAuthError):
         names = _KEYS.get(provider, ("its key",))
-        return f"{model} refused the key: check `{names[0]}`"
+        return f"{model} rejected the key: check `{names[0]}`"
     if isinstance(error, lm_errors.LMBillingError):
-        return f"{model} wants payment: check the account's credit"
+        return f"{model} requires payment: check the account's credit"
     if isinstance(error, lm_errors.LMRateLimitError):
         wait = f" in {error.retry_after:.0f} s" if error.retry_after else ""
-        return f"{model} limits the rate: try again{wait}, or with fewer workers"
+        return f"{model} is rate limited: try again{wait}, or with fewer workers"
     if isinstance(error, lm_errors.ContextWindowExceededError):
         return f"the prompt is too long for {model}: use fewer or shorter interactions, or another model"
     if isinstance(error, lm_errors.LMUnsupportedModelError) or error.status == 404:
-        return f"{model} is not known to its provider: check the name{_pull(provider, str(model))}"
+        return f"{model} is unknown to its provider: check the name{_pull(provider, str(model))}"
     if isinstance(error, lm_errors.LMNotConfiguredError):
         return f"{model} is not set up: {one_line(error, _MAX_ERROR_CHARS)}"
     if isinstance(error, lm_errors.LMTimeoutError):
         return f"{model} did not answer in time: try again"
     if isinstance(error, lm_errors.LMTransportError) or _refused(error):
         start = f": is the server running? Start it with `{_LOCAL[provider]}`" if provider in _LOCAL else ""
-        return f"{model} cannot be reached{start or ': check the network and its address'}"
+        return f"{model} cannot be reached{start or ': check the network and the address'}"
     if isinstance(error, lm_errors.LMServerError):
-        return f"{model} failed on its side: try again later"
+        return f"{model} had a server error: try again later"
     return f"{model} failed: {one_line(error, _MAX_ERROR_CHARS)}"
 
 
 def _refused(error: BaseException | None) -> bool:
-    # LiteLLM reports a server that does not listen as one that failed; only its words differ.
+    # LiteLLM reports a refused connection as a server error; only the message differs.
     while error is not None:
         if isinstance(error, ConnectionError) or "connection error" in str(error).lower():
             return True

@@ -1,7 +1,6 @@
-"""A language model that answers by a function: for tests, benchmarks and dry runs.
+"""A language model that answers with a function: for tests, benchmarks and dry runs.
 
-It is a real DSPy engine, so everything above it (adapters, caching, retries, track_usage) is what
-runs with any other model.
+It is a real DSPy engine, so adapters, caching, retries and `track_usage` run as with any model.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import dspy
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 
 Reply = Callable[[str, str], str | Mapping[str, Any]]
-"""From the system text and the last user text to the answer; a mapping is sent as JSON."""
+"""Returns the answer to a system text and the last user text; a mapping is sent as JSON."""
 
 _numbers = itertools.count()
 
 
 @dataclass
 class ScriptedEngine:
-    """Answers each request by ``reply`` and keeps every prompt it was given.
+    """Answers each request with ``reply`` and records the prompts.
 
     Attributes:
         prompts: (system, user) of each call, in order of arrival.
@@ -35,14 +34,15 @@ class ScriptedEngine:
     supported_params: tuple[str, ...] = ("response_format", "temperature", "max_tokens")
 
     def complete(self, request: Request) -> Response:
-        """Answer one request; what ``reply`` raises reaches DSPy as an engine's failure."""
+        """Answer one request; DSPy sees an exception of ``reply`` as a failure of the engine."""
         system = request.system or ""
         if not isinstance(system, str):
             system = "".join(part.text for part in system if isinstance(part, TextPart))
         user = [message.text or "" for message in request.messages if message.role == "user"][-1]
         self.prompts.append((system, user))
-        said = self.reply(system, user)
-        text = said if isinstance(said, str) else json.dumps(said)
+        answer = self.reply(system, user)
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        # A token is about four characters.
         sizes = len(system + user) // 4 + 1, len(text) // 4 + 1
         return Response(
             id=None,
@@ -55,7 +55,7 @@ class ScriptedEngine:
 
 @dataclass
 class AsyncScriptedEngine:
-    """The async side of a `ScriptedEngine`."""
+    """The asyncio side of a `ScriptedEngine`."""
 
     engine: ScriptedEngine
 
@@ -65,9 +65,16 @@ class AsyncScriptedEngine:
 
 
 def scripted_lm(reply: Reply) -> dspy.LM:
-    """Return a language model that answers by ``reply``; its engine is ``lm.engine``.
+    """Return a language model that answers with ``reply``; ``lm.engine`` records the prompts.
 
-    Each has its own model name: DSPy's cache does not tell two engines of one name apart.
+    Each has its own model name: DSPy's cache does not distinguish two engines with the same name.
+
+    Example:
+        >>> lm = scripted_lm(lambda system, user: "Lentils.")
+        >>> lm("What shall I cook?")
+        ['Lentils.']
+        >>> lm.engine.prompts
+        [('', 'What shall I cook?')]
     """
     engine = ScriptedEngine(reply)
     return dspy.LM(

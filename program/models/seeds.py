@@ -1,4 +1,4 @@
-"""Seeds of sampled answers: never the same twice, and the same again where a run is repeated."""
+"""Sampling seeds: every call gets its own, and a repeated run gets the same ones."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_everywhere = itertools.count(1)
-_here: ContextVar[Callable[[], int] | None] = ContextVar("personaagent_draws", default=None)
+_process_seeds = itertools.count(1)
+_scope: ContextVar[Callable[[], int] | None] = ContextVar("personaagent_draws", default=None)
 
 
 def next_seed() -> int:
-    """Return a seed in [1, 2**31) for one sampled answer."""
-    draw = _here.get()
-    return next(_everywhere) if draw is None else draw()
+    """Return the next seed, in [1, 2**31), of the current `repeatable_seeds` or of the process."""
+    draw = _scope.get()
+    return next(_process_seeds) if draw is None else draw()
 
 
 @contextmanager
 def repeatable_seeds(name: str) -> Iterator[None]:
-    """Draw the seeds inside from ``name`` alone: the n-th is the same whatever ran before or beside."""
+    """Derive the seeds inside the block from ``name`` and their number alone.
+
+    The n-th seed of a name is always the same, whatever else runs before or at the same time.
+
+    Example:
+        >>> with repeatable_seeds("run 1, user ana"):
+        ...     first = next_seed()
+        >>> with repeatable_seeds("run 1, user ana"):
+        ...     next_seed() == first
+        True
+    """
     numbers = itertools.count(1)
 
     def draw() -> int:
         digest = hashlib.sha256(f"{name} {next(numbers)}".encode()).digest()
         return 1 + int.from_bytes(digest[:4], "big") % (2**31 - 1)
 
-    token = _here.set(draw)
+    token = _scope.set(draw)
     try:
         yield
     finally:
-        _here.reset(token)
+        _scope.reset(token)

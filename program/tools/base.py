@@ -1,4 +1,4 @@
-"""What a tool is: a typed function with a docstring, bound to one user when it is called."""
+"""The contract of a tool: a typed function with a docstring, which gets one user's context."""
 
 from __future__ import annotations
 
@@ -14,16 +14,29 @@ from program.memory.semantic import Profile
 
 @dataclass(frozen=True, kw_only=True)
 class ToolContext:
-    """Everything a tool may know of the one user it works for, and how far it may look.
+    """One user's data for a tool, and the limits on what the tool may show.
 
     Attributes:
         memory: The user's episodic memory.
-        profile: Returns the user's profile as it stood at ``before``.
-        before: Nothing at or after this may be shown (see `program.memory.base.Before`).
-        exclude: Interaction ids that may not be shown.
-        k: How many interactions one memory search returns.
-        max_chars: Longest interaction text shown, in characters; longer ones are cut.
-        response_noun: What a response of this user is called: "tag" (see `program.task.Task`).
+        profile: Returns the user's profile of the interactions before its argument.
+        before: Show only interactions before this (see `program.memory.base.Before`).
+        exclude: Interaction ids that must not be shown.
+        k: Number of interactions that a memory search returns.
+        max_chars: Maximum length of an interaction's text, in characters; longer ones are cut.
+        response_noun: The word for a response: "tag" (see `program.task.Task`).
+
+    Example:
+        >>> from program import EpisodicMemory, Interaction
+        >>> from program.memory.semantic import Facts, Profile
+        >>> film = Interaction(id="1", user_id="ana", query="A robot dreams.", response="sci-fi")
+        >>> context = ToolContext(
+        ...     memory=EpisodicMemory("ana", [film]),
+        ...     profile=lambda before: Profile(facts=Facts(interactions=1)),
+        ...     response_noun="tag",
+        ... )
+        >>> from program.tools import search_memory
+        >>> search_memory(context, "robots")
+        '1. tag: sci-fi | A robot dreams.'
     """
 
     memory: Memory
@@ -37,17 +50,25 @@ class ToolContext:
 
 @dataclass(frozen=True)
 class Tool:
-    """A function the persona may call.
+    """A function that the model may call.
 
     Attributes:
         name: As the model writes it.
         description: The first paragraph of the function's docstring, as the model reads it.
         arguments: Argument names and their types, without the context.
-        run: The function; sync or async. What it returns is turned into text for the model, and
-            what it raises becomes an observation that says what failed.
+        run: The function, sync or async. The model reads its return value as text; an exception
+            becomes an observation with the error.
         needs_context: Whether `run` takes the `ToolContext` as its first argument.
-        blocking: Whether `run` waits for something outside the process (network, disk); an async
-            agent then runs it in a thread.
+        blocking: Whether `run` waits for the network or the disk; an async agent then runs it in a
+            thread.
+
+    Example:
+        >>> def convert(celsius: float) -> float:
+        ...     "Convert a temperature to Fahrenheit."
+        ...     return celsius * 9 / 5 + 32
+        >>> tool = Tool.of(convert)
+        >>> tool.name, tool.description, tool.run(100.0)
+        ('convert', 'Convert a temperature to Fahrenheit.', 212.0)
     """
 
     name: str
@@ -59,19 +80,20 @@ class Tool:
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, blocking: bool = False) -> Tool:
-        """Make a tool of a typed function with a docstring.
+        """Return a tool for a typed function with a docstring.
 
-        A first parameter annotated `ToolContext` receives the user's context.
+        A first parameter of type `ToolContext` receives the user's context.
 
         Raises:
-            ConfigError: No docstring, an argument without a type, or a name the loop needs.
+            ConfigError: The function has no docstring, an argument has no type, or the name is
+                reserved.
         """
         name = getattr(function, "__name__", type(function).__name__)
         doc = inspect.getdoc(function)
         if not doc:
-            raise ConfigError(f"tool `{name}` needs a docstring: it is what the model reads")
+            raise ConfigError(f"tool `{name}` needs a docstring: the model reads it as the description")
         if name == "finish":
-            raise ConfigError("`finish` is how the agent ends; give the tool another name")
+            raise ConfigError("`finish` is reserved for the final answer; rename the tool")
         hints = get_type_hints(function)
         parameters = list(inspect.signature(function).parameters)
         untyped = [parameter for parameter in parameters if parameter not in hints]

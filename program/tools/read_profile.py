@@ -1,4 +1,4 @@
-"""The tool that reads who the user is."""
+"""The tool `read_profile`."""
 
 from __future__ import annotations
 

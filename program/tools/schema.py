@@ -1,7 +1,7 @@
-"""Actions as types: one small pydantic model for each tool, and one for finishing.
+"""Pydantic models of an agent's actions: one for each tool, and one for the final answer.
 
-They become the JSON schema that a model's action is decoded under, so they carry nothing that is not
-needed there: no titles, no descriptions, no further fields.
+Their JSON schema constrains how a model writes an action, so they have only what decoding needs: no
+titles, no descriptions, no additional fields.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from program.tools.base import Tool
 
 
 def call_model(tool: Tool) -> type[BaseModel]:
-    """Return the model of a call of ``tool``: its name in `tool`, then its arguments.
+    """Return the model of a call of ``tool``: its name as ``tool``, then its arguments.
 
     Raises:
-        ConfigError: An argument is itself called ``tool``.
+        ConfigError: An argument is called ``tool``.
     """
     if "tool" in tool.arguments:
         raise ConfigError(f"tool `{tool.name}`: an argument cannot be called `tool`; rename it")
@@ -32,16 +32,16 @@ def call_model(tool: Tool) -> type[BaseModel]:
 
 
 def finish_model(answer: Any) -> type[BaseModel]:
-    """Return the model of the last action: ``tool`` is ``finish`` and `answer` has the type given."""
+    """Return the model of the last action: ``tool`` is ``finish``, and ``answer`` has this type."""
     return _model("finish", {"answer": (answer, ...)})
 
 
 def _model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
-    typed: dict[str, Any] = {"tool": (Literal[name], ...), **fields}
+    all_fields: dict[str, Any] = {"tool": (Literal[name], ...), **fields}
     return create_model(
         "".join(part.capitalize() for part in name.split("_")),
         __config__=ConfigDict(extra="forbid", json_schema_extra=_without_titles),
-        **typed,
+        **all_fields,
     )
 
 

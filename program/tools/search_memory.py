@@ -1,4 +1,4 @@
-"""The tool that finds what the user did before."""
+"""The tool `search_memory`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def search_memory(context: ToolContext, query: str) -> str:
     One line for each, best match first: number, date, response, then the request it answered. The
     response comes first so that no cut can lose it and a small model has it where it looks.
     """
-    found = context.memory.search(query, context.k, before=context.before, exclude=context.exclude)
-    if not found:
+    matches = context.memory.search(query, context.k, before=context.before, exclude=context.exclude)
+    if not matches:
         return "No past interaction of this user was found."
-    return "\n".join(f"{number}. {_line(item, context)}" for number, item in enumerate(found, 1))
+    return "\n".join(f"{number}. {_line(item, context)}" for number, item in enumerate(matches, 1))
 
 
 def _line(item: Interaction, context: ToolContext) -> str:

@@ -1,8 +1,8 @@
-"""The tool that looks things up in Wikipedia, or in any other MediaWiki.
+"""The tool `search_wikipedia`, for Wikipedia or any other MediaWiki.
 
-The client is mwclient: of the maintained ones it alone takes any API address and leaves retries and
-errors to the caller. wikipedia-api has Wikipedia's address built in and logs whole queries;
-pymediawiki asks the network when it is made and does not look at the status of an answer.
+The client is mwclient: among the maintained ones, only it accepts any API address and leaves retries
+and errors to the caller. wikipedia-api hard-codes Wikipedia's address and logs whole queries;
+pymediawiki makes a request when it is constructed and ignores the status of a reply.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 WIKIPEDIA = "https://en.wikipedia.org/w/api.php"
 USER_AGENT = "personaagent/0.1 (personalised question answering; reads article summaries)"
 _PAGES = 3
-_MAX_QUERY = 300  # MediaWiki refuses longer searches.
+_MAX_QUERY = 300  # MediaWiki rejects longer searches.
 _CACHE_BYTES = 64 * 2**20
 
 
 class WikipediaSearch:
-    """Searches a MediaWiki and returns the beginnings of the best articles.
+    """Searches a MediaWiki and returns the introductions of the best articles.
 
-    **The query leaves the machine**: what the agent asks, which may hold words of the user, is sent to
-    the wiki. It is sent in the body of the request and is never part of a log line or an error, and
-    the cache knows it only by its hash.
+    **The query leaves the machine**: the agent's query, which may contain the user's words, is sent
+    to the wiki. It is in the body of the request, never in a log line or an error, and the cache
+    stores only its hash.
 
-    Without a network the caller learns so at once, and for ``pause`` seconds nothing is tried again.
-    Safe to share between threads and users: it keeps public text only.
+    Without a network a search fails at once, and no request is made for ``pause`` seconds. Safe to
+    share between threads and users: it stores only public text.
 
     Args:
-        cache_dir: Where answers are kept, in a folder ``wikipedia`` that only this account can read.
+        cache_dir: Folder for the cache, in a subfolder ``wikipedia`` that only this account can read.
         base_url: The ``api.php`` of the wiki.
-        timeout: Seconds to wait for an answer; no retry begins after them.
-        retries: How often a request is made again after status 429 or 5xx or a lost connection.
-        max_chars: Longest text returned, in characters, shared equally by the articles.
-        pause: Seconds without a further request once the wiki could not be reached.
-        keep: Seconds an answer stays in the cache.
+        timeout: Seconds to wait for a reply; no retry starts later.
+        retries: Maximum number of retries after status 429 or 5xx or a lost connection.
+        max_chars: Maximum length of the text, in characters, shared equally by the articles.
+        pause: Seconds without requests after the wiki was unreachable.
+        keep: Seconds until a cached reply expires.
 
     Raises:
-        ConfigError: ``base_url`` is no http address of an ``api.php``.
+        ConfigError: ``base_url`` is not the http(s) address of an ``api.php``.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class WikipediaSearch:
         self._pause = pause
         self._keep = keep
         self._paused_until = 0.0
-        self._opening = threading.Lock()
+        self._open_lock = threading.Lock()
         self._site: Any = None
         self._cache: Any = None
 
@@ -90,25 +90,25 @@ class WikipediaSearch:
         """Search Wikipedia for facts about the world (not about this user); returns article summaries.
 
         Raises:
-            ToolError: The wiki could not be reached, or it refused the search.
+            ToolError: The query is empty, the wiki is unreachable, or it rejected the search.
         """
         words = one_line(query, _MAX_QUERY)
         if not words:
             raise ToolError("The Wikipedia search needs at least one word.")
         self._open()
         key = self._key(words)
-        # Left after each use, the cache keeps no database connection in threads that come and go.
+        # Leaving the context closes the thread's database connection; threads may be short-lived.
         with self._cache as cache:
-            known = cache.get(key)
-        if known is not None:
-            return str(known)
-        text = self._render(self._ask(words))
+            cached = cache.get(key)
+        if cached is not None:
+            return str(cached)
+        text = self._render(self._find_pages(words))
         with self._cache as cache:
             cache.set(key, text, expire=self._keep)
         return text
 
     def _open(self) -> None:
-        with self._opening:
+        with self._open_lock:
             if self._site is None:
                 import diskcache
                 import mwclient
@@ -127,17 +127,17 @@ class WikipediaSearch:
                 )
 
     def _key(self, words: str) -> str:
-        what = json.dumps([self._base_url, _PAGES, self._max_chars, words])
-        return hashlib.sha256(what.encode()).hexdigest()
+        request = json.dumps([self._base_url, _PAGES, self._max_chars, words])
+        return hashlib.sha256(request.encode()).hexdigest()
 
-    def _ask(self, words: str) -> list[dict[str, Any]]:
-        """Return the best pages, best first; their `extract` is plain text."""
+    def _find_pages(self, words: str) -> list[dict[str, Any]]:
+        """Return the best pages, best first; their ``extract`` is plain text."""
         from mwclient.errors import APIError, InvalidResponse
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 
-        left = self._paused_until - time.monotonic()
-        if left > 0:
-            raise _unreachable(f"as just before; it is not tried again for {left:.0f} s")
+        wait = self._paused_until - time.monotonic()
+        if wait > 0:
+            raise _unreachable(f"as just before; it is not tried again for {wait:.0f} s")
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
             wait=_wait,
@@ -145,17 +145,17 @@ class WikipediaSearch:
             reraise=True,
         )
         try:
-            answer = retrying(self._request, words)
+            reply = retrying(self._request, words)
         except APIError as error:
             raise ToolError(f"Wikipedia refused the search ({error.code}).") from None
         except (requests.RequestException, InvalidResponse) as error:
             self._paused_until = time.monotonic() + self._pause
             raise _unreachable(_reason(error)) from None
-        pages: list[dict[str, Any]] = answer.get("query", {}).get("pages", [])
+        pages: list[dict[str, Any]] = reply.get("query", {}).get("pages", [])
         return sorted(pages, key=lambda page: page.get("index", 0))
 
     def _request(self, words: str) -> Any:
-        # POST: an address with the query in it would end up in log lines and error messages.
+        # POST, because a query in the address would appear in log lines and error messages.
         return self._site.post(
             "query",
             retry_on_error=False,
@@ -197,11 +197,11 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _wait(state: RetryCallState) -> float:
-    """Wait as long as the server asks for, else 0.25 s, 0.5 s, 1 s."""
+    """Return the seconds before the next attempt: the server's ``Retry-After``, or 0.25, 0.5, 1, ..."""
     error = state.outcome.exception() if state.outcome else None
     headers = getattr(getattr(error, "response", None), "headers", {})
-    asked = str(headers.get("Retry-After", ""))
-    return float(asked) if asked.isdecimal() else 0.25 * 2 ** (state.attempt_number - 1)
+    retry_after = str(headers.get("Retry-After", ""))
+    return float(retry_after) if retry_after.isdecimal() else 0.25 * 2 ** (state.attempt_number - 1)
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The tools an agent acts through: shown to the model, typed for its answer, run without raising."""
+"""A set of tools: describes them to the model, types its actions, and runs their calls."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _MAX_ERROR_CHARS = 200
 
 
 class ToolError(Exception):
-    """A tool raises it to say in its own words, to the model, what it could not do."""
+    """A failure of a tool; the model reads the message as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What came of one tool call.
+    """The outcome of one tool call.
 
     Attributes:
-        tool: Its name.
-        arguments: As they were passed, without the context.
-        text: What the model reads: the result, or what failed.
+        tool: The tool's name.
+        arguments: The arguments, without the context.
+        text: The text for the model: the tool's result or its error.
         failed: Whether the tool raised.
-        seconds: How long it ran.
+        seconds: Wall time of the call.
     """
 
     tool: str
@@ -45,14 +45,24 @@ class Observation:
 
 
 class ToolSet:
-    """Some tools under one roof. It never changes: share one between all agents of a process.
+    """The tools of an agent. Immutable: all agents of a process can share one.
 
     Args:
-        tools: In the order the model reads them.
-        max_chars: Longest text of an observation, in characters; longer ones are cut.
+        tools: In the order in which the model reads them.
+        max_chars: Maximum length of an observation, in characters; longer ones are cut.
 
     Raises:
-        ConfigError: Two tools have one name, or a tool cannot be typed.
+        ConfigError: Two tools have the same name, or an argument is called ``tool``.
+
+    Example:
+        >>> def convert(celsius: float) -> float:
+        ...     "Convert a temperature to Fahrenheit."
+        ...     return celsius * 9 / 5 + 32
+        >>> tools = ToolSet([Tool.of(convert)])
+        >>> print(tools.render())
+        convert(celsius: float): Convert a temperature to Fahrenheit.
+        >>> tools.call("convert", celsius=100).model_dump()
+        {'tool': 'convert', 'celsius': 100.0}
     """
 
     def __init__(self, tools: Sequence[Tool], *, max_chars: int = 4000) -> None:
@@ -60,8 +70,8 @@ class ToolSet:
         self.max_chars = max_chars
         if len(self.tools) < len(tools):
             names = [tool.name for tool in tools]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ConfigError(f"two tools are called `{twice}`; give one of them another name")
+            duplicate = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(f"two tools are called `{duplicate}`; rename one of them")
         self.call_models: Mapping[str, type[BaseModel]] = {tool.name: call_model(tool) for tool in tools}
         self._action_types: dict[Any, Any] = {}
 
@@ -79,15 +89,15 @@ class ToolSet:
     def action_type(self, answer: Any) -> Any:
         """Return the type of an action: a call of one of the tools, or ``finish`` with an ``answer``.
 
-        It is a union of the `call_models` and of a model ``Finish``, told apart by their field
-        ``tool``; as JSON schema an ``anyOf``. The same type is returned for the same ``answer``.
+        It is a union of the `call_models` and a model ``Finish``; their field ``tool`` discriminates.
+        The JSON schema is an ``anyOf``. Equal arguments return the same type.
 
         Args:
             answer: The annotation of the final answer; hashable.
         """
         if answer not in self._action_types:
             # A plain union: DSPy drops pydantic's discriminator from a field, and the constant `tool`
-            # with no further fields allowed already tells the members apart.
+            # without additional fields identifies a member anyway.
             members = (*self.call_models.values(), finish_model(answer))
             self._action_types.setdefault(answer, Union[members])  # noqa: UP007
         return self._action_types[answer]
@@ -96,18 +106,18 @@ class ToolSet:
         """Return the action that calls a tool.
 
         Raises:
-            ConfigError: There is no such tool.
-            pydantic.ValidationError: The arguments do not fit it.
+            ConfigError: The tool does not exist.
+            pydantic.ValidationError: The arguments do not fit the tool.
         """
         if name not in self.call_models:
-            raise ConfigError(f"no tool {name!r}; there are: {', '.join(self.tools) or 'none'}")
+            raise ConfigError(f"unknown tool {name!r}; use one of: {', '.join(self.tools) or 'none'}")
         return self.call_models[name](tool=name, **arguments)
 
     def run(self, action: BaseModel, context: ToolContext) -> Observation:
-        """Run a call, which is any action but ``Finish``.
+        """Run a call: any action except ``Finish``.
 
-        A tool that raises gives an observation that says so. An async tool works where no event loop
-        is running.
+        An exception of the tool becomes an observation. An async tool fails if an event loop is
+        running; use `arun` there.
         """
         call = _Call(self, action, context)
         try:
@@ -115,30 +125,30 @@ class ToolSet:
             if inspect.isawaitable(result):
                 result = _wait_for(result)
         except Exception as error:  # noqa: BLE001 - the model reads what failed, and the loop goes on
-            return call.failed(error)
-        return call.done(result)
+            return call.failure(error)
+        return call.success(result)
 
     async def arun(self, action: BaseModel, context: ToolContext) -> Observation:
-        """Run a call like `run`; tools that block run in a thread, async ones are awaited."""
+        """Run a call like `run`; blocking tools run in a thread, async ones are awaited."""
         call = _Call(self, action, context)
         try:
             result = await asyncio.to_thread(call.start) if call.blocks else call.start()
             if inspect.isawaitable(result):
                 result = await result
         except Exception as error:  # noqa: BLE001 - the model reads what failed, and the loop goes on
-            return call.failed(error)
-        return call.done(result)
+            return call.failure(error)
+        return call.success(result)
 
 
 class _Call:
-    """One call on its way to an observation."""
+    """One tool call in progress."""
 
     def __init__(self, tools: ToolSet, action: BaseModel, context: ToolContext) -> None:
         self._tool = tools.tools[action.tool]  # type: ignore[attr-defined]
         self._arguments = {name: getattr(action, name) for name in self._tool.arguments}
         self._context = context
         self._max_chars = tools.max_chars
-        self._started = time.perf_counter()
+        self._start_time = time.perf_counter()
 
     @property
     def blocks(self) -> bool:
@@ -148,10 +158,10 @@ class _Call:
         first = (self._context,) if self._tool.needs_context else ()
         return self._tool.run(*first, **self._arguments)
 
-    def done(self, result: Any) -> Observation:
+    def success(self, result: Any) -> Observation:
         return self._observation(_as_text(result), failed=False)
 
-    def failed(self, error: Exception) -> Observation:
+    def failure(self, error: Exception) -> Observation:
         if isinstance(error, ToolError):
             return self._observation(str(error), failed=True)
         message = one_line(str(error), _MAX_ERROR_CHARS)
@@ -163,7 +173,7 @@ class _Call:
             arguments=self._arguments,
             text=cut(text, self._max_chars),
             failed=failed,
-            seconds=time.perf_counter() - self._started,
+            seconds=time.perf_counter() - self._start_time,
         )
 
 

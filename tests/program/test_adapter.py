@@ -1,4 +1,4 @@
-"""How a text is asked for: plain, and begun for models that go on with a reply."""
+"""Adapters: plain text for a single text output, and the prefill of a rewrite."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dspy
 import pytest
 
 from optimizers.loss import UpdatePersona
-from program.models.adapter import OpeningAdapter, SchemaAdapter, adapter_for, program_adapter
+from program.models.adapter import PrefillAdapter, SchemaAdapter, adapter_for, program_adapter
 from program.models.embedded import EmbeddedLM
 from program.models.scripted import scripted_lm
 
@@ -38,7 +38,7 @@ class Summary(dspy.Signature):  # type: ignore[misc]
 
 
 INPUTS = {"current_prompt": "Answer in French.", "feedback": "1. The user wrote English."}
-ASKED = [
+MESSAGES = [
     {"role": "system", "content": "You refine the system prompt of a personal agent."},
     {
         "role": "user",
@@ -48,30 +48,30 @@ ASKED = [
 ]
 
 
-def test_a_rewrite_is_begun_with_its_heading() -> None:
-    assert OpeningAdapter().format(Rewrite, [], INPUTS) == [
-        *ASKED,
+def test_rewrite_is_prefilled_with_its_heading() -> None:
+    assert PrefillAdapter().format(Rewrite, [], INPUTS) == [
+        *MESSAGES,
         {"role": "assistant", "content": "New prompt:\n"},
     ]
 
 
-def test_only_a_rewrite_is_begun() -> None:
-    assert SchemaAdapter().format(Rewrite, [], INPUTS) == ASKED
-    roles = [part["role"] for part in OpeningAdapter().format(Summary, [], {"current_prompt": "x"})]
+def test_only_a_rewrite_is_prefilled() -> None:
+    assert SchemaAdapter().format(Rewrite, [], INPUTS) == MESSAGES
+    roles = [part["role"] for part in PrefillAdapter().format(Summary, [], {"current_prompt": "x"})]
     assert roles == ["system", "user"]
 
 
 @pytest.mark.parametrize("reply", ["New prompt:\nAnswer in English.", "Answer in English.\n"])
-def test_the_heading_is_no_part_of_the_rewrite(reply: str) -> None:
-    assert OpeningAdapter().parse(Rewrite, reply) == {"new_prompt": "Answer in English."}
+def test_prefilled_heading_is_not_part_of_the_rewrite(reply: str) -> None:
+    assert PrefillAdapter().parse(Rewrite, reply) == {"new_prompt": "Answer in English."}
 
 
-def test_only_a_model_that_goes_on_with_a_reply_gets_one_begun() -> None:
-    assert isinstance(adapter_for(EmbeddedLM()), OpeningAdapter)
-    assert not isinstance(adapter_for(scripted_lm(lambda *_: "")), OpeningAdapter)
+def test_only_models_that_support_prefill_get_the_prefill_adapter() -> None:
+    assert isinstance(adapter_for(EmbeddedLM()), PrefillAdapter)
+    assert not isinstance(adapter_for(scripted_lm(lambda *_: "")), PrefillAdapter)
 
 
-def test_the_model_goes_on_and_stops_before_it_copies_the_next_heading() -> None:
+def test_embedded_model_stops_before_the_next_heading() -> None:
     feedback = '1. The answer to this question is entertainment.\n\n2. "The answer is sports."'
     with dspy.context(lm=EmbeddedLM()), program_adapter():
         rewrite = dspy.Predict(UpdatePersona)(current_system_prompt=PERSONA, feedback=feedback)

@@ -1,4 +1,4 @@
-"""What is asked twice is computed once; the model itself is asked in `test_embedded.py`."""
+"""The answer cache with a fake model; `test_embedded.py` tests it with the real one."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from program.models.cache import empty_cache, keep_answers_in, remember_answers, use_cache
+from program.models.cache import cache_answers, empty_cache, set_answer_folder, use_cache
 
 Ask = Callable[[str, str], str]
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    keep_answers_in(None)
+def memory_only() -> Iterator[None]:
+    set_answer_folder(None)
     yield
-    keep_answers_in(None)
+    set_answer_folder(None)
 
 
-def counted(asked: list[str]) -> Ask:
+def counting_ask(requests: list[str]) -> Ask:
     def ask(kind: str, question: str) -> str:
-        asked.append(f"{kind} {question}")
-        return f"answer {len(asked)}"
+        requests.append(f"{kind} {question}")
+        return f"answer {len(requests)}"
 
     return ask
 
 
-def test_a_question_asked_twice_is_computed_once() -> None:
-    asked: list[str] = []
-    ask = remember_answers(counted(asked), "model")
+def test_repeated_request_is_computed_once() -> None:
+    requests: list[str] = []
+    ask = cache_answers(counting_ask(requests), "model")
     assert [ask("chat", "a"), ask("chat", "a"), ask("chat", "b"), ask("labels", "a")] == [
         "answer 1",
         "answer 1",
@@ -38,35 +38,35 @@ def test_a_question_asked_twice_is_computed_once() -> None:
     ]
 
 
-def test_the_folder_serves_the_next_process_and_only_the_same_model(tmp_path: Path) -> None:
-    asked: list[str] = []
-    keep_answers_in(tmp_path)
-    remember_answers(counted(asked), "one")("chat", "a")
-    assert remember_answers(counted(asked), "one")("chat", "a") == "answer 1"
-    assert remember_answers(counted(asked), "other")("chat", "a") == "answer 2"
+def test_disk_cache_is_shared_by_processes_with_the_same_model(tmp_path: Path) -> None:
+    requests: list[str] = []
+    set_answer_folder(tmp_path)
+    cache_answers(counting_ask(requests), "one")("chat", "a")
+    assert cache_answers(counting_ask(requests), "one")("chat", "a") == "answer 1"
+    assert cache_answers(counting_ask(requests), "other")("chat", "a") == "answer 2"
 
 
-def test_an_error_is_not_kept(tmp_path: Path) -> None:
-    tries: list[int] = []
+def test_errors_are_not_cached(tmp_path: Path) -> None:
+    attempts: list[int] = []
 
     def ask(kind: str, question: str) -> str:
-        tries.append(1)
-        if len(tries) == 1:
+        attempts.append(1)
+        if len(attempts) == 1:
             raise RuntimeError("the model failed")
         return "yes"
 
-    keep_answers_in(tmp_path)
-    remembered = remember_answers(ask, "model")
+    set_answer_folder(tmp_path)
+    cached_ask = cache_answers(ask, "model")
     with pytest.raises(RuntimeError):
-        remembered("chat", "a")
-    assert remembered("chat", "a") == "yes"
+        cached_ask("chat", "a")
+    assert cached_ask("chat", "a") == "yes"
 
 
-def test_forgetting_a_user_empties_it(tmp_path: Path) -> None:
-    asked: list[str] = []
+def test_empty_cache_deletes_all_answers(tmp_path: Path) -> None:
+    requests: list[str] = []
     use_cache(tmp_path)
-    remember_answers(counted(asked), "model")("chat", "what a user said")
+    cache_answers(counting_ask(requests), "model")("chat", "what a user said")
     empty_cache(tmp_path)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     use_cache(tmp_path)
-    assert remember_answers(counted(asked), "model")("chat", "what a user said") == "answer 2"
+    assert cache_answers(counting_ask(requests), "model")("chat", "what a user said") == "answer 2"

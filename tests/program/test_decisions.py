@@ -1,4 +1,4 @@
-"""Label likelihood, with the packaged model itself."""
+"""Label likelihood with the packaged model."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def test_probabilities_sum_to_one_and_follow_the_text(server: Server) -> None:
     assert mars["sci-fi"] > paris["sci-fi"]
 
 
-def test_a_label_that_begins_another_is_told_from_it(server: Server) -> None:
-    scored = label_likelihood(
+def test_label_that_is_a_prefix_of_another_gets_its_own_probability(server: Server) -> None:
+    scores = label_likelihood(
         server, "country: Love and bombs in 1944.\ntag:", ["romance", "romance and war"]
     )
-    assert all(0.0 < share < 1.0 for share in scored.probabilities.values())
-    assert scored.forward_passes == 1
+    assert all(0.0 < share < 1.0 for share in scores.probabilities.values())
+    assert scores.forward_passes == 1
 
 
-def test_probabilities_are_those_of_the_whole_vocabulary_shared_out(server: Server) -> None:
+def test_probabilities_equal_the_renormalized_vocabulary_distribution(server: Server) -> None:
     words = [" comedy", " romance"]
     tokens = [server.tokenize(word) for word in words]
     assert [len(token) for token in tokens] == [1, 1]
@@ -70,18 +70,18 @@ def test_probabilities_are_those_of_the_whole_vocabulary_shared_out(server: Serv
     top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     logprob = {entry["id"]: entry["logprob"] for entry in top}
     comedy, romance = (math.exp(logprob[token[0]]) for token in tokens)
-    scored = label_likelihood(server, PARIS, ["comedy", "romance"])
-    assert scored.probabilities["comedy"] == pytest.approx(comedy / (comedy + romance), abs=1e-4)
+    scores = label_likelihood(server, PARIS, ["comedy", "romance"])
+    assert scores.probabilities["comedy"] == pytest.approx(comedy / (comedy + romance), abs=1e-4)
 
 
-def test_the_order_of_labels_changes_nothing(server: Server) -> None:
+def test_label_order_does_not_change_probabilities(server: Server) -> None:
     forward = label_likelihood(server, PARIS, TAGS).probabilities
     assert label_likelihood(server, PARIS, TAGS[::-1]).probabilities == pytest.approx(forward)
 
 
-def test_long_prompts_give_the_same_cold_and_warm(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What was asked before is computed again, not given from memory.
-    monkeypatch.setattr(server, "_ask_once", server._ask)
+def test_prefix_cache_does_not_change_probabilities(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the answer cache, so that the second request is computed too.
+    monkeypatch.setattr(server, "_cached_ask", server._ask)
     prompt = "A fox met a traveller at the edge of the wood. " * 12 + PARIS
     label_likelihood(server, "something else entirely\ntag:", TAGS)
     cold = label_likelihood(server, prompt, TAGS)
@@ -90,7 +90,7 @@ def test_long_prompts_give_the_same_cold_and_warm(server: Server, monkeypatch: p
     assert warm.probabilities == cold.probabilities
 
 
-def test_a_predictor_returns_the_best_label_with_its_evidence(client: DecisionLM) -> None:
+def test_predictor_returns_the_most_likely_label_with_evidence(client: DecisionLM) -> None:
     with record_evidence() as log:
         answer = dspy.Predict(Tag)(movie="Two strangers fall in love in Paris.", lm=client)
     probabilities = log[0][2]["probabilities"]
@@ -104,13 +104,13 @@ def test_booleans_and_integers_keep_their_types(client: DecisionLM) -> None:
     assert answer.stars in {1, 2, 3, 4, 5}
 
 
-async def test_asyncio_gives_the_same(client: DecisionLM) -> None:
+async def test_async_call_gives_the_same_answer(client: DecisionLM) -> None:
     tag = dspy.Predict(Tag)
     answers = await asyncio.gather(*(tag.acall(movie="A robot dreams.", lm=client) for _ in range(3)))
     assert {answer.tag for answer in answers} == {tag(movie="A robot dreams.", lm=client).tag}
 
 
-def test_the_prompt_is_short_and_ends_with_the_question() -> None:
+def test_prompt_ends_with_the_name_of_the_output() -> None:
     state = {
         "instructions": "You know Ann.",
         "inputs": {"task": "Which tag?", "query": "A robot dreams."},
@@ -121,15 +121,15 @@ def test_the_prompt_is_short_and_ends_with_the_question() -> None:
     )
 
 
-def test_calibration_divides_by_a_prior_without_the_persona(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_prior_excludes_persona_and_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts: list[str] = []
     from program.models import decisions
 
-    def listening(server: Any, prompt: str, labels: list[str]) -> Any:
+    def recording(server: Any, prompt: str, labels: list[str]) -> Any:
         prompts.append(prompt)
         return label_likelihood(server, prompt, labels)
 
-    monkeypatch.setattr(decisions, "label_likelihood", listening)
+    monkeypatch.setattr(decisions, "label_likelihood", recording)
     with record_evidence() as log:
         dspy.Predict(Tag.with_instructions("Ann loves sci-fi."))(
             movie="A robot.", lm=DecisionLM(calibrate=True)
@@ -138,17 +138,17 @@ def test_calibration_divides_by_a_prior_without_the_persona(monkeypatch: pytest.
     assert sum(log[0][2]["probabilities"].values()) == pytest.approx(1.0)
 
 
-def test_a_text_output_is_refused(client: DecisionLM) -> None:
+def test_text_output_raises_value_error(client: DecisionLM) -> None:
     with pytest.raises(ValueError, match="Unsupported System One output"):
         dspy.Predict("movie -> review")(movie="A robot.", lm=client)
 
 
-def test_a_prompt_beyond_the_context_says_so(client: DecisionLM) -> None:
+def test_prompt_longer_than_the_context_raises_context_error(client: DecisionLM) -> None:
     with pytest.raises(dspy.ContextWindowExceededError):
         dspy.Predict(Tag)(movie="word " * 9000, lm=client)
 
 
-def test_a_saved_predictor_finds_its_client_again(client: DecisionLM) -> None:
+def test_saved_predictor_restores_its_client(client: DecisionLM) -> None:
     program = dspy.Predict(Tag)
     program.lm = DecisionLM(calibrate=True)
     loaded = dspy.Predict(Tag)

@@ -20,15 +20,15 @@ LAMP_LIKE = Path(__file__).parents[2] / ".." / "shared" / "data" / "lamp_like"
 DAY_ONE = datetime(2020, 1, 1, tzinfo=timezone.utc)
 
 
-def did(number: int, query: str = "", *, day: int | None = None, user: str = "ann") -> Interaction:
-    """Interaction ``i<number>``, on day ``number`` unless told; ``day=-1`` leaves the time out."""
+def interaction(number: int, query: str = "", *, day: int | None = None, user: str = "ann") -> Interaction:
+    """Return interaction ``i<number>`` on day ``number`` or ``day``; ``day=-1`` means no timestamp."""
     day = number if day is None else day
     when = None if day < 0 else DAY_ONE + timedelta(days=day)
     return Interaction(id=f"i{number}", user_id=user, query=query, response="r", timestamp=when)
 
 
-def ids(found: Sequence[Interaction]) -> list[str]:
-    return [interaction.id for interaction in found]
+def ids(interactions: Sequence[Interaction]) -> list[str]:
+    return [item.id for item in interactions]
 
 
 class CountingRetriever(Recency):
@@ -41,7 +41,7 @@ class CountingRetriever(Recency):
         super().extend(texts)
 
 
-def test_empty_memory_finds_nothing() -> None:
+def test_empty_memory_returns_empty_lists() -> None:
     memory = EpisodicMemory("ann")
     assert memory.search("anything", 3) == []
     assert memory.latest(3) == []
@@ -50,65 +50,69 @@ def test_empty_memory_finds_nothing() -> None:
 
 
 def test_best_match_comes_first() -> None:
-    memory = EpisodicMemory("ann", [did(1, "red apple"), did(2, "blue sky"), did(3, "green leaf")])
+    memory = EpisodicMemory(
+        "ann", [interaction(1, "red apple"), interaction(2, "blue sky"), interaction(3, "green leaf")]
+    )
     assert ids(memory.search("blue sky", 1)) == ["i2"]
 
 
 def test_equal_scores_are_newest_first() -> None:
-    memory = EpisodicMemory("ann", [did(n, "same words") for n in (1, 2, 3)])
+    memory = EpisodicMemory("ann", [interaction(n, "same words") for n in (1, 2, 3)])
     assert ids(memory.search("no overlap", 3)) == ["i3", "i2", "i1"]
     assert ids(memory.search("same words", 2)) == ["i3", "i2"]
 
 
-def test_late_arrival_takes_its_place_in_time() -> None:
-    memory = EpisodicMemory("ann", [did(1), did(3)])
+def test_late_interaction_is_inserted_in_time_order() -> None:
+    memory = EpisodicMemory("ann", [interaction(1), interaction(3)])
     memory.search("x", 1)
-    memory.append(did(2))
+    memory.append(interaction(2))
     assert ids(list(memory)) == ["i1", "i2", "i3"]
     assert ids(memory.search("x", 3)) == ["i3", "i2", "i1"]
     assert ids(memory.latest(before="i3")) == ["i1", "i2"]
 
 
-def test_undated_interactions_come_first_in_order_of_arrival() -> None:
-    memory = EpisodicMemory("ann", [did(1, day=5), did(2, day=-1), did(3, day=-1), did(4, day=5)])
+def test_interactions_without_a_date_come_first_in_order_of_arrival() -> None:
+    memory = EpisodicMemory(
+        "ann", [interaction(1, day=5), interaction(2, day=-1), interaction(3, day=-1), interaction(4, day=5)]
+    )
     assert ids(list(memory)) == ["i2", "i3", "i1", "i4"]
     assert ids(memory.latest(before=DAY_ONE)) == ["i2", "i3"]
 
 
-def test_before_an_interaction_hides_it_and_all_that_followed() -> None:
-    memory = EpisodicMemory("ann", [did(n, "word") for n in range(5)])
+def test_before_an_id_hides_it_and_all_later_interactions() -> None:
+    memory = EpisodicMemory("ann", [interaction(n, "word") for n in range(5)])
     assert ids(memory.search("word", 9, before="i2")) == ["i1", "i0"]
     assert ids(memory.latest(1, before="i2")) == ["i1"]
     assert memory.search("word", 9, before="i0") == []
 
 
-def test_before_a_time_is_strictly_older() -> None:
-    memory = EpisodicMemory("ann", [did(n, "word") for n in range(5)])
+def test_before_a_time_returns_strictly_older_interactions() -> None:
+    memory = EpisodicMemory("ann", [interaction(n, "word") for n in range(5)])
     assert ids(memory.search("word", 9, before=DAY_ONE + timedelta(days=2))) == ["i1", "i0"]
     assert ids(memory.latest(before=DAY_ONE + timedelta(days=2, seconds=1))) == ["i0", "i1", "i2"]
 
 
 def test_same_time_is_ordered_by_arrival() -> None:
-    memory = EpisodicMemory("ann", [did(n, day=0) for n in range(3)])
+    memory = EpisodicMemory("ann", [interaction(n, day=0) for n in range(3)])
     assert ids(memory.latest(before="i2")) == ["i0", "i1"]
     assert memory.latest(before=DAY_ONE) == []
 
 
-def test_excluded_interactions_make_room_for_others() -> None:
-    memory = EpisodicMemory("ann", [did(n, "word") for n in range(5)])
+def test_excluded_interactions_are_replaced_by_the_next_best() -> None:
+    memory = EpisodicMemory("ann", [interaction(n, "word") for n in range(5)])
     assert ids(memory.search("word", 2, exclude={"i4", "i3"})) == ["i2", "i1"]
     assert ids(memory.latest(2, exclude=["i4", "unknown"])) == ["i2", "i3"]
 
 
 @pytest.mark.parametrize("n", [0, -1])
-def test_asking_for_none_gives_none(n: int) -> None:
-    memory = EpisodicMemory("ann", [did(1, "word")])
+def test_limit_of_zero_or_less_returns_an_empty_list(n: int) -> None:
+    memory = EpisodicMemory("ann", [interaction(1, "word")])
     assert memory.search("word", n) == []
     assert memory.latest(n) == []
 
 
-def test_unknown_before_is_refused_by_name() -> None:
-    memory = EpisodicMemory("ann", [did(1)])
+def test_unknown_id_raises_config_error() -> None:
+    memory = EpisodicMemory("ann", [interaction(1)])
     for look in (memory.latest, lambda before: memory.search("x", 1, before=before)):
         with pytest.raises(ConfigError, match="this memory has no interaction 'i9'"):
             look(before="i9")
@@ -116,65 +120,69 @@ def test_unknown_before_is_refused_by_name() -> None:
         memory.get("i9")
 
 
-def test_times_without_timezone_are_refused() -> None:
+def test_times_without_timezone_raise_config_error() -> None:
     naive = datetime(2020, 1, 1)  # noqa: DTZ001
     with pytest.raises(ConfigError, match="`timestamp` '2020-01-01T00:00:00' has no timezone"):
         EpisodicMemory("ann", [Interaction(id="1", user_id="ann", query="", response="", timestamp=naive)])
     with pytest.raises(ConfigError, match="`before`"):
-        EpisodicMemory("ann", [did(1)]).latest(before=naive)
+        EpisodicMemory("ann", [interaction(1)]).latest(before=naive)
 
 
-def test_another_users_interaction_is_refused() -> None:
+def test_interaction_of_another_user_raises_config_error() -> None:
     memory = EpisodicMemory("ann")
-    with pytest.raises(ConfigError, match="interaction 'i1' is of user 'bob', this is the memory of 'ann'"):
-        memory.append(did(1, "bob's secret", user="bob"))
+    with pytest.raises(ConfigError, match="cannot add interaction 'i1' of user 'bob' to the memory of 'ann'"):
+        memory.append(interaction(1, "bob's secret", user="bob"))
     assert len(memory) == 0
 
 
 def test_append_is_idempotent_by_id() -> None:
-    memory = EpisodicMemory("ann", [did(1, "first")])
-    assert not memory.append(did(1, "again"))
-    assert memory.append(did(2))
+    memory = EpisodicMemory("ann", [interaction(1, "first")])
+    assert not memory.append(interaction(1, "again"))
+    assert memory.append(interaction(2))
     assert len(memory) == 2
     assert memory.get("i1").query == "first"
 
 
-def test_unknown_retrieval_is_refused_at_once() -> None:
+def test_unknown_retrieval_raises_before_any_search() -> None:
     with pytest.raises(ConfigError, match="unknown `retrieval` 'bm52'"):
         EpisodicMemory("ann", retrieval="bm52")
 
 
-def test_index_is_built_once_by_the_first_search_and_extended_only_with_what_is_new() -> None:
+def test_first_search_builds_the_index_and_later_ones_extend_it() -> None:
     retriever = CountingRetriever()
-    memory = EpisodicMemory("ann", [did(1, "one"), did(2, "two")], retrieval=lambda: retriever)
+    memory = EpisodicMemory(
+        "ann", [interaction(1, "one"), interaction(2, "two")], retrieval=lambda: retriever
+    )
     assert retriever.extensions == []
     memory.search("x", 1)
     memory.search("y", 1)
-    memory.append(did(3, "three"))
-    memory.append(did(4, "four"))
+    memory.append(interaction(3, "three"))
+    memory.append(interaction(4, "four"))
     assert ids(memory.search("x", 1)) == ["i4"]
     memory.search("y", 1)
     assert retriever.extensions == [["one", "two"], ["three", "four"]]
 
 
-def test_a_deep_copy_is_the_same_memory() -> None:
-    memory = EpisodicMemory("ann", [did(1)])
+def test_deep_copy_is_the_same_object() -> None:
+    memory = EpisodicMemory("ann", [interaction(1)])
     assert copy.deepcopy({"memory": memory})["memory"] is memory
 
 
-def test_search_and_append_from_many_threads_lose_nothing() -> None:
-    memory = EpisodicMemory("ann", [did(n, f"word{n % 7}") for n in range(50)])
-    wrong: list[object] = []
+def test_concurrent_search_and_append_lose_no_interaction() -> None:
+    memory = EpisodicMemory("ann", [interaction(n, f"word{n % 7}") for n in range(50)])
+    errors: list[object] = []
 
     def write(first: int) -> None:
         for number in range(first, first + 50):
-            memory.append(did(number, f"word{number % 7}", day=5000 - number))
+            memory.append(interaction(number, f"word{number % 7}", day=5000 - number))
 
     def read() -> None:
         for number in range(100):
-            found = memory.search(f"word{number % 7}", 5, before="i40")
-            if len(found) != 5 or any(item.timestamp >= did(40).timestamp for item in found):
-                wrong.append(found)
+            interactions = memory.search(f"word{number % 7}", 5, before="i40")
+            if len(interactions) != 5 or any(
+                item.timestamp >= interaction(40).timestamp for item in interactions
+            ):
+                errors.append(interactions)
 
     workers = [threading.Thread(target=write, args=(1000 * n,)) for n in (1, 2, 3)]
     workers += [threading.Thread(target=read) for _ in range(3)]
@@ -182,7 +190,7 @@ def test_search_and_append_from_many_threads_lose_nothing() -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert wrong == []
+    assert errors == []
     assert len(memory) == 200
     times = [item.timestamp for item in memory]
     assert times == sorted(times)
@@ -193,8 +201,8 @@ def test_search_and_append_from_many_threads_lose_nothing() -> None:
     cut=st.integers(0, 11),
     words=st.lists(st.sampled_from(["a", "b", "c", ""]), min_size=12, max_size=12),
 )
-def test_nothing_from_the_future_is_ever_found(days: list[int], cut: int, words: list[str]) -> None:
-    items = [did(n, words[n], day=day) for n, day in enumerate(days)]
+def test_search_before_an_id_returns_exactly_the_past(days: list[int], cut: int, words: list[str]) -> None:
+    items = [interaction(n, words[n], day=day) for n, day in enumerate(days)]
     memory = EpisodicMemory("ann", items)
     simulated = items[cut % len(items)]
     order = sorted(items, key=lambda item: item.timestamp or datetime.min.replace(tzinfo=timezone.utc))
@@ -204,11 +212,11 @@ def test_nothing_from_the_future_is_ever_found(days: list[int], cut: int, words:
 
 
 @pytest.mark.skipif(not LAMP_LIKE.exists(), reason="the LaMP-like histories are not beside this checkout")
-def test_ranking_is_that_of_rank_bm25_on_real_histories() -> None:
+def test_ranking_equals_rank_bm25_on_real_histories() -> None:
     users = json.loads((LAMP_LIKE / "LaMP_2M_like" / "user_top_100_history.json").read_text(encoding="utf-8"))
     for user in users[:5]:
         texts = [item["description"] for item in user["profile"]]
-        memory = EpisodicMemory("ann", [did(n, text) for n, text in enumerate(texts)])
+        memory = EpisodicMemory("ann", [interaction(n, text) for n, text in enumerate(texts)])
         library = BM25Okapi([text.split() for text in texts])
         for query in user["query"][:5]:
             text = query["input"].partition("description:")[2]

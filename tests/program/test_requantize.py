@@ -1,4 +1,4 @@
-"""The embedded model is the packaged one, in a form that is read faster."""
+"""The embedded model equals the packaged one within the precision of Q8_0."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ def running() -> GGUFReader:
     return GGUFReader(embedded_file())
 
 
-def test_what_is_said_about_the_model_is_the_same(packaged: GGUFReader, running: GGUFReader) -> None:
-    told = {
+def test_metadata_is_unchanged(packaged: GGUFReader, running: GGUFReader) -> None:
+    metadata = {
         name: entry.contents()
         for name, entry in packaged.fields.items()
         if not name.startswith("GGUF.") and name != "general.file_type"
     }
-    assert len(told["tokenizer.ggml.tokens"]) == 49152
-    assert {name: running.fields[name].contents() for name in told} == told
+    assert len(metadata["tokenizer.ggml.tokens"]) == 49152
+    assert {name: running.fields[name].contents() for name in metadata} == metadata
 
 
-def test_every_weight_is_as_near_as_eight_bits_allow(packaged: GGUFReader, running: GGUFReader) -> None:
+def test_weights_change_by_at_most_half_a_step(packaged: GGUFReader, running: GGUFReader) -> None:
     after = {tensor.name: tensor for tensor in running.tensors}
     assert list(after) == [tensor.name for tensor in packaged.tensors]
     matrices = 0
     for tensor in packaged.tensors:
-        was = dequantize(tensor.data, tensor.tensor_type).reshape(-1)
-        now = dequantize(after[tensor.name].data, after[tensor.name].tensor_type).reshape(-1)
+        before = dequantize(tensor.data, tensor.tensor_type).reshape(-1)
+        after_weights = dequantize(after[tensor.name].data, after[tensor.name].tensor_type).reshape(-1)
         if after[tensor.name].tensor_type == GGMLQuantizationType.F32:
-            np.testing.assert_array_equal(now, was)
+            np.testing.assert_array_equal(after_weights, before)
             continue
         matrices += 1
-        largest = np.abs(was.reshape(-1, 32)).max(axis=1, keepdims=True)
+        largest = np.abs(before.reshape(-1, 32)).max(axis=1, keepdims=True)
         # The scale of a block is kept as a half: one more part in 2,000.
-        assert (np.abs(now - was).reshape(-1, 32) <= largest * (Q8_0_STEP + 1 / 2000) + 1e-9).all()
+        assert (
+            np.abs(after_weights - before).reshape(-1, 32) <= largest * (Q8_0_STEP + 1 / 2000) + 1e-9
+        ).all()
     assert matrices == 211
 
 
-def test_it_is_made_where_it_is_missing_and_never_half(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_conversion_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.Q4_1.gguf").write_bytes(b"GGUF, broken off")
     monkeypatch.setattr(weights, "locate", lambda _: tmp_path / "model.Q4_1.gguf")
-    with pytest.raises(ModelSetupError, match=r"has not been made .* run `python -m program"):
+    with pytest.raises(ModelSetupError, match=r"are not converted to .* run `python -m program"):
         find_model("embedded")
     with pytest.raises((ValueError, IndexError)):
         to_q8_0(tmp_path / "model.Q4_1.gguf", tmp_path / "model.Q8_0.gguf")

@@ -17,7 +17,7 @@ texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), min
 
 
 class Fixed:
-    """Gives the scores it was made with, whatever is asked."""
+    """Returns fixed scores for every query."""
 
     def __init__(self, *scores: float) -> None:
         self._scores = np.array(scores)
@@ -30,14 +30,14 @@ class Fixed:
         return self._scores
 
 
-def test_bm25_scores_as_computed_by_hand() -> None:
+def test_bm25_equals_scores_computed_by_hand() -> None:
     bm25 = Bm25()
     bm25.extend(["cat sat", "dog sat", "fox"])
     # idf = ln(2.5 / 1.5); norm = 1.5 * (0.25 + 0.75 * 2 / (5 / 3)) = 1.725; 0.510826 * 2.5 / 2.725
     assert bm25.scores("cat") == pytest.approx([0.468648, 0.0, 0.0], abs=1e-6)
 
 
-def test_bm25_keeps_case_and_punctuation() -> None:
+def test_bm25_is_sensitive_to_case_and_punctuation() -> None:
     bm25 = Bm25()
     bm25.extend(["Cat.", "dog", "fox"])
     assert not bm25.scores("cat").any()
@@ -47,9 +47,7 @@ def test_bm25_keeps_case_and_punctuation() -> None:
 @given(
     corpus=texts.filter(lambda corpus: any(map(str.split, corpus))), query=st.lists(st.sampled_from(WORDS))
 )
-def test_bm25_equals_rank_bm25_bit_for_bit_however_it_was_extended(
-    corpus: list[str], query: list[str]
-) -> None:
+def test_bm25_equals_rank_bm25_for_any_sequence_of_extensions(corpus: list[str], query: list[str]) -> None:
     expected = BM25Okapi([text.split() for text in corpus]).get_scores(query)
     for cuts in ((), (1,), tuple(range(len(corpus)))):
         bm25 = Bm25()
@@ -66,7 +64,7 @@ def test_bm25_scores_texts_without_words_zero(corpus: list[str]) -> None:
     assert bm25.scores("word").tolist() == [0.0] * len(corpus)
 
 
-def test_bm25_answers_faster_than_rank_bm25_on_a_thousand_items() -> None:
+def test_bm25_is_three_times_as_fast_as_rank_bm25() -> None:
     rng = random.Random(0)
     vocabulary = [f"w{n}" for n in range(3000)]
     corpus = [" ".join(rng.choices(vocabulary, k=50)) for _ in range(1000)]
@@ -89,7 +87,7 @@ def test_bm25_answers_faster_than_rank_bm25_on_a_thousand_items() -> None:
     )
 
 
-def test_recency_scores_every_text_alike() -> None:
+def test_recency_scores_every_text_zero() -> None:
     recency = Recency()
     recency.extend(["a", "b"])
     recency.extend(["c"])
@@ -101,14 +99,14 @@ def test_hybrid_adds_reciprocal_ranks() -> None:
     assert hybrid.scores("q") == pytest.approx([1 / 61 + 1 / 63, 1 / 62 + 1 / 61, 1 / 63 + 1 / 62])
 
 
-def test_hybrid_gives_equal_scores_the_same_rank() -> None:
+def test_hybrid_ties_share_the_better_rank() -> None:
     hybrid = Hybrid(Fixed(2.0, 2.0, 1.0), Fixed(0.5, 0.5, 0.9))
     first, second, third = hybrid.scores("q")
     assert first == second == pytest.approx(1 / 61 + 1 / 62)
     assert third == pytest.approx(1 / 63 + 1 / 61)
 
 
-def test_hybrid_leaves_it_to_the_dense_side_where_no_word_matches() -> None:
+def test_hybrid_ranks_by_the_dense_side_if_no_word_matches() -> None:
     hybrid = Hybrid(Fixed(0.0, 0.0, 0.0), Fixed(0.1, 0.9, 0.5))
     assert np.argsort(-hybrid.scores("q")).tolist() == [1, 2, 0]
 
@@ -119,13 +117,13 @@ def test_hybrid_extends_both_sides() -> None:
     assert lexical.texts == dense.texts == ["a"]
 
 
-def test_retrievers_are_made_by_name_and_never_shared() -> None:
+def test_make_retriever_returns_a_new_object_for_each_call() -> None:
     assert isinstance(make_retriever("bm25"), Bm25)
     assert isinstance(make_retriever("recency"), Recency)
     assert make_retriever("bm25") is not make_retriever("bm25")
 
 
 @pytest.mark.parametrize("name", ["", "BM25", "bm25:x", "colbert"])
-def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
+def test_unknown_name_raises_with_the_valid_names(name: str) -> None:
     with pytest.raises(ConfigError, match="use bm25, dense, hybrid, recency"):
         make_retriever(name)

@@ -1,4 +1,4 @@
-"""Facts are counted, never guessed; prose keeps to what it rests on."""
+"""Facts are exact counts; prose is dropped if it may reveal later interactions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def task(answer: Labels | Rating | Text = LABELS) -> Task:
     )
 
 
-def test_counts_labels_most_frequent_first_and_names_the_latest_newest_first() -> None:
+def test_counts_are_sorted_by_frequency_and_recent_by_time() -> None:
     facts = count_facts(history(["a", "b", "a", "c", "a", "b"]), LABELS)
     assert facts.counts == (("a", 3), ("b", 2), ("c", 1))
     assert facts.recent == ("b", "a", "c", "a", "b")
@@ -49,20 +49,20 @@ def test_counts_labels_most_frequent_first_and_names_the_latest_newest_first() -
     assert facts.last == datetime(2025, 1, 6, tzinfo=timezone.utc)
 
 
-def test_mean_and_spread_of_ratings_by_hand() -> None:
+def test_mean_and_spread_equal_values_computed_by_hand() -> None:
     facts = count_facts(history(["1", "3", "5", "5"]), Rating(1, 5))
     assert facts.mean == 3.5
     assert facts.spread == pytest.approx(1.6583123951777)  # sqrt((6.25 + .25 + 2.25 + 2.25) / 4)
     assert "Mean rating 3.50, standard deviation 1.66." in render_facts(facts)
 
 
-def test_free_text_has_no_counts_and_no_dates_are_no_dates() -> None:
+def test_free_text_without_dates_has_neither_counts_nor_dates() -> None:
     facts = count_facts(history(["x", "y"], dated=False), Text())
     assert (facts.counts, facts.recent, facts.first) == ((), (), None)
     assert render_facts(facts) == "This user has answered 2 times."
 
 
-def test_unknown_user_has_a_profile_too() -> None:
+def test_empty_history_renders_as_one_line() -> None:
     assert render(Profile(facts=count_facts([], LABELS))) == "Nothing is known about this user yet."
 
 
@@ -73,28 +73,28 @@ def test_rendered_counts_add_up() -> None:
     assert "others (2)" in text
 
 
-def test_profile_as_it_stood_earlier_counts_again_and_drops_prose_that_knew_more() -> None:
+def test_restricted_profile_recounts_facts_and_drops_prose_from_outside() -> None:
     items = history(["a", "b", "a"])
     profile = Profile(facts=count_facts(items, LABELS), prose="Likes a.", interaction_ids=("i2", "i1"))
-    earlier = profile.seen_from(items[:2], LABELS)
+    earlier = profile.restricted_to(items[:2], LABELS)
     assert earlier.facts.counts == (("a", 1), ("b", 1))
     assert earlier.prose == ""
-    assert profile.seen_from(items, LABELS).prose == "Likes a."
+    assert profile.restricted_to(items, LABELS).prose == "Likes a."
 
 
-def test_stale_when_the_history_outgrew_the_profile_by_a_tenth() -> None:
+def test_profile_is_stale_after_ten_percent_growth() -> None:
     profile = Profile(facts=count_facts(history(["a"] * 20), LABELS))
     assert not profile.is_stale(22)
     assert profile.is_stale(23)
 
 
-def test_summary_reads_the_newest_that_fit_and_remembers_which() -> None:
+def test_newest_within_returns_the_newest_interactions_that_fit() -> None:
     items = [Interaction(id=f"i{n}", user_id="u", query="x" * 91, response="a") for n in range(10)]
     assert [i.id for i in newest_within(items, max_tokens=75)] == ["i9", "i8", "i7"]
     assert [i.id for i in newest_within(items, max_tokens=1)] == ["i9"]
 
 
-def test_profile_is_one_call_with_facts_before_prose() -> None:
+def test_profile_takes_one_call_and_renders_facts_before_prose() -> None:
     lm = scripted_lm(lambda system, user: "Prefers  a\nto b.")
     memory = EpisodicMemory("u", history(["a", "b", "a"]))
     with track_usage(UsageTracker(), lm) as tracker:
@@ -105,14 +105,14 @@ def test_profile_is_one_call_with_facts_before_prose() -> None:
     assert "- a: query 2\n- b: query 1\n- a: query 0" in lm.engine.prompts[0][1]
 
 
-def test_unreadable_summary_leaves_the_facts(caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_summary_leaves_only_the_facts(caplog: pytest.LogCaptureFixture) -> None:
     with dspy.context(lm=scripted_lm(lambda system, user: "  ")):
         profile = build_profile(EpisodicMemory("u", history(["a", "b"])), task())
     assert (profile.prose, profile.facts.interactions) == ("", 2)
-    assert "could not be read" in caplog.text
+    assert "cannot parse the summary" in caplog.text
 
 
-def test_without_prose_or_history_no_call_is_made() -> None:
+def test_no_call_without_prose_or_history() -> None:
     lm = scripted_lm(lambda system, user: "never")
     with dspy.context(lm=lm):
         build_profile(EpisodicMemory("u", history(["a"])), task(), prose=False)
@@ -120,7 +120,7 @@ def test_without_prose_or_history_no_call_is_made() -> None:
     assert lm.engine.prompts == []
 
 
-def test_budget_holds_for_the_summary_too() -> None:
+def test_budget_applies_to_the_summary() -> None:
     lm = scripted_lm(lambda system, user: "never")
     with track_usage(UsageTracker(Budget(max_calls=0)), lm), pytest.raises(BudgetExceededError):
         build_profile(EpisodicMemory("u", history(["a"])), task())

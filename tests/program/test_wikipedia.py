@@ -21,7 +21,7 @@ CONTEXT = ToolContext(
     memory=EpisodicMemory("ann"), profile=lambda before: Profile(facts=Facts(interactions=0))
 )
 USER = {"id": 0, "name": "127.0.0.1", "anon": True}
-FOUND = {
+PAGES = {
     "batchcomplete": True,
     "query": {
         "userinfo": USER,
@@ -31,14 +31,14 @@ FOUND = {
         ],
     },
 }
-NOTHING = {"batchcomplete": True, "query": {"userinfo": USER}}
+NO_PAGES = {"batchcomplete": True, "query": {"userinfo": USER}}
 
 
 @dataclass
 class Reply:
-    """One scripted answer of the wiki."""
+    """One scripted reply of the wiki."""
 
-    body: object = field(default_factory=lambda: FOUND)
+    body: object = field(default_factory=lambda: PAGES)
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
@@ -46,11 +46,11 @@ class Reply:
 
 @dataclass
 class Wiki:
-    """A MediaWiki on loopback that answers from a script, its last entry for ever."""
+    """A MediaWiki on loopback that answers from a script and repeats its last entry."""
 
     url: str
     script: list[Reply] = field(default_factory=lambda: [Reply()])
-    asked: list[dict[str, str]] = field(default_factory=list)
+    requests: list[dict[str, str]] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
 
@@ -62,7 +62,7 @@ def wiki(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wiki]:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             state.paths.append(self.path)
             state.agents.append(self.headers["User-Agent"])
-            state.asked.append({name: values[0] for name, values in parse_qs(body).items()})
+            state.requests.append({name: values[0] for name, values in parse_qs(body).items()})
             reply = state.script.pop(0) if len(state.script) > 1 else state.script[0]
             time.sleep(reply.delay)
             text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
@@ -92,13 +92,13 @@ Look = Callable[..., tuple[str, bool]]
 @pytest.fixture
 def look(wiki: Wiki, tmp_path: Path) -> Look:
     """Search through the tool, as an agent does; returns the observation's text and whether it failed."""
-    made: list[ToolSet] = []
+    tool_sets: list[ToolSet] = []
 
     def search(query: str = "blade runner", **settings: float) -> tuple[str, bool]:
-        if settings or not made:
-            made.append(ToolSet([WikipediaSearch(tmp_path, wiki.url, **settings).tool]))  # type: ignore[arg-type]
-        seen = made[-1].run(made[-1].call("search_wikipedia", query=query), CONTEXT)
-        return seen.text, seen.failed
+        if settings or not tool_sets:
+            tool_sets.append(ToolSet([WikipediaSearch(tmp_path, wiki.url, **settings).tool]))  # type: ignore[arg-type]
+        observation = tool_sets[-1].run(tool_sets[-1].call("search_wikipedia", query=query), CONTEXT)
+        return observation.text, observation.failed
 
     return search
 
@@ -107,9 +107,9 @@ def test_summaries_are_shown_best_first(look: Look) -> None:
     assert look() == ("- Blade Runner: A 1982 film by Scott.\n- Android: An android is a robot.", False)
 
 
-def test_the_request_is_a_search_for_plain_introductions(look: Look, wiki: Wiki) -> None:
+def test_request_searches_for_plain_text_introductions(look: Look, wiki: Wiki) -> None:
     look("  blade\n runner ")
-    (asked,) = wiki.asked
+    (requests,) = wiki.requests
     expected = {
         "action": "query",
         "generator": "search",
@@ -121,17 +121,17 @@ def test_the_request_is_a_search_for_plain_introductions(look: Look, wiki: Wiki)
         "format": "json",
         "formatversion": "2",
     }
-    assert {name: asked[name] for name in expected} == expected
+    assert {name: requests[name] for name in expected} == expected
     assert wiki.agents[0].startswith("personaagent/")
 
 
-def test_the_query_stands_in_no_address_log_line_or_cache_file(
+def test_query_is_not_in_addresses_logs_or_cache_files(
     look: Look, wiki: Wiki, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     wiki.script = [Reply(status=503, headers={"Retry-After": "0"}), Reply()]
     look("zebraword")
-    assert len(wiki.asked) == 2
+    assert len(wiki.requests) == 2
     assert wiki.paths == ["/w/api.php"] * 2
     assert "zebraword" not in caplog.text
     assert "/w/api.php" in caplog.text
@@ -140,74 +140,74 @@ def test_the_query_stands_in_no_address_log_line_or_cache_file(
     assert not any(b"zebraword" in path.read_bytes() for path in stored)
 
 
-def test_a_second_search_makes_no_request(look: Look, wiki: Wiki) -> None:
+def test_repeated_search_makes_no_request(look: Look, wiki: Wiki) -> None:
     assert look() == look()
     assert look("  blade runner ") == look()
-    assert len(wiki.asked) == 1
+    assert len(wiki.requests) == 1
 
 
-def test_the_cache_outlives_the_process_that_filled_it(look: Look, wiki: Wiki) -> None:
+def test_cache_is_shared_by_later_objects(look: Look, wiki: Wiki) -> None:
     first = look()
     assert look(timeout=4.0) == first
-    assert len(wiki.asked) == 1
+    assert len(wiki.requests) == 1
 
 
-def test_old_answers_are_asked_for_again(look: Look, wiki: Wiki) -> None:
+def test_expired_replies_are_requested_again(look: Look, wiki: Wiki) -> None:
     look(keep=0.01)
     time.sleep(0.02)
     look()
-    assert len(wiki.asked) == 2
+    assert len(wiki.requests) == 2
 
 
-def test_only_this_account_can_read_the_cache(look: Look, tmp_path: Path) -> None:
+def test_cache_folder_is_private(look: Look, tmp_path: Path) -> None:
     look()
     assert stat.S_IMODE((tmp_path / "wikipedia").stat().st_mode) == 0o700
 
 
-def test_long_articles_share_the_room_and_long_queries_are_cut(look: Look, wiki: Wiki) -> None:
+def test_articles_share_the_length_limit_and_long_queries_are_cut(look: Look, wiki: Wiki) -> None:
     pages = [{"title": f"T{n}", "index": n, "extract": "long " * 500} for n in (1, 2, 3)]
     wiki.script = [Reply({"query": {"pages": pages}})]
     text, _ = look("word " * 200, max_chars=90)
     assert [len(line) for line in text.splitlines()] == [29, 29, 29]
-    assert len(wiki.asked[0]["gsrsearch"]) == 300
+    assert len(wiki.requests[0]["gsrsearch"]) == 300
 
 
-def test_no_article_is_said_plainly_and_remembered(look: Look, wiki: Wiki) -> None:
-    wiki.script = [Reply(NOTHING)]
+def test_empty_search_says_so_and_is_cached(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply(NO_PAGES)]
     assert look() == ("Wikipedia has no article on that.", False)
     look()
-    assert len(wiki.asked) == 1
+    assert len(wiki.requests) == 1
 
 
-def test_an_empty_query_asks_nobody(look: Look, wiki: Wiki) -> None:
+def test_empty_query_makes_no_request(look: Look, wiki: Wiki) -> None:
     assert look(" \n") == ("The Wikipedia search needs at least one word.", True)
-    assert wiki.asked == []
+    assert wiki.requests == []
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_busy_servers_are_asked_again(look: Look, wiki: Wiki, status: int) -> None:
+def test_busy_server_is_retried(look: Look, wiki: Wiki, status: int) -> None:
     wiki.script = [Reply("busy", status, {"Retry-After": "0"}), Reply("busy", status), Reply()]
     assert look()[1] is False
-    assert len(wiki.asked) == 3
+    assert len(wiki.requests) == 3
 
 
-def test_retries_end(look: Look, wiki: Wiki) -> None:
+def test_retries_are_limited(look: Look, wiki: Wiki) -> None:
     wiki.script = [Reply("busy", 503, {"Retry-After": "0"})]
     text, failed = look()
     assert text == "Wikipedia could not be reached (it answered with status 503). Go on without it."
     assert failed
-    assert len(wiki.asked) == 3
+    assert len(wiki.requests) == 3
 
 
-def test_a_server_that_asks_for_a_long_wait_is_not_waited_for(look: Look, wiki: Wiki) -> None:
+def test_long_retry_after_is_not_waited_for(look: Look, wiki: Wiki) -> None:
     wiki.script = [Reply("busy", 429, {"Retry-After": "120"})]
     started = time.perf_counter()
     assert "status 429" in look()[0]
     assert time.perf_counter() - started < 2
-    assert len(wiki.asked) == 1
+    assert len(wiki.requests) == 1
 
 
-def test_slow_answers_are_given_up_within_the_timeout(look: Look, wiki: Wiki) -> None:
+def test_slow_reply_times_out(look: Look, wiki: Wiki) -> None:
     wiki.script = [Reply(delay=0.6)]
     started = time.perf_counter()
     text, failed = look(timeout=0.2)
@@ -217,18 +217,20 @@ def test_slow_answers_are_given_up_within_the_timeout(look: Look, wiki: Wiki) ->
 
 
 @pytest.mark.parametrize("body", ["<html>Please log in</html>", '{"query": {"pages": [', ""])
-def test_answers_that_are_not_json_are_a_failure(look: Look, wiki: Wiki, body: str) -> None:
+def test_reply_that_is_not_json_is_a_failure(look: Look, wiki: Wiki, body: str) -> None:
     wiki.script = [Reply(body)]
     assert look() == ("Wikipedia could not be reached (its answer cannot be read). Go on without it.", True)
 
 
-def test_a_refused_search_does_not_stop_the_next(look: Look, wiki: Wiki) -> None:
+def test_rejected_search_does_not_block_the_next(look: Look, wiki: Wiki) -> None:
     wiki.script = [Reply({"error": {"code": "srsearch-text-disabled", "info": "no"}}), Reply()]
     assert look() == ("Wikipedia refused the search (srsearch-text-disabled).", True)
     assert look()[1] is False
 
 
-def test_without_a_network_only_the_first_call_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_search_without_a_network_tries_to_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -244,31 +246,31 @@ def test_without_a_network_only_the_first_call_tries(tmp_path: Path, monkeypatch
     assert second.seconds < 0.2
 
 
-def test_after_the_pause_it_is_tried_again_and_the_cache_answers_meanwhile(look: Look, wiki: Wiki) -> None:
+def test_cache_answers_during_the_pause_and_requests_resume_after_it(look: Look, wiki: Wiki) -> None:
     wiki.script = [Reply(), Reply("", 404), Reply()]
-    known = look("known", pause=0.3)
+    cached = look("cached", pause=0.3)
     assert "status 404" in look("new")[0]
     assert "not tried again" in look("new")[0]
-    assert look("known") == known
+    assert look("cached") == cached
     time.sleep(0.3)
     assert look("new")[1] is False
 
 
-async def test_an_async_agent_is_not_blocked(wiki: Wiki, tmp_path: Path) -> None:
+async def test_arun_searches_in_a_thread(wiki: Wiki, tmp_path: Path) -> None:
     tools = ToolSet([WikipediaSearch(tmp_path, wiki.url).tool])
-    seen = await tools.arun(tools.call("search_wikipedia", query="blade runner"), CONTEXT)
-    assert seen.text.startswith("- Blade Runner")
+    observation = await tools.arun(tools.call("search_wikipedia", query="blade runner"), CONTEXT)
+    assert observation.text.startswith("- Blade Runner")
     assert tools.tools["search_wikipedia"].blocking
 
 
-def test_many_threads_share_one_search(wiki: Wiki, tmp_path: Path) -> None:
+def test_search_is_thread_safe(wiki: Wiki, tmp_path: Path) -> None:
     tools = ToolSet([WikipediaSearch(tmp_path, wiki.url).tool])
     failed: list[str] = []
 
     def work(number: int) -> None:
-        seen = tools.run(tools.call("search_wikipedia", query=f"film {number % 4}"), CONTEXT)
-        if seen.failed:
-            failed.append(seen.text)
+        observation = tools.run(tools.call("search_wikipedia", query=f"film {number % 4}"), CONTEXT)
+        if observation.failed:
+            failed.append(observation.text)
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(12)]
     for worker in workers:
@@ -276,10 +278,10 @@ def test_many_threads_share_one_search(wiki: Wiki, tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert failed == []
-    assert 4 <= len(wiki.asked) <= 12
+    assert 4 <= len(wiki.requests) <= 12
 
 
 @pytest.mark.parametrize("url", ["en.wikipedia.org", "ftp://x/w/api.php", "https://en.wikipedia.org/wiki/"])
-def test_what_is_no_api_address_is_refused(tmp_path: Path, url: str) -> None:
+def test_invalid_base_url_raises_config_error(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="`base_url` must be"):
         WikipediaSearch(tmp_path, url)

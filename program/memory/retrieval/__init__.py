@@ -1,4 +1,4 @@
-"""Ways to find the interactions that matter for a query, by name."""
+"""Retrievers by name: they rank a user's interactions for a query."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ def make_retriever(name: str) -> Retriever:
 
     Args:
         name: ``bm25``, ``dense``, ``hybrid`` or ``recency``; ``dense:FOLDER`` and ``hybrid:FOLDER``
-            take the sentence encoder in that folder instead of the packaged one.
+            use the sentence encoder in that folder instead of the packaged one.
 
     Raises:
-        ConfigError: No retriever of that name.
-        ModelSetupError: The encoder of ``dense`` or ``hybrid`` cannot be used.
+        ConfigError: The name is unknown.
+        ModelSetupError: The sentence encoder cannot be loaded.
+
+    Example:
+        >>> retriever = make_retriever("bm25")
+        >>> retriever.extend(["red apple", "blue sky", "green leaf"])
+        >>> int(retriever.scores("blue whale").argmax())
+        1
     """
     kind, _, folder = name.partition(":")
     if kind == "dense":

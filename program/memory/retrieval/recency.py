@@ -1,4 +1,4 @@
-"""No retrieval at all: the newest interactions, whatever is asked."""
+"""Recency: the newest interactions, whatever the query."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 class Recency:
-    """A `Retriever` that scores every text zero, so that ties, newest first, decide."""
+    """A `Retriever` that scores every text zero; memories rank ties newest first."""
 
     def __init__(self) -> None:
         self._count = 0
