@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -59,12 +60,12 @@ class Registry:
             ConfigError: The name is unknown, the module cannot be imported, or the class is not a
                 plug-in of this kind.
         """
-        plugin = self._find(name)
-        missing = [member for member in self.members if not hasattr(plugin, member)]
-        if not isinstance(plugin, type) or missing:
-            raise ConfigError(
-                f"{name!r} is not a {self.kind}: it has no `{missing[0] if missing else '__init__'}`"
-            )
+        plugin = load_path(self._path(name), f"{self.kind} {name!r}")
+        if not isinstance(plugin, type):
+            raise ConfigError(f"{name!r} is not a {self.kind}: it is not a class")
+        for member in self.members:
+            if not hasattr(plugin, member):
+                raise ConfigError(f"{name!r} is not a {self.kind}: it has no `{member}`")
         return plugin
 
     def make(self, spec: str, defaults: Mapping[str, str] | None = None) -> Any:
@@ -75,7 +76,8 @@ class Registry:
             defaults: Settings as text, used if ``spec`` does not set them and the class has them.
 
         Raises:
-            ConfigError: The class cannot be loaded, has no such setting, or a value is invalid.
+            ConfigError: The class cannot be loaded, has no such setting, needs another one, or a value
+                is invalid.
         """
         name, settings = split_spec(spec)
         plugin = self.load(name)
@@ -86,6 +88,9 @@ class Registry:
                     f"{self.kind} {name!r} has no setting `{key}`; it has: {', '.join(types) or 'none'}"
                 )
         values = {**{key: value for key, value in (defaults or {}).items() if key in types}, **settings}
+        for key, parameter in inspect.signature(plugin).parameters.items():
+            if key in types and key not in values and parameter.default is parameter.empty:
+                raise ConfigError(f"{self.kind} {name!r} needs the setting `{key}`: {name}:{key}=VALUE")
         return plugin(**{key: self._value(name, key, text, types[key]) for key, text in values.items()})
 
     def spec_of(self, plugin: Any) -> str:
@@ -99,12 +104,11 @@ class Registry:
         )
         return f"{name}:{settings}" if settings else name
 
-    def _find(self, name: str) -> Any:
+    def _path(self, name: str) -> str:
         if ":" in name or name in self.built_in:
-            return load_path(self.built_in.get(name, name), f"{self.kind} {name!r}")
-        for point in entry_points(group=self.group):
-            if point.name == name:
-                return point.load()
+            return self.built_in.get(name, name)
+        for point in entry_points(group=self.group, name=name):
+            return f"{point.module}:{point.attr}"
         see = f" (see `{self.listing}`)" if self.listing else ""
         raise ConfigError(
             f"unknown {self.kind} {name!r}; use one of {', '.join(self.names())}{see}, or module:Class"
@@ -134,7 +138,7 @@ def load_path(path: str, label: str) -> Any:
     """
     module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # a user's module may raise anything on import
         raise ConfigError(f"cannot load {label}: {error}") from error
 
@@ -143,7 +147,9 @@ def parameters(plugin: type[Any]) -> dict[str, Any]:
     """Return the settings of a class, name to type: its constructor arguments."""
     # The `__init__` of a dataclass cannot resolve the types of fields inherited from another module.
     hints = get_type_hints(plugin if is_dataclass(plugin) else plugin.__init__)
-    return {name: hints.get(name, str) for name in inspect.signature(plugin).parameters}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = [item.name for item in inspect.signature(plugin).parameters.values() if item.kind not in variadic]
+    return {name: hints.get(name, str) for name in named}
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
