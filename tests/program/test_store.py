@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from program.errors import ConfigError, StoreError, UnknownUserError, UnknownVersionError
+from program.errors import ConfigError, DataError, StoreError, UnknownUserError, UnknownVersionError
 from program.memory.interaction import Interaction
 from program.memory.semantic import Facts, Profile
 from program.store import UserStore
@@ -201,6 +204,41 @@ class TestInteractions:
         assert [i.id for i in memory.latest()] == ["1", "2"]
 
 
+class TestObserve:
+    def test_stores_the_response_with_a_new_id_and_the_current_time(self, ann: UserStore) -> None:
+        before = datetime.now(timezone.utc)
+        first = ann.observe("ann", query="dinner", response="Lentils.")
+        second = ann.observe("ann", query="dinner", response="Lentils.")
+        assert ann.interactions("ann") == [first, second]
+        assert first.id != second.id
+        assert first.timestamp is not None
+        assert before <= first.timestamp <= datetime.now(timezone.utc)
+        assert ann.user("ann").stale
+
+    def test_response_is_stored_in_the_format_of_the_task(self, store: UserStore) -> None:
+        store.add_user("ann", task="LaMP-3")
+        assert store.observe("ann", query="a review", response=" 4\n").response == "4"
+
+    def test_label_outside_the_task_is_rejected_and_nothing_is_stored(self, store: UserStore) -> None:
+        store.add_user("ann", task="LaMP-2M")
+        with pytest.raises(
+            DataError, match=r"`response`: 'horror' is not one of .*LaMP-2M needs exactly one of"
+        ):
+            store.observe("ann", query="a film", response="horror")
+        assert store.interactions("ann") == []
+        assert not store.user("ann").stale
+
+    @pytest.mark.parametrize("query", ["a\0b", "\ud800"])
+    def test_query_that_cannot_be_stored_is_rejected(self, ann: UserStore, query: str) -> None:
+        with pytest.raises(StoreError, match="`query`"):
+            ann.observe("ann", query=query, response="Lentils.")
+        assert ann.interactions("ann") == []
+
+    def test_unknown_user_is_rejected(self, store: UserStore) -> None:
+        with pytest.raises(UnknownUserError, match="'ann'"):
+            store.observe("ann", query="dinner", response="Lentils.")
+
+
 class TestPersonas:
     def test_versions_count_from_one_for_each_user(self, ann: UserStore) -> None:
         ann.add_user("bob", task="free-text")
@@ -362,6 +400,72 @@ class TestForget:
         ann.forget("ann")
         ann.add_user("ann", task="LaMP-3")
         assert ann.interactions("ann") == []
+
+
+class TestText:
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            ({}, "'ann' (free-text): 0 interactions, no persona yet"),
+            (
+                {"interactions": 2, "stale": True},
+                "'ann' (free-text): 2 interactions, no persona yet, new data",
+            ),
+            ({"interactions": 2, "persona_version": 3}, "'ann' (free-text): 2 interactions, persona v3"),
+        ],
+    )
+    def test_user_summary_is_one_line(self, ann: UserStore, changes: dict[str, int], line: str) -> None:
+        assert str(replace(ann.user("ann"), **changes)) == line
+
+    def test_persona_version_names_source_and_parent(self, ann: UserStore) -> None:
+        first = ann.add_persona("ann", "one", source="initial", why="first")
+        ann.add_persona("ann", "two", source="edit", why="shorter")
+        assert str(first) == "v1 of 'ann' (initial): first"
+        assert str(ann.rollback("ann", 1)) == "v3 of 'ann' (rollback, from v2): back to version 1"
+
+    def test_repr_of_a_store_names_its_file(self, store: UserStore, tmp_path: Path) -> None:
+        assert repr(store) == f"UserStore('{tmp_path}/store.db')"
+
+
+class TestFaults:
+    def test_locked_database_raises_after_the_timeout(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "store.db"
+        UserStore(path).close()
+        monkeypatch.setattr("program.store.database.BUSY_SECONDS", 0.01)
+        with UserStore(path) as store, closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match="database is locked; another process has been writing"):
+                store.add_user("ann", task="free-text")
+            other.rollback()
+            store.add_user("ann", task="free-text")
+
+    def test_full_disk_stores_nothing_and_the_error_quotes_no_text(self, ann: UserStore) -> None:
+        engine = ann._database.engine
+        engine.dispose()
+        pages = ann._database.pragma("page_count") + 2
+        engine.dispose()
+
+        def limit(connection: sqlite3.Connection, _: object) -> None:
+            connection.execute(f"PRAGMA max_page_count={pages}")
+
+        event.listen(engine, "connect", limit)
+        with pytest.raises(StoreError, match=r"is full; free some space") as caught:
+            ann.append("ann", [interaction(str(n), response="secret" * 1000) for n in range(20)])
+        assert "secret" not in str(caught.value)
+        assert ann.interactions("ann") == []
+        assert ann.append("ann", [interaction("1")]) == 1
+
+    def test_error_inside_a_write_rolls_back(self, ann: UserStore) -> None:
+        def interrupted() -> Iterator[Interaction]:
+            yield interaction("1")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            ann.append("ann", interrupted())
+        assert ann.interactions("ann") == []
+        assert ann.append("ann", [interaction("1")]) == 1
 
 
 class TestHandle:

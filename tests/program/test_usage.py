@@ -9,10 +9,21 @@ from typing import Any
 
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from program.errors import BudgetExceededError
 from program.models.scripted import scripted_lm
-from program.usage import Budget, UsageTracker, current_tracker, reserve_call, stage, track_lm, track_usage
+from program.usage import (
+    Budget,
+    Usage,
+    UsageTracker,
+    current_tracker,
+    reserve_call,
+    stage,
+    track_lm,
+    track_usage,
+)
 
 ECHO = dspy.Predict("question -> answer")
 
@@ -113,3 +124,73 @@ def test_max_usd_stops_after_a_call_without_a_price() -> None:
         ):
             ask(2)
     assert tracker.total().calls == 1
+
+
+@pytest.mark.parametrize(
+    ("usage", "line"),
+    [
+        (Usage(), "0 calls, 0 tokens, $0.0000"),
+        (Usage(calls=2, input_tokens=1200, output_tokens=34, usd=0.5), "2 calls, 1,234 tokens, $0.5000"),
+        (Usage(calls=1, cached_tokens=9, unpriced=1), "1 calls, 0 tokens, $0.0000 or more"),
+    ],
+)
+def test_usage_is_one_line(usage: Usage, line: str) -> None:
+    assert str(usage) == line
+
+
+@given(st.lists(st.builds(Usage, calls=st.integers(0, 9), input_tokens=st.integers(0, 99)), max_size=6))
+def test_added_usage_is_the_sum(parts: list[Usage]) -> None:
+    total = Usage()
+    for part in parts:
+        total.add(part)
+    assert total.calls == sum(part.calls for part in parts)
+    assert total.tokens == sum(part.input_tokens for part in parts)
+
+
+def test_recorded_call_has_the_tokens_and_the_price_of_its_entry() -> None:
+    tracker = UsageTracker()
+    details = {"cached_tokens": 60}
+    usage = {"prompt_tokens": 100, "prompt_tokens_details": details, "completion_tokens": 7}
+    with stage("profile"):
+        tracker.record({"usage": usage, "cost": 0.25})
+        tracker.record({"usage": usage, "cost": 0.25, "cache_hit": True})
+        tracker.record({"usage": {"prompt_tokens": None}, "cost": None})
+    assert tracker.by_stage() == {
+        "profile": Usage(
+            calls=3, input_tokens=200, cached_tokens=120, output_tokens=14, usd=0.25, unpriced=1, cache_hits=1
+        )
+    }
+
+
+def test_copied_stage_totals_do_not_change_the_tracker() -> None:
+    tracker = UsageTracker()
+    tracker.record({"usage": {"prompt_tokens": 1}, "cost": 0.0})
+    tracker.by_stage()["answer"].calls = 99
+    tracker.total().calls = 99
+    assert tracker.total().calls == 1
+
+
+def test_stage_and_tracker_are_restored_after_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), track_usage(UsageTracker(), lm()), stage("broken"):
+        raise ZeroDivisionError
+    assert current_tracker() is None
+    reserve_call()
+    tracker = UsageTracker()
+    tracker.record({"usage": {"prompt_tokens": 1}, "cost": 0.0})
+    assert list(tracker.by_stage()) == ["answer"]
+
+
+def test_budget_of_zero_calls_refuses_the_first_call() -> None:
+    model = lm()
+    with track_usage(UsageTracker(Budget(max_calls=0)), model):
+        with pytest.raises(BudgetExceededError, match="stopped before call 1: the limit is 0 calls"):
+            ask()
+    assert model.engine.prompts == []
+
+
+def test_unpriced_calls_are_accepted_without_max_usd() -> None:
+    Budget().check_prices(3)
+    Budget(max_calls=1).check_prices(3)
+    Budget(max_usd=1.0).check_prices(0)
+    with pytest.raises(BudgetExceededError, match="3 calls have no known price"):
+        Budget(max_usd=1.0).check_prices(3)
