@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from program.errors import DataError, StoreError, UnknownTaskError
 from program.store import UserStore
@@ -308,3 +310,35 @@ def test_imports_all_lamp_like_histories_in_both_layouts(store: UserStore, lamp_
     assert (report.users, report.interactions, report.new, report.skipped) == (64, 877, 877, ())
     again = import_users(store, folder / "dev_questions.json", task="LaMP-2M", format="lamp")
     assert (again.users, again.interactions, again.new) == (64, 877, 0)
+
+
+WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(str.strip)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), WORDS, WORDS), min_size=1, max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_jsonl_of_interleaved_users_round_trips(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("round")
+    lines = [row(user, query, response, id=str(n)) for n, (user, query, response) in enumerate(rows)]
+    with UserStore(folder / "store.db") as store:
+        report = import_users(store, write(folder / "a.jsonl", *lines), task="free-text")
+        assert (report.users, report.new) == (len({user for user, _, _ in rows}), len(rows))
+        for user in {user for user, _, _ in rows}:
+            assert [(i.query, i.response) for i in store.interactions(user)] == [
+                (query.strip(), response.strip()) for name, query, response in rows if name == user
+            ]
+
+
+def test_import_resumes_after_an_interrupted_one(store: UserStore, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *(row(user, "1", id="i") for user in "abc"))
+
+    def interrupt(position: int, total: int) -> None:
+        if position > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_users(store, path, task="LaMP-2M", progress=interrupt)
+    assert [user.user_id for user in store.users()] == ["a"]
+    assert import_users(store, path, task="LaMP-2M").new == 2
