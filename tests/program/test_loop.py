@@ -37,7 +37,7 @@ def run(
     final: Any = "jazz",
     always_conclude: bool = False,
     observations: list[str] | None = None,
-    **settings: int,
+    **settings: Any,
 ) -> tuple[LoopResult, list[str]]:
     """Run the loop with scripted actions; also return the stage of each model call."""
     stages: list[str] = []

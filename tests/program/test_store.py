@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -414,7 +415,7 @@ class TestText:
             ({"interactions": 2, "persona_version": 3}, "'ann' (free-text): 2 interactions, persona v3"),
         ],
     )
-    def test_user_summary_is_one_line(self, ann: UserStore, changes: dict[str, int], line: str) -> None:
+    def test_user_summary_is_one_line(self, ann: UserStore, changes: dict[str, Any], line: str) -> None:
         assert str(replace(ann.user("ann"), **changes)) == line
 
     def test_persona_version_names_source_and_parent(self, ann: UserStore) -> None:
