@@ -1,7 +1,7 @@
-"""The front door: every public name, and the command line.
+"""All public names, and the command line.
 
-The names are those of `program`, `optimizers` and `eval`. Each is imported when it is first used, so
-importing this module costs little more than importing DSPy.
+The names are those of `program`, `optimizers` and `eval`. Each is imported on first use, so importing
+this module takes little longer than importing DSPy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
 
 
 def command_line() -> Any:
-    """Return the whole command line, a Typer app."""
+    """Return the command line as a Typer app."""
     import typer
 
     from eval.cli import app as eval_app
@@ -60,7 +60,7 @@ def main() -> None:
     """Run the command line (console entry point)."""
     from program.cli.options import guarded
 
-    # `module:Class` names a file beside the user; last, so that it hides nothing installed.
+    # `module:Class` may name a file in the current folder; appended, so that it hides no installed module.
     sys.path.append(str(Path.cwd()))
     sys.exit(guarded(command_line()))
 
