@@ -1,4 +1,4 @@
-"""Tables, figures and the page."""
+"""Makes a report from a run folder: tables, figures, a Markdown file and an HTML page."""
 
 from eval.report.build import ReportFiles, make_report
 

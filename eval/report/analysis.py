@@ -1,4 +1,4 @@
-"""What more than one section needs of a run, worked out once."""
+"""Scores every method of a run and compares them; several sections share the scores."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from eval.report.data import MethodRun, ReportRun
 from program.errors import ConfigError
 
 FULL_METHOD = "personaagent"
-"""Family of the method that the project is about."""
+"""Family of the method without ablations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """A run, scored and compared.
+    """A run with its scores and comparisons.
 
     Attributes:
-        methods: The reference first, then the rest in the run's order, floors last.
-        metrics: The task's, main one first.
-        scores: By metric name, one for each method in order.
+        methods: The reference first, then the others in the run's order, trivial baselines last.
+        metrics: The task's metrics, main metric first.
+        scores: By metric name, one for each of ``methods``, in that order.
     """
 
     run: ReportRun
@@ -32,12 +32,15 @@ class Analysis:
 
     @cached_property
     def comparisons(self) -> Mapping[str, Sequence[Comparison]]:
-        """By metric name, every pair once; the reference is always A. Slow, so made when asked for."""
-        return {name: compare_all(of_metric) for name, of_metric in self.scores.items()}
+        """By metric name, each pair of methods once; the reference is always A.
+
+        Computed on first use, because the resampling is slow.
+        """
+        return {name: compare_all(scores) for name, scores in self.scores.items()}
 
     @property
     def reference(self) -> MethodRun:
-        """The method that the others are held against."""
+        """The method that the others are compared with."""
         return self.methods[0]
 
     @property
@@ -47,24 +50,29 @@ class Analysis:
 
     @property
     def against_reference(self) -> list[Comparison]:
-        """The reference minus each other method, main metric."""
+        """The reference minus each other method, main metric only."""
         return [c for c in self.comparisons[self.main.name] if c.a == self.reference.name]
+
+    @property
+    def persona_method(self) -> MethodRun | None:
+        """The first method with personas, in the order of ``methods``; ``None`` if no method has any."""
+        return next((method for method in self.methods if method.personas), None)
 
 
 def analyse(run: ReportRun, reference: str | None = None) -> Analysis:
-    """Score the methods of a run, ready to be compared.
+    """Score all methods of a run.
 
     Args:
-        run: With at least one method.
-        reference: Name of the method to hold the others against; by default `personaagent`, else
-            the first that needs a model, else the first.
+        run: A run with at least one method.
+        reference: Name of the method that the others are compared with; by default `personaagent`,
+            otherwise the first method that is not a trivial baseline, otherwise the first.
 
     Raises:
-        ConfigError: No method of that name took part.
+        ConfigError: The run has no method named ``reference``.
     """
     first = _reference(run.methods, reference)
-    rest = [method for method in run.methods if method is not first]
-    methods = [first, *sorted(rest, key=lambda method: method.trivial)]
+    others = [method for method in run.methods if method is not first]
+    methods = [first, *sorted(others, key=lambda method: method.trivial)]
     metrics = [get_metric(name) for name in run.task.metrics]
     return Analysis(
         run=run,
@@ -79,7 +87,7 @@ def _reference(methods: Sequence[MethodRun], name: str | None) -> MethodRun:
         for method in methods:
             if method.name == name:
                 return method
-        known = ", ".join(method.name for method in methods)
-        raise ConfigError(f"`reference` {name!r} took no part in this run; choose one of: {known}")
-    ours = [method for method in methods if method.family == FULL_METHOD]
-    return [*ours, *(method for method in methods if not method.trivial), *methods][0]
+        names = ", ".join(method.name for method in methods)
+        raise ConfigError(f"`reference` {name!r} is not a method of this run; choose one of: {names}")
+    full = [method for method in methods if method.family == FULL_METHOD]
+    return [*full, *(method for method in methods if not method.trivial), *methods][0]

@@ -1,4 +1,4 @@
-"""How every figure is drawn: no screen, never colour alone, and the same bytes each time."""
+"""Draws charts as SVG: grey only, and byte-identical for the same input."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Literal
 from eval.report.table import Row, Scalar
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""Shapes that stay apart in black and white."""
+"""Marker shapes that differ in black and white."""
 
 LINES = ("-", "--", "-.", ":")
-"""Line styles that go with the markers, in turn."""
+"""Line styles, used in turn with the markers."""
 
 INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 
@@ -38,20 +38,20 @@ _STYLE = {
 
 
 def draw(name: str, width: float, height: float, paint: Callable[[Any], None]) -> str:
-    """Return one chart as SVG.
+    """Draw one chart and return it as SVG.
 
     Args:
-        name: Seeds the ids inside the SVG, so that they do not change from run to run.
+        name: Salt of the ids inside the SVG, which keeps them the same in every run.
         width: In inches.
         height: In inches.
-        paint: Draws on the matplotlib axes it is given.
+        paint: Draws on the matplotlib axes that it receives.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context():
-        # A user's own matplotlibrc must not change the page.
+        # A user's own matplotlibrc must not change the report.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": name})
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -62,60 +62,55 @@ def draw(name: str, width: float, height: float, paint: Callable[[Any], None]) -
     return text.getvalue()
 
 
-Look = Literal["filled", "hollow"]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Bar:
-    """One row of the chart; ``value`` is ``None`` where there is none, so are ``low`` and ``high``."""
+class ForestRow:
+    """One row of a forest chart; a row without a ``value`` has a label only."""
 
     label: str
     value: float | None
     low: float | None
     high: float | None
-    look: Look = "filled"
+    marker: Literal["filled", "hollow"] = "filled"
 
     @classmethod
-    def of(cls, label: str, row: Row, name: str, look: Look) -> Bar:
-        """Make a row of the chart from the cells of `eval.report.table.interval_cells`."""
-        value, low, high = (_number(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
-        return cls(label=label, value=value, low=low, high=high, look=look)
+    def from_cells(cls, label: str, row: Row, name: str, *, marker: Literal["filled", "hollow"]) -> ForestRow:
+        """Read the cells that `eval.report.table.interval_cells` made under ``name``."""
+        value, low, high = (_float(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
+        return cls(label=label, value=value, low=low, high=high, marker=marker)
 
 
-def forest(name: str, bars: Sequence[Bar], axis: str, *, zero: bool = False) -> str:
-    """Return the chart as SVG, rows from the top down.
+def forest(name: str, rows: Sequence[ForestRow], axis: str, *, zero: bool = False) -> str:
+    """Draw values with their intervals, one row each from the top down, and return the SVG.
 
     Args:
-        name: As in `draw`.
-        bars: At least one.
-        axis: Label of the axis; a second line says which side is good, where that is not plain.
-        zero: Whether the line at zero matters, as it does for differences.
+        name: As for `draw`.
+        rows: At least one.
+        axis: Label of the axis; a second line may say which side is better.
+        zero: Whether to draw a line at zero, for differences.
     """
 
     def paint(axes: Any) -> None:
         axes.grid(visible=True, axis="x")
         if zero:
             axes.axvline(0.0, color=INK, linewidth=1.2)
-        for place, bar in enumerate(bars):
-            if bar.value is None:
+        for y, row in enumerate(rows):
+            if row.value is None:
                 continue
-            if bar.low is not None and bar.high is not None:
-                axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=1.6)
-                for end in (bar.low, bar.high):
-                    axes.plot([end, end], [place - 0.14, place + 0.14], color=INK, linewidth=1.6)
-            inside = "white" if bar.look == "hollow" else INK
-            axes.plot(
-                bar.value, place, "o", markersize=7, markerfacecolor=inside, markeredgecolor=INK, zorder=3
-            )
-        axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
-        axes.set_ylim(len(bars) - 0.4, -0.6)
+            if row.low is not None and row.high is not None:
+                axes.plot([row.low, row.high], [y, y], color=INK, linewidth=1.6)
+                for end in (row.low, row.high):
+                    axes.plot([end, end], [y - 0.14, y + 0.14], color=INK, linewidth=1.6)
+            face = "white" if row.marker == "hollow" else INK
+            axes.plot(row.value, y, "o", markersize=7, markerfacecolor=face, markeredgecolor=INK, zorder=3)
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_color(GREY)
         axes.set_xlabel(axis)
 
-    return draw(name, 6.0, 0.9 + 0.3 * len(bars), paint)
+    return draw(name, 6.0, 0.9 + 0.3 * len(rows), paint)
 
 
-def _number(cell: Scalar) -> float | None:
+def _float(cell: Scalar) -> float | None:
     return float(cell) if isinstance(cell, int | float) else None

@@ -1,4 +1,4 @@
-"""Which method is better, where that may be said at all."""
+"""Compares methods query by query: difference, interval, corrected p-value, needed sample size."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from eval.statistics import (
 )
 from program.task import Task
 
-_LEVEL = 0.05
+SETTINGS = Settings()
+"""Used for every interval and test of a report."""
 
-MOST_MISSING_APART = 0.01
-"""A comparison is refused where the two shares of missing answers are further apart than this."""
+MAX_MISSING_GAP = 0.01
+"""A comparison is refused if the two shares of missing answers differ by more than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodScores:
-    """One method's answers under one metric; missing answers are left out, never scored.
+    """One method's answers under one metric; missing answers are left out, not scored as wrong.
 
     Attributes:
-        rows: Terms of the metric, shape ``(answered, terms)``; ``None`` where nothing was answered.
-        users: Pseudonym of each answer.
-        keys: Query of each answer.
+        rows: Terms of the metric, shape ``(answers, terms)``; ``None`` if there are no answers.
+        users: Pseudonym for each answer.
+        keys: `AnswerRow.key` for each answer.
     """
 
     method: MethodRun
@@ -48,7 +49,7 @@ class MethodScores:
 
     @property
     def interval(self) -> Interval | None:
-        """The metric's value with its interval; ``None`` where nothing was answered."""
+        """The metric's value with its interval; ``None`` if there are no answers."""
         return None if self.rows is None else interval(self.rows, self.users, self.metric, SETTINGS)
 
 
@@ -57,10 +58,10 @@ class Comparison:
     """A minus B under one metric, on the queries that both answered.
 
     Attributes:
-        refused: Why the two may not be compared; every other value is then ``None``.
-        p_holm: The randomisation test's p, corrected for all comparisons of the metric.
-        mcnemar: For accuracy only; ``mcnemar_holm`` is its corrected p.
-        power: How many users such a difference needs.
+        refused: Why the methods are not compared; all later fields are then ``None``.
+        p_holm: The randomisation test's p-value, corrected for all comparisons of the metric.
+        mcnemar: For accuracy only; ``mcnemar_holm`` is its corrected p-value.
+        power: How many users a difference of this size needs.
     """
 
     a: str
@@ -75,7 +76,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What may be said, in words that name the better method."""
+        """``NAME is better``, ``undecided`` or ``refused: REASON``."""
         if self.difference is None:
             return f"refused: {self.refused}"
         if self.difference.verdict == "undecided":
@@ -83,52 +84,50 @@ class Comparison:
         return f"{self.a if self.difference.verdict == 'better' else self.b} is better"
 
 
-SETTINGS = Settings()
-"""Of every interval and test in a report; the page names them."""
-
-
 def score_method(method: MethodRun, metric: Metric, task: Task) -> MethodScores:
-    """Return a method's answers under a metric."""
-    answered = [answer for answer in method.answers if answer.prediction is not None]
-    golds = [answer.gold for answer in answered]
-    rows = metric.rows([a.prediction or "" for a in answered], golds, task) if answered else None
-    users, keys = [answer.user for answer in answered], [answer.key for answer in answered]
+    """Score a method's answers with a metric."""
+    answers = [answer for answer in method.answers if answer.prediction is not None]
+    golds = [answer.gold for answer in answers]
+    rows = metric.rows([answer.prediction or "" for answer in answers], golds, task) if answers else None
+    users, keys = [answer.user for answer in answers], [answer.key for answer in answers]
     return MethodScores(method=method, metric=metric, rows=rows, users=users, keys=keys)
 
 
 def invalid_share(method: MethodRun, task: Task) -> float | None:
-    """Return a method's `eval.metrics.invalid_share`."""
-    read = [(answer.prediction, answer.valid) for answer in method.answers if answer.prediction is not None]
-    return metrics.invalid_share(read, task)
+    """Return the share of invalid answers, see `eval.metrics.invalid_share`; ``None`` without answers."""
+    answers = [
+        (answer.prediction, answer.valid) for answer in method.answers if answer.prediction is not None
+    ]
+    return metrics.invalid_share(answers, task)
 
 
 def compare(a: MethodScores, b: MethodScores) -> Comparison:
     """Compare two methods under the same metric, without correction for other comparisons."""
-    plain = Comparison(a=a.method.name, b=b.method.name, metric=a.metric)
+    comparison = Comparison(a=a.method.name, b=b.method.name, metric=a.metric)
     refusal = _refusal(a.method, b.method)
     if refusal:
-        return replace(plain, refused=refusal)
-    place_a = {key: place for place, key in enumerate(a.keys)}
-    shared = [(place_a[key], place) for place, key in enumerate(b.keys) if key in place_a]
+        return replace(comparison, refused=refusal)
+    index_a = {key: index for index, key in enumerate(a.keys)}
+    shared = [(index_a[key], index) for index, key in enumerate(b.keys) if key in index_a]
     if a.rows is None or b.rows is None or not shared:
-        return replace(plain, refused="no query was answered by both")
+        return replace(comparison, refused="no query was answered by both")
     rows_a, rows_b = a.rows[[i for i, _ in shared]], b.rows[[j for _, j in shared]]
     users = [a.users[i] for i, _ in shared]
     return replace(
-        plain,
+        comparison,
         difference=difference(rows_a, rows_b, users, a.metric, SETTINGS),
         mcnemar=_mcnemar(rows_a, rows_b) if a.metric.name == "accuracy" else None,
         power=power(rows_a, rows_b, users, a.metric, confidence=SETTINGS.confidence),
     )
 
 
-def compare_all(all_scores: Sequence[MethodScores]) -> list[Comparison]:
-    """Compare every pair of methods under one metric, each pair once, with Holm's correction."""
-    return corrected([compare(a, b) for a, b in combinations(all_scores, 2)])
+def compare_all(scores: Sequence[MethodScores]) -> list[Comparison]:
+    """Compare each pair of methods once under one metric, with Holm's correction."""
+    return correct([compare(a, b) for a, b in combinations(scores, 2)])
 
 
-def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons of one table with their Holm-corrected p-values."""
+def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Add Holm-corrected p-values over all ``comparisons``; refused ones do not count."""
     p = holm({str(i): c.difference.p for i, c in enumerate(comparisons) if c.difference})
     exact = holm({str(i): c.mcnemar.p for i, c in enumerate(comparisons) if c.mcnemar})
     return [
@@ -141,40 +140,11 @@ def _mcnemar(rows_a: Floats, rows_b: Floats) -> McNemar:
 
 
 def _refusal(a: MethodRun, b: MethodRun) -> str:
-    of_a, of_b = len(a.answers), len(b.answers)
-    if abs(a.missing / of_a - b.missing / of_b) <= MOST_MISSING_APART:
+    """Return why two methods must not be compared; empty if they may be."""
+    total_a, total_b = len(a.answers), len(b.answers)
+    if abs(a.missing / total_a - b.missing / total_b) <= MAX_MISSING_GAP:
         return ""
-    counts = f"{a.missing} and {b.missing} of {of_a}"
-    if of_a != of_b:
-        counts = f"{a.missing} of {of_a} and {b.missing} of {of_b}"
-    return f"{counts} answers are missing, more than {percent(MOST_MISSING_APART)} apart"
-
-
-def findings(comparisons: Sequence[Comparison], metric: Metric) -> list[str]:
-    """Return what may be said of the reference, A in every comparison, in one sentence a verdict."""
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "undecided": [], "refused": []}
-    for comparison in comparisons:
-        found = comparison.difference
-        groups[found.verdict if found else "refused"].append(comparison.b)
-    if not comparisons:
-        return []
-    name = comparisons[0].a
-    said = {
-        "better": f"{metric.title}: {name} is better than {{}}.",
-        "worse": f"{metric.title}: {name} is worse than {{}}.",
-        "undecided": f"{metric.title}: {name} against {{}} is undecided: the interval holds zero, or there "
-        "are too few users.",
-        "refused": f"{metric.title}: {name} is not compared with {{}}: the table of differences says why.",
-    }
-    weak = [c.b for c in comparisons if c.p_holm and c.p_holm >= _LEVEL and c.verdict.endswith("better")]
-    lines = [said[verdict].format(_list(names)) for verdict, names in groups.items() if names]
-    if weak:
-        lines.append(
-            f"With Holm's correction over all pairs of the run, the difference from {_list(weak)} could "
-            f"still be chance (p of {_LEVEL} or more)."
-        )
-    return lines
-
-
-def _list(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    counts = f"{a.missing} and {b.missing} of {total_a}"
+    if total_a != total_b:
+        counts = f"{a.missing} of {total_a} and {b.missing} of {total_b}"
+    return f"{counts} answers are missing, more than {percent(MAX_MISSING_GAP)} apart"

@@ -1,4 +1,4 @@
-"""What each method cost, preparing and answering apart, in totals and per unit."""
+"""Cost section: calls, tokens, money and time of each method, for preparing and for answering."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from eval.records import Cost
 from eval.report.data import MethodRun, ReportRun
 from eval.report.section import Section
-from eval.report.table import Column, Row, Scalar, Table, plain, show
+from eval.report.table import Column, Row, Scalar, Table, key_column, show
 
 
 def section(run: ReportRun) -> Section:
     """Return the cost of each method of a run."""
     return Section(
         id="costs",
-        title="What each method cost",
+        title="Costs",
         text=[
-            "Preparing (summaries, alignment) happens once for each user, off the answering path; "
-            "answering once for each query. Every attempt that was paid is counted, failed ones too."
+            "Preparing (summaries, alignment) happens once per user, before that user's first query; "
+            "answering happens once per query. Every attempt counts, including failed ones."
         ],
         tables=[cost_table(run)],
     )
 
 
 def cost_table(run: ReportRun) -> Table:
-    """Return two rows for each method: prepare, each user, and answer, each answer."""
+    """Return two rows for each method: preparing, per user, and answering, per answer."""
     return Table(
         name="costs",
         title="Cost of each method",
@@ -34,40 +34,44 @@ def cost_table(run: ReportRun) -> Table:
             for stage in ("prepare", "answer")
         ],
         columns=[
-            plain("method", "Method", number=False),
-            Column("Stage, each", lambda row: f"{row['stage']}, each {row['unit']}", number=False),
-            plain("units", "Units"),
-            plain("calls", "Calls"),
-            plain("calls_each", "Calls each", digits=1),
-            plain("agent_runs_each", "Agent runs each", digits=1),
-            plain("cache_hits", "Calls from a cache"),
-            plain("input_tokens", "Tokens in"),
-            plain("output_tokens", "Tokens out"),
-            plain("tokens_each", "Tokens each", digits=0),
+            key_column("method", "Method", number=False),
+            Column("Stage, unit", lambda row: f"{row['stage']}, each {row['unit']}", number=False),
+            key_column("units", "Units"),
+            key_column("calls", "Calls"),
+            key_column("calls_each", "Calls per unit", digits=1),
+            key_column("agent_runs_each", "Rollouts per unit", digits=1),
+            key_column("cache_hits", "Cached calls"),
+            key_column("input_tokens", "Input tokens"),
+            key_column("output_tokens", "Output tokens"),
+            key_column("tokens_each", "Tokens per unit", digits=0),
             usd_column("USD"),
-            plain("seconds", "Seconds", digits=1),
-            plain("seconds_each", "Seconds each", digits=2),
+            key_column("seconds", "Seconds", digits=1),
+            key_column("seconds_each", "Seconds per unit", digits=2),
         ],
         notes=[
-            "Seconds are wall time of the attempts added up; attempts that ran side by side slow each other.",
-            "Agent runs: how often the agent was let answer a past interaction, the budget that optimizers "
-            "should share for an equal comparison.",
-            "A call from a cache has no tokens and no price: what it would cost alone is more than shown.",
-            "USD: “unpriced” where no call had a known price, “≥” where some had none.",
+            "Seconds: summed wall time of all attempts; attempts that run in parallel slow each other down.",
+            "Rollouts: how often the agent answered a past interaction while users were prepared. Give "
+            "optimizers the same number of rollouts to compare them fairly.",
+            "Cached calls count no tokens and no price, so without the cache the method costs more than "
+            "shown.",
+            "USD: “unpriced” if no call had a known price, “≥” if some had none.",
         ],
     )
 
 
 def cost_cells(method: MethodRun, stage: str) -> dict[str, Scalar]:
-    """Return what ``prepare`` or ``answer`` cost a method, in all and for each user or answer."""
+    """Return the cost of ``prepare`` or ``answer``, in total and per user or answer."""
     if stage == "answer":
-        return _cells(method.answer, method.answered, "answer")
-    runs = method.agent_runs / method.prepared if method.prepared else None
-    return {**_cells(method.prepare, method.prepared, "user"), "agent_runs_each": runs}
+        return _cells(method.answer, method.given_answers, "answer")
+    users = method.prepared_users
+    return {
+        **_cells(method.prepare, users, "user"),
+        "agent_runs_each": method.rollouts / users if users else None,
+    }
 
 
 def total_cells(costs: Sequence[Cost]) -> dict[str, Scalar]:
-    """Return the tokens and the money of several costs together."""
+    """Return the sum of several costs: tokens, dollars, and calls without a known price."""
     usages = [cost.usage for cost in costs]
     return {
         "tokens": sum(usage.input_tokens + usage.output_tokens for usage in usages),
@@ -76,12 +80,12 @@ def total_cells(costs: Sequence[Cost]) -> dict[str, Scalar]:
     }
 
 
-def usd_column(title: str, prefix: str = "") -> Column:
-    """Return a column of the cells ``usd``, honest about calls without a known price (``unpriced``)."""
+def usd_column(title: str) -> Column:
+    """Return a column that shows ``usd``, marked as a lower bound if some calls are ``unpriced``."""
 
     def text(row: Row) -> str:
-        usd = row[f"{prefix}usd"]
-        if not row[f"{prefix}unpriced"]:
+        usd = row["usd"]
+        if not row["unpriced"]:
             return show(usd, 4)
         return f"≥ {show(usd, 4)}" if usd else "unpriced"
 

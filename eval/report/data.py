@@ -1,7 +1,7 @@
-"""What a report is made of: a finished run as the tables and figures see it.
+"""The typed input of a report: runs, methods, answers, personas and sweeps.
 
-Only `eval.report.load` knows how a run folder looks. From here on users are pseudonyms
-(``user-01``); the pages, tables and figures cannot show a user's id because they never had it.
+Only `eval.report.load` reads run folders and user ids. Everything else sees pseudonyms (``user-01``), so
+no table, figure or page can show a user's id.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from program.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """One query and what a method made of it.
+class AnswerRow:
+    """One query and one method's answer to it.
 
     Attributes:
         user: Pseudonym.
-        key: Tells queries apart and joins methods; never shown.
+        key: User id and query id; joins the methods of a run and is never shown.
         gold: The user's true response.
-        prediction: As it is scored; ``None`` where the answer is missing.
-        valid: Whether the model's output fitted the task's type, as the method saw it.
-        failure: Why it is missing: stage and kind of error, such as ``answer: LMError``.
+        prediction: The answer as it is scored; ``None`` if it is missing.
+        valid: Whether the model's output fitted the task's type.
+        failure: Why the answer is missing: stage and error type, such as ``answer: LMError``.
     """
 
     user: str
@@ -36,8 +36,8 @@ class Answered:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """One simulated interaction of an alignment and the feedback it gave."""
+class RolloutFeedback:
+    """One rollout of an alignment (query, the user's response, the agent's answer) and its feedback."""
 
     query: str
     truth: str
@@ -46,14 +46,14 @@ class Lesson:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewrite:
-    """One step of an alignment: the persona, its rewrite, and whether the rewrite was kept."""
+class PersonaUpdate:
+    """One alignment step: the persona, its rewrite, and whether the rewrite was accepted."""
 
     before: str
     candidate: str
     accepted: bool
     reason: str
-    lessons: Sequence[Lesson] = ()
+    feedback: Sequence[RolloutFeedback] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +62,15 @@ class Persona:
 
     Attributes:
         user: Pseudonym.
-        initial: The text the user began with.
-        final: The text that answered.
-        rewrites: How ``initial`` became ``final``, in order, where that was recorded.
+        initial: The text before alignment.
+        final: The text that the answers were given with.
+        updates: The steps from ``initial`` to ``final``, in order; empty if they were not recorded.
     """
 
     user: str
     initial: str
     final: str
-    rewrites: Sequence[Rewrite] = ()
+    updates: Sequence[PersonaUpdate] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,33 +78,33 @@ class MethodRun:
     """One method's answers to all queries of a run, in the same order for every method.
 
     Attributes:
-        name: As the user wrote it: ``rag:k=8``.
+        name: The method's label in the run: ``rag:k=8``.
         family: The method's own name: ``rag``.
-        trivial: Whether it needs no model.
-        settings: Every setting that changes its result.
-        personas: One for each user, for methods that have personas.
-        prepare: What all attempts to prepare users cost.
-        answer: What all attempts to answer cost.
-        prepared: Users that it was attempted to prepare.
-        answered: Answers given, also to queries without a gold.
-        agent_runs: Times an agent was let answer a past interaction while users were prepared.
+        trivial: Whether it is a trivial baseline, which needs no model.
+        settings: Every setting that changes its answers.
+        personas: One for each user, if the method has personas.
+        prepare: Cost of all attempts to prepare users.
+        answer: Cost of all attempts to answer.
+        prepared_users: Number of users with an attempt to prepare them.
+        given_answers: Number of answers given, including those to queries without a gold.
+        rollouts: Number of agent rollouts used to prepare users.
     """
 
     name: str
     family: str
     trivial: bool
     settings: Mapping[str, Any]
-    answers: Sequence[Answered]
+    answers: Sequence[AnswerRow]
     personas: Sequence[Persona]
     prepare: Cost
     answer: Cost
-    prepared: int
-    answered: int
-    agent_runs: int = 0
+    prepared_users: int
+    given_answers: int
+    rollouts: int = 0
 
     @property
     def missing(self) -> int:
-        """Queries without an answer."""
+        """Number of queries without an answer."""
         return sum(answer.prediction is None for answer in self.answers)
 
 
@@ -113,11 +113,10 @@ class ReportRun:
     """One run of one or more methods on one task.
 
     Attributes:
-        lamp_like: Whether the data is not the official LaMP data, so that no number may be
-            called a LaMP number.
-        model: Name of the model that answered; empty where only floors ran.
-        facts: What it takes to do the run again, as labels and values.
-        defects: What is wrong with the data, one line each.
+        lamp_like: Whether the data are not LaMP's own, so that no score may be called a LaMP score.
+        model: Name of the model that answered; empty if only baselines ran.
+        facts: What is needed to reproduce the run, as labels and values.
+        defects: Known defects of the data, one line each.
     """
 
     task: Task
@@ -129,7 +128,7 @@ class ReportRun:
 
     @property
     def label(self) -> str:
-        """The task's name, honest about the data: ``LaMP-2M``, or ``LaMP-like 2M``."""
+        """The task's name, which says if the data are not LaMP's: ``LaMP-2M``, ``LaMP-like 2M``."""
         name = self.task.name
         return f"LaMP-like {name.removeprefix('LaMP-')}" if self.lamp_like and "LaMP-" in name else name
 
@@ -140,8 +139,8 @@ class ReportRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """One run of a sweep."""
+class SweepPoint:
+    """One run of a sweep and its value of the setting."""
 
     value: str
     run: ReportRun
@@ -149,26 +148,27 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Runs that differ in one setting: ``batch``, ``steps``, ``k``, ``model``.
+    """Runs that differ in one setting.
 
     Attributes:
-        name: Tells sweeps of one report apart, in file names.
-        points: Numeric values ascending, other values in the order they were asked for.
+        name: File name of the sweep's figure, unique within a report.
+        setting: What differs: ``batch``, ``steps``, ``k``, ``model``, ``users`` or ``queries``.
+        points: Sorted if all values are numbers, otherwise in the order of the sweep folder.
     """
 
     name: str
-    over: str
-    points: Sequence[Point]
+    setting: str
+    points: Sequence[SweepPoint]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Everything in one folder: a run, sweeps, or both; never neither."""
+    """The contents of one folder: a run, sweeps, or both; never neither."""
 
     run: ReportRun | None
     sweeps: Sequence[Sweep] = ()
 
     @property
     def any_run(self) -> ReportRun:
-        """The run, or the first of the first sweep."""
+        """The run, or the first run of the first sweep."""
         return self.run or self.sweeps[0].points[0].run

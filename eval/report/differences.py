@@ -1,125 +1,144 @@
-"""Whether methods differ: every pair on the same queries, and the reference against each other method."""
+"""Differences and ablation sections: methods compared in pairs on the same queries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.report.analysis import Analysis
-from eval.report.charts import Bar, Look, forest
+from eval.report.analysis import FULL_METHOD, Analysis
+from eval.report.charts import ForestRow, forest
 from eval.report.compare import Comparison
 from eval.report.section import Figure, Section
 from eval.report.table import (
     Column,
     Row,
-    Scalar,
     Table,
     heading,
     interval_cells,
     interval_column,
-    plain,
+    key_column,
+    p_value,
     show,
 )
 
 
 def section(analysis: Analysis) -> Section | None:
-    """Return the paired differences; ``None`` where one method ran alone."""
+    """Return the reference against each other method, and all pairs; ``None`` for a single method."""
     if not analysis.against_reference:
         return None
     metric, name = analysis.main, analysis.reference.name
-    compared = sum(not comparison.refused for comparison in analysis.comparisons[metric.name])
+    pairs = sum(not comparison.refused for comparison in analysis.comparisons[metric.name])
     return Section(
         id="differences",
-        title="Differences, query by query",
+        title="Paired differences",
         text=[
             f"{name} minus each other method in {heading(metric)}, on the queries that both answered. "
-            "A method is called better only where the 95 % interval over users excludes zero. With many "
-            "comparisons some intervals exclude zero by chance: the corrected p-values (Holm, over all "
-            f"{compared} pairs that could be compared) say how much is left."
+            "A method is called better only if the 95 % interval over users excludes zero. With many "
+            "comparisons, some intervals exclude zero by chance; the p-values are corrected for this (Holm, "
+            f"over the {pairs} pairs that could be compared)."
         ],
-        figures=[difference_figure("differences", analysis, analysis.against_reference)],
-        more=[
-            comparison_table(f"pairs-{m.name}", f"Every pair, {m.title}", analysis.comparisons[m.name])
+        figures=[_figure("differences", analysis, analysis.against_reference)],
+        folded_tables=[
+            comparison_table(f"pairs-{m.name}", f"All pairs, {m.title}", analysis.comparisons[m.name])
             for m in analysis.metrics
         ],
     )
 
 
-def difference_figure(name: str, analysis: Analysis, comparisons: Sequence[Comparison]) -> Figure:
-    """Return the chart of A minus B, where A is the same method in all."""
+def ablation_section(analysis: Analysis) -> Section | None:
+    """Return the full method against its variants with one part removed.
+
+    ``None`` if the reference is not the full method, or no variant ran.
+    """
+    if analysis.reference.family != FULL_METHOD:
+        return None
+    variants = {m.name for m in analysis.methods if m.family.startswith(f"{FULL_METHOD}-")}
+    comparisons = [c for c in analysis.against_reference if c.b in variants]
+    if not comparisons:
+        return None
+    return Section(
+        id="ablation",
+        title="Ablation",
+        text=[
+            "Each row removes one part from the full method (one at a time, not cumulative). The part helps "
+            "if the difference is in favour of the full method and its interval excludes zero. All variants "
+            "share one output instruction; the invalid rates in the main table show whether format plays a "
+            "role."
+        ],
+        figures=[_figure("ablation", analysis, comparisons)],
+    )
+
+
+def comparison_table(name: str, title: str, comparisons: Sequence[Comparison]) -> Table:
+    """Return one row for each comparison, with every test."""
+    has_mcnemar = any(comparison.mcnemar for comparison in comparisons)
+    columns = [
+        *([key_column("a", "A", number=False)] if len({c.a for c in comparisons}) > 1 else []),
+        key_column("b", "B", number=False),
+        key_column("n", "n"),
+        key_column("users", "Users"),
+        interval_column("difference", "A minus B", difference=True),
+        key_column("verdict", "Verdict", number=False),
+        Column("p (Holm)", lambda row: p_value(row["p_holm"])),
+    ]
+    notes = [
+        "p: randomisation test that swaps whole users. Users needed: to detect a difference of the observed "
+        "size with 80 % power.",
+    ]
+    if has_mcnemar:
+        columns += [
+            Column("Only A / only B right", lambda row: f"{show(row['only_a'])} / {show(row['only_b'])}"),
+            Column("McNemar p (Holm)", lambda row: p_value(row["mcnemar_holm"])),
+        ]
+        notes.append("McNemar's exact test treats queries as independent, so its p is a lower bound.")
+    columns.append(Column("Users needed", lambda row: show(row["users_needed"])))
+    return Table(name=name, title=title, rows=[_row(c) for c in comparisons], columns=columns, notes=notes)
+
+
+def _figure(name: str, analysis: Analysis, comparisons: Sequence[Comparison]) -> Figure:
+    """Return the chart of comparisons that all have the same A."""
     metric, a = analysis.main, comparisons[0].a
-    bars = [Bar.of(_label(c), _row(c), "difference", _look(c)) for c in comparisons]
     side = "right" if metric.better == "higher" else "left"
     return Figure(
-        caption=f"{a} minus the method named at the row; {side} of the line at zero favours {a}. Filled dot: "
+        caption=f"{a} minus the method of the row; {side} of the line at zero favours {a}. Filled dot: "
         "the interval excludes zero. Hollow dot: undecided. No dot: the comparison is refused.",
-        alt=f"Difference in {metric.title} between {a} and each other method, as in the table of numbers.",
-        svg=forest(name, bars, f"{metric.title}: {a} minus the other\n{side} of zero favours {a}", zero=True),
+        alt=f"Difference in {metric.title} between {a} and each other method; the table of numbers has the "
+        "values.",
+        svg=forest(
+            name,
+            [_forest_row(comparison) for comparison in comparisons],
+            f"{metric.title}: {a} minus the other\n{side} of zero favours {a}",
+            zero=True,
+        ),
         numbers=comparison_table(name, f"{metric.title}: {a} (A) minus each other method (B)", comparisons),
         open=True,
     )
 
 
-def comparison_table(name: str, title: str, comparisons: Sequence[Comparison]) -> Table:
-    """Return one row for each comparison, with everything that was tested."""
-    exact = any(comparison.mcnemar for comparison in comparisons)
-    columns = [
-        *([plain("a", "A", number=False)] if len({comparison.a for comparison in comparisons}) > 1 else []),
-        plain("b", "B", number=False),
-        plain("n", "n"),
-        plain("users", "Users"),
-        interval_column("difference", "A minus B", difference=True),
-        plain("verdict", "Verdict", number=False),
-        Column("p (Holm)", lambda row: p_text(row["p_holm"])),
-        *(
-            [
-                Column("Only A / only B right", lambda row: f"{show(row['only_a'])} / {show(row['only_b'])}"),
-                Column("McNemar p (Holm)", lambda row: p_text(row["mcnemar_holm"])),
-            ]
-            if exact
-            else []
-        ),
-        Column("Users needed", lambda row: show(row["users_needed"])),
-    ]
-    notes = [
-        "p: randomisation test that swaps whole users. Users needed: to find a difference of the size "
-        "seen, 80 % of the time.",
-    ]
-    if exact:
-        notes.append("McNemar's exact test takes queries as independent, so its p is a lower bound.")
-    return Table(name=name, title=title, rows=[_row(c) for c in comparisons], columns=columns, notes=notes)
-
-
-def p_text(p: Scalar) -> str:
-    """Return a p-value, never as zero."""
-    if not isinstance(p, float):
-        return show(None)
-    return "< 0.001" if p < 0.001 else show(p)
-
-
-def _label(comparison: Comparison) -> str:
-    return comparison.b if comparison.difference else f"{comparison.b} (refused)"
-
-
-def _look(comparison: Comparison) -> Look:
-    found = comparison.difference
-    return "hollow" if found is None or found.verdict == "undecided" else "filled"
+def _forest_row(comparison: Comparison) -> ForestRow:
+    difference = comparison.difference
+    return ForestRow.from_cells(
+        comparison.b if difference else f"{comparison.b} (refused)",
+        _row(comparison),
+        "difference",
+        marker="hollow" if difference is None or difference.verdict == "undecided" else "filled",
+    )
 
 
 def _row(comparison: Comparison) -> Row:
-    found, exact, needs = comparison.difference, comparison.mcnemar, comparison.power
+    difference, mcnemar, power = comparison.difference, comparison.mcnemar, comparison.power
     return {
         "metric": comparison.metric.name,
         "a": comparison.a,
         "b": comparison.b,
-        "n": found.interval.n if found else None,
-        "users": found.interval.users if found else None,
-        **interval_cells("difference", found.interval if found else None),
+        "n": difference.interval.n if difference else None,
+        "users": difference.interval.users if difference else None,
+        **interval_cells("difference", difference.interval if difference else None),
         "verdict": comparison.verdict,
-        "p": found.p if found else None,
+        "p": difference.p if difference else None,
         "p_holm": comparison.p_holm,
-        "only_a": exact.only_a if exact else None,
-        "only_b": exact.only_b if exact else None,
-        "mcnemar_p": exact.p if exact else None,
+        "only_a": mcnemar.only_a if mcnemar else None,
+        "only_b": mcnemar.only_b if mcnemar else None,
+        "mcnemar_p": mcnemar.p if mcnemar else None,
         "mcnemar_holm": comparison.mcnemar_holm,
-        "users_needed": needs.needed if needs else None,
+        "users_needed": power.needed if power else None,
     }

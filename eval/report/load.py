@@ -1,4 +1,4 @@
-"""From a run folder to what a report shows. The only file here that knows the folder, and user ids."""
+"""Reads a run or sweep folder for a report, and replaces user ids by pseudonyms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from eval import records
-from eval.report.data import Answered, Lesson, MethodRun, Persona, Point, ReportRun, Rewrite, Study, Sweep
+from eval.report.data import (
+    AnswerRow,
+    MethodRun,
+    Persona,
+    PersonaUpdate,
+    ReportRun,
+    RolloutFeedback,
+    Study,
+    Sweep,
+    SweepPoint,
+)
 from program.errors import DataError
 from program.task import get_task
 
@@ -20,27 +30,27 @@ def load(path: Path) -> Study:
     """Read a run folder, a sweep folder, or a run folder with sweep folders in it.
 
     Raises:
-        DataError: No such folder, a damaged one, or one without a query that has a gold.
+        DataError: The folder does not exist, is damaged, or has no query with a gold.
     """
-    within = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
-    sweeps = {folder: sweep for folder in [path, *within] if (sweep := records.read_sweep(folder))}
-    points = {
+    subfolders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
+    sweeps = {folder: sweep for folder in [path, *subfolders] if (sweep := records.read_sweep(folder))}
+    sweep_runs = {
         folder: [(entry.value, records.read_run(folder / entry.run)) for entry in sweep.runs]
         for folder, sweep in sweeps.items()
     }
-    alone = not sweeps or (path / records.MANIFEST).exists()
-    run = records.read_run(path) if alone else None
-    names = _pseudonyms([*([run] if run else []), *(found for row in points.values() for _, found in row)])
+    is_run = not sweeps or (path / records.MANIFEST).exists()
+    run = records.read_run(path) if is_run else None
+    all_runs = [*([run] if run else []), *(point for points in sweep_runs.values() for _, point in points)]
+    pseudonyms = _pseudonyms(all_runs)
     return Study(
-        run=_run(run, names) if run else None,
+        run=_report_run(run, pseudonyms) if run else None,
         sweeps=[
             Sweep(
-                name=f"sweep-{sweep.over}"
-                if folder == path
-                else f"sweep-{folder.name.removeprefix('sweep-')}",
-                over=sweep.over,
+                name=f"sweep-{sweep.over if folder == path else folder.name.removeprefix('sweep-')}",
+                setting=sweep.over,
                 points=[
-                    Point(value=value, run=_run(found, names)) for value, found in _order(points[folder])
+                    SweepPoint(value=value, run=_report_run(point, pseudonyms))
+                    for value, point in _sort_numbers(sweep_runs[folder])
                 ],
             )
             for folder, sweep in sweeps.items()
@@ -50,19 +60,20 @@ def load(path: Path) -> Study:
 
 def _pseudonyms(runs: Sequence[records.Run]) -> dict[str, str]:
     """Return a pseudonym for each user id, the same in every run of the report."""
-    users = sorted({query.user_id for run in runs for query in run.queries})
-    width = max(2, len(str(len(users))))
-    return {user: f"user-{number:0{width}d}" for number, user in enumerate(users, 1)}
+    user_ids = sorted({query.user_id for run in runs for query in run.queries})
+    width = max(2, len(str(len(user_ids))))
+    return {user_id: f"user-{number:0{width}d}" for number, user_id in enumerate(user_ids, 1)}
 
 
-def _order(points: Sequence[tuple[str, records.Run]]) -> Sequence[tuple[str, records.Run]]:
+def _sort_numbers(points: Sequence[tuple[str, records.Run]]) -> Sequence[tuple[str, records.Run]]:
+    """Sort by value if all values are numbers; otherwise keep the order."""
     try:
         return sorted(points, key=lambda point: float(point[0]))
     except ValueError:
         return points
 
 
-def _run(run: records.Run, names: Mapping[str, str]) -> ReportRun:
+def _report_run(run: records.Run, pseudonyms: Mapping[str, str]) -> ReportRun:
     manifest = run.manifest
     queries = [query for query in run.queries if query.gold is not None]
     if not queries:
@@ -71,7 +82,7 @@ def _run(run: records.Run, names: Mapping[str, str]) -> ReportRun:
         task=get_task(manifest.task),
         lamp_like=not manifest.official,
         model=str(manifest.model.get("name", "")),
-        methods=[_method(run, label, queries, names) for label in run.labels],
+        methods=[_method_run(run, label, queries, pseudonyms) for label in run.labels],
         facts=_facts(run, len(queries)),
         defects=[
             f"{defect['kind']}: {defect['count']} times ({defect['meaning']})"
@@ -80,8 +91,8 @@ def _run(run: records.Run, names: Mapping[str, str]) -> ReportRun:
     )
 
 
-def _method(
-    run: records.Run, label: str, queries: Sequence[records.QueryRecord], names: Mapping[str, str]
+def _method_run(
+    run: records.Run, label: str, queries: Sequence[records.QueryRecord], pseudonyms: Mapping[str, str]
 ) -> MethodRun:
     entry = run.manifest.methods[label]
     prepared = [record for (method, _), record in run.prepared.items() if method == label]
@@ -90,26 +101,28 @@ def _method(
         family=entry.name,
         trivial=entry.floor,
         settings=entry.settings,
-        answers=[_answered(query, run.answer(label, query), names) for query in queries],
+        answers=[_answer_row(query, run.answer(label, query), pseudonyms) for query in queries],
         personas=[
-            _persona(names[record.user_id], record.learned)
+            _persona(pseudonyms[record.user_id], record.learned)
             for record in prepared
-            if record.user_id in names and record.learned and record.learned.get("persona")
+            if record.user_id in pseudonyms and record.learned and record.learned.get("persona")
         ],
         prepare=run.cost(label, "prepare"),
         answer=run.cost(label, "answer"),
-        prepared=len(prepared),
-        answered=sum(m == label and found.failed is None for (m, _, _), found in run.answers.items()),
-        agent_runs=sum((record.learned or {}).get("agent_runs", 0) for record in prepared),
+        prepared_users=len(prepared),
+        given_answers=sum(
+            method == label and record.failed is None for (method, _, _), record in run.answers.items()
+        ),
+        rollouts=sum((record.learned or {}).get("agent_runs", 0) for record in prepared),
     )
 
 
-def _answered(
-    query: records.QueryRecord, record: records.AnswerRecord | None, names: Mapping[str, str]
-) -> Answered:
+def _answer_row(
+    query: records.QueryRecord, record: records.AnswerRecord | None, pseudonyms: Mapping[str, str]
+) -> AnswerRow:
     failed = record.failed if record else None
-    return Answered(
-        user=names[query.user_id],
+    return AnswerRow(
+        user=pseudonyms[query.user_id],
         key=query.key,
         gold=query.gold or "",
         prediction=record.text if record and not failed else None,
@@ -125,34 +138,34 @@ def _persona(user: str, learned: Mapping[str, Any]) -> Persona:
         user=user,
         initial=learned.get("persona_initial") or final,
         final=final,
-        rewrites=[_rewrite(step) for step in steps],
+        updates=[_persona_update(step) for step in steps],
     )
 
 
-def _rewrite(step: Mapping[str, Any]) -> Rewrite:
-    """Read one `optimizers.record.AlignmentStep` that was written as plain data."""
-    feedback = {entry["interaction_id"]: entry for entry in step["feedback"]}
-    lessons = []
+def _persona_update(step: Mapping[str, Any]) -> PersonaUpdate:
+    """Read one `optimizers.record.AlignmentStep` that was saved as plain data."""
+    entries = {entry["interaction_id"]: entry for entry in step["feedback"]}
+    feedback = []
     for simulation in step["simulations"]:
-        said = feedback.get(simulation["interaction_id"], {})
-        lessons.append(
-            Lesson(
+        entry = entries.get(simulation["interaction_id"], {})
+        feedback.append(
+            RolloutFeedback(
                 query=simulation["query"],
                 truth=simulation["truth"],
                 answer=simulation["answer"] or "no answer",
-                feedback=said.get("text") or f"no feedback: {said.get('skipped') or simulation['error']}",
+                feedback=entry.get("text") or f"no feedback: {entry.get('skipped') or simulation['error']}",
             )
         )
-    return Rewrite(
+    return PersonaUpdate(
         before=step["persona_before"],
         candidate=step["candidate"],
         accepted=step["decision"]["accept"],
         reason=step["note"] or step["decision"]["reason"],
-        lessons=lessons,
+        feedback=feedback,
     )
 
 
-def _facts(run: records.Run, queries: int) -> list[tuple[str, str]]:
+def _facts(run: records.Run, queries_with_gold: int) -> list[tuple[str, str]]:
     manifest = run.manifest
     data = manifest.data
     facts = [
@@ -162,7 +175,7 @@ def _facts(run: records.Run, queries: int) -> list[tuple[str, str]]:
         *((f"File {file['name']}", f"SHA-256 {file['sha256']}") for file in data.get("files", ())),
         ("Selection", _flat(data.get("selection", {}))),
         ("Users", str(len({query.user_id for query in run.queries}))),
-        ("Queries", f"{queries} with a gold, of {len(run.queries)}"),
+        ("Queries", f"{queries_with_gold} with a gold, of {len(run.queries)}"),
         ("Model", _flat(manifest.model) or "none: floors only"),
         ("Seed", str(manifest.seed)),
         ("Versions", _flat(manifest.versions)),
@@ -173,5 +186,9 @@ def _facts(run: records.Run, queries: int) -> list[tuple[str, str]]:
 
 
 def _flat(values: Mapping[str, Any]) -> str:
-    shown = ((key, value) for key, value in values.items() if value is not None)
-    return ", ".join(f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in shown)
+    """Return ``a=1, b=text``, without ``None`` values."""
+    return ", ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in values.items()
+        if value is not None
+    )

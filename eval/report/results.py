@@ -1,12 +1,14 @@
-"""The results: no score without its n, interval, floor, invalid rate, gaps and cost."""
+"""Results section: every method's scores with interval, n, invalid and missing answers, and cost."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
+from eval.metrics import Metric
 from eval.report.analysis import Analysis
-from eval.report.charts import Bar, forest
-from eval.report.compare import findings, invalid_share
+from eval.report.charts import ForestRow, forest
+from eval.report.compare import Comparison, invalid_share
 from eval.report.costs import cost_cells, total_cells, usd_column
 from eval.report.data import MethodRun, ReportRun
 from eval.report.section import Figure, Section
@@ -19,12 +21,14 @@ from eval.report.table import (
     interval_cells,
     interval_column,
     invalid_column,
-    plain,
+    key_column,
 )
+
+_ALPHA = 0.05
 
 
 def section(analysis: Analysis) -> Section:
-    """Return the main table, its chart, and what may be said in words."""
+    """Return the findings, the main table and its chart."""
     table = main_table(analysis)
     return Section(
         id="results",
@@ -36,7 +40,7 @@ def section(analysis: Analysis) -> Section:
 
 
 def main_table(analysis: Analysis) -> Table:
-    """Return one row for each method, floors first."""
+    """Return one row for each method, trivial baselines first."""
     run = analysis.run
     return Table(
         name="main",
@@ -44,38 +48,69 @@ def main_table(analysis: Analysis) -> Table:
         rows=[_row(analysis, method) for method in sorted(analysis.methods, key=lambda m: not m.trivial)],
         columns=[
             Column("Method", lambda row: f"{row['method']}{' (floor)' if row['floor'] else ''}", False),
-            plain("n", "n"),
-            plain("users", "Users"),
+            key_column("n", "n"),
+            key_column("users", "Users"),
             *(interval_column(metric.name, heading(metric)) for metric in analysis.metrics),
             invalid_column(),
-            plain("missing", "Missing"),
-            plain("prepare_calls_each", "Calls to prepare a user", digits=1),
-            plain("answer_calls_each", "Calls an answer", digits=1),
-            plain("answer_seconds_each", "Seconds an answer", digits=2),
-            plain("tokens", "Tokens, all"),
-            usd_column("USD, all"),
+            key_column("missing", "Missing"),
+            key_column("prepare_calls_each", "Calls per user (prepare)", digits=1),
+            key_column("answer_calls_each", "Calls per answer", digits=1),
+            key_column("answer_seconds_each", "Seconds per answer", digits=2),
+            key_column("tokens", "Total tokens"),
+            usd_column("Total USD"),
         ],
         notes=[
-            "In brackets: 95 % intervals over users. n: answers that were scored.",
-            "Invalid: share of them that do not fit the answer's type; scored as LaMP's scorer does. "
-            "Missing: queries without an answer; never scored as wrong.",
-            "A floor needs no model: it is what a method must beat to be worth its calls.",
+            "Brackets: 95 % intervals over users. n: scored answers.",
+            "Invalid: share of scored answers that do not fit the answer's type; they are scored as LaMP's "
+            "scorer does. Missing: queries without an answer; never scored as wrong.",
+            "“floor” marks a trivial baseline: it needs no model, and a method that does not beat it is not "
+            "worth its calls.",
         ],
     )
 
 
+def findings(comparisons: Sequence[Comparison], metric: Metric) -> list[str]:
+    """Return one sentence for each verdict on the reference, which is A in every comparison."""
+    if not comparisons:
+        return []
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "undecided": [], "refused": []}
+    for comparison in comparisons:
+        difference = comparison.difference
+        groups[difference.verdict if difference else "refused"].append(comparison.b)
+    name = comparisons[0].a
+    sentences = {
+        "better": f"{metric.title}: {name} is better than {{}}.",
+        "worse": f"{metric.title}: {name} is worse than {{}}.",
+        "undecided": f"{metric.title}: {name} against {{}} is undecided: the interval includes zero, or "
+        "there are too few users.",
+        "refused": f"{metric.title}: {name} is not compared with {{}}; the table of differences says why.",
+    }
+    lines = [sentences[verdict].format(_join(names)) for verdict, names in groups.items() if names]
+    weak = [c.b for c in comparisons if c.p_holm and c.p_holm >= _ALPHA and c.verdict.endswith("better")]
+    if weak:
+        lines.append(
+            f"After Holm's correction over all pairs of the run, the difference from {_join(weak)} could "
+            f"still be chance (p of {_ALPHA} or more)."
+        )
+    return lines
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def _row(analysis: Analysis, method: MethodRun) -> Row:
-    place = list(analysis.methods).index(method)
-    answered = analysis.scores[analysis.main.name][place]
-    scored: dict[str, Scalar] = {}
-    for name, row in analysis.scores.items():
-        scored |= interval_cells(name, row[place].interval)
+    index = list(analysis.methods).index(method)
+    main_scores = analysis.scores[analysis.main.name][index]
+    cells: dict[str, Scalar] = {}
+    for name, scores in analysis.scores.items():
+        cells |= interval_cells(name, scores[index].interval)
     return {
         "method": method.name,
         "floor": int(method.trivial),
-        "n": len(answered.users),
-        "users": len(set(answered.users)),
-        **scored,
+        "n": len(main_scores.users),
+        "users": len(set(main_scores.users)),
+        **cells,
         "invalid": invalid_share(method, analysis.run.task),
         "missing": method.missing,
         **total_cells([method.prepare, method.answer]),
@@ -88,40 +123,42 @@ def _row(analysis: Analysis, method: MethodRun) -> Row:
 
 
 def _missing_table(run: ReportRun) -> list[Table]:
-    counts = [
-        (method.name, Counter(a.failure or "unknown" for a in method.answers if a.prediction is None))
-        for method in run.methods
-    ]
+    """Return the missing answers by method and reason; no table if no answer is missing."""
     rows: list[Row] = [
-        {"method": name, "why": why, "missing": number}
-        for name, reasons in counts
-        for why, number in sorted(reasons.items())
+        {"method": method.name, "why": why, "missing": count}
+        for method in run.methods
+        for why, count in sorted(
+            Counter(a.failure or "unknown" for a in method.answers if a.prediction is None).items()
+        )
     ]
     columns = [
-        plain("method", "Method", number=False),
-        plain("why", "Why", number=False),
-        plain("missing", "Missing"),
+        key_column("method", "Method", number=False),
+        key_column("why", "Reason", number=False),
+        key_column("missing", "Missing"),
     ]
     return [Table(name="missing", title="Missing answers", rows=rows, columns=columns)] if rows else []
 
 
 def _figure(analysis: Analysis, table: Table) -> Figure:
     metric = analysis.main
-    kept = ("method", "floor", "n", "users", *interval_cells(metric.name, None))
+    keys = ("method", "floor", "n", "users", *interval_cells(metric.name, None))
     numbers = Table(
         name="scores",
         title=f"{metric.title} of every method",
-        rows=[{key: row[key] for key in kept} for row in table.rows],
+        rows=[{key: row[key] for key in keys} for row in table.rows],
         columns=[*table.columns[:3], interval_column(metric.name, heading(metric))],
     )
-    bars = [
-        Bar.of(str(row["method"]), row, metric.name, "hollow" if row["floor"] else "filled")
+    rows = [
+        ForestRow.from_cells(
+            str(row["method"]), row, metric.name, marker="hollow" if row["floor"] else "filled"
+        )
         for row in numbers.rows
     ]
     return Figure(
-        caption="Dots are values, lines are 95 % intervals over users, hollow dots are floors. Whether two "
-        "methods differ is not to be read here but in the differences, which are taken query by query.",
-        alt=f"{metric.title} and interval of each method, as in the table of numbers.",
-        svg=forest("scores", bars, heading(metric)),
+        caption="Dots: values. Lines: 95 % intervals over users. Hollow dots: trivial baselines. To see "
+        "whether two methods differ, read the differences below, which are paired by query; do not compare "
+        "the intervals here.",
+        alt=f"{metric.title} and interval of each method; the table of numbers has the values.",
+        svg=forest("scores", rows, heading(metric)),
         numbers=numbers,
     )

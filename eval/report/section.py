@@ -1,4 +1,4 @@
-"""What a report is built from: sections of text, tables, figures and cases."""
+"""The parts of a report: sections with text, tables, figures and case studies."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from eval.report.table import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A chart and the numbers it shows.
+    """A chart and its numbers.
 
     Attributes:
-        caption: How to read it.
-        alt: What it shows, for those who cannot see it.
+        caption: How to read the chart.
+        alt: Text alternative for screen readers.
         svg: The chart.
-        numbers: Every number in the chart; gives the figure its title and file name.
+        numbers: Every number in the chart; its name and title are the figure's.
         open: Whether the page shows the numbers unfolded.
     """
 
@@ -30,29 +30,36 @@ class Figure:
 
 @dataclass(frozen=True)
 class Change:
-    """A stretch of a text that stayed, went or came."""
+    """A piece of a word diff."""
 
-    kind: Literal["same", "gone", "new"]
+    kind: Literal["same", "removed", "added"]
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseStep:
-    """One rewrite of a persona: the feedback, the decision, and what became of the text."""
+    """One persona update of a case study.
+
+    Attributes:
+        title: Such as ``Update 1``.
+        decision: Whether the update was accepted, and why.
+        feedback: Pairs of a rollout's summary and the feedback on it.
+        changes: The rewrite as a diff from the persona before.
+    """
 
     title: str
     decision: str
-    lessons: Sequence[tuple[str, str]]
+    feedback: Sequence[tuple[str, str]]
     changes: Sequence[Change]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One user's persona and how it came about.
+class CaseStudy:
+    """How one user's persona changed.
 
     Attributes:
-        title: Pseudonym and why this user is shown.
-        persona: The text the user began with; shown where there is no step.
+        title: The user's pseudonym and why this user was selected.
+        persona: The initial persona; displayed if there are no steps.
     """
 
     title: str
@@ -66,9 +73,9 @@ class Section:
 
     Attributes:
         id: Anchor on the page.
-        text: Paragraphs above everything else.
-        tables: Shown openly.
-        more: Shown folded on the page.
+        text: Paragraphs below the title.
+        tables: Tables that are displayed in full.
+        folded_tables: Tables that the page folds and the Markdown file links to.
     """
 
     id: str
@@ -76,5 +83,5 @@ class Section:
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
-    cases: Sequence[Case] = ()
-    more: Sequence[Table] = ()
+    cases: Sequence[CaseStudy] = ()
+    folded_tables: Sequence[Table] = ()

@@ -1,4 +1,4 @@
-"""How results move with one setting: alignment batch, steps, memories k, the base model."""
+"""Sweep section: how scores and costs change with one setting, such as batch size or base model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 from eval.metrics import Metric, get_metric
 from eval.report.charts import INK, LINES, MARKERS, draw
-from eval.report.compare import Comparison, MethodScores, compare, corrected, invalid_share, score_method
+from eval.report.compare import Comparison, MethodScores, compare, correct, invalid_share, score_method
 from eval.report.costs import cost_cells, total_cells, usd_column
 from eval.report.data import MethodRun, ReportRun, Sweep
-from eval.report.differences import p_text
 from eval.report.section import Figure, Section
 from eval.report.table import (
     Column,
@@ -21,39 +20,41 @@ from eval.report.table import (
     interval_cells,
     interval_column,
     invalid_column,
-    plain,
+    key_column,
+    p_value,
 )
 from program.plugins import split_spec
 
-_WHAT = {
-    "batch": "interactions an alignment learns from (batch)",
-    "steps": "alignment iterations (steps)",
-    "k": "memories retrieved (k)",
+_TITLES = {
+    "batch": "alignment batch size (batch)",
+    "steps": "alignment steps (steps)",
+    "k": "retrieved memories (k)",
     "model": "base model",
 }
 
-_LONG_VALUE = 12
-"""Characters of a value, such as a model's name, from which the labels of the axis are slanted."""
+_LONG_LABEL = 12
+"""Tick labels with more characters than this, such as names of models, are slanted."""
 
 
 def section(sweep: Sweep) -> Section:
     """Return a sweep's chart and table."""
-    metric = get_metric(sweep.points[0].run.task.metrics[0])
+    first = sweep.points[0]
+    metric = get_metric(first.run.task.metrics[0])
     table = _table(sweep, metric)
-    label, what = sweep.points[0].run.label, _WHAT.get(sweep.over, sweep.over)
+    title = _TITLES.get(sweep.setting, sweep.setting)
     return Section(
         id=sweep.name,
-        title=f"{label}: {what}",
+        title=f"{first.run.label}: {title}",
         text=[
-            "Each point is a run of its own, alike in everything but this setting. The table also "
-            f"compares a run with the first one ({sweep.over}={sweep.points[0].value}) query by query; "
-            "where it says undecided, the line's slope is not a finding."
+            "Each point is a separate run that differs only in this setting. The table compares each run "
+            f"with the first one ({sweep.setting}={first.value}) query by query; if a verdict is undecided, "
+            "the slope of the line is not a finding."
         ],
         figures=[
             Figure(
-                caption="Points are values, lines 95 % intervals over users; each method has its own marker "
-                "and line style. Points are set side by side only to keep intervals apart.",
-                alt=f"{metric.title} of each method by {what}, as in the table of numbers.",
+                caption="Points: values. Vertical lines: 95 % intervals over users. Each method has its own "
+                "marker and line style; the sideways shift only keeps intervals apart.",
+                alt=f"{metric.title} of each method by {title}; the table of numbers has the values.",
                 svg=_chart(sweep, metric, table.rows),
                 numbers=table,
                 open=True,
@@ -63,68 +64,69 @@ def section(sweep: Sweep) -> Section:
 
 
 def _table(sweep: Sweep, metric: Metric) -> Table:
-    by_name = _by_name(sweep, metric)
-    plain_changes = {
-        (name, value): compare(found, next(iter(scored.values())))
-        for name, scored in by_name.items()
-        for value, found in list(scored.items())[1:]
+    scores_by_name = _scores_by_name(sweep, metric)
+    uncorrected = {
+        (name, value): compare(scores, next(iter(by_value.values())))
+        for name, by_value in scores_by_name.items()
+        for value, scores in list(by_value.items())[1:]
     }
-    changes = dict(zip(plain_changes, corrected(list(plain_changes.values())), strict=True))
+    changes = dict(zip(uncorrected, correct(list(uncorrected.values())), strict=True))
     rows: list[Row] = []
-    for name, scored in by_name.items():
+    for name, by_value in scores_by_name.items():
         for point in sweep.points:
-            if (found := scored.get(point.value)) is not None:
-                cells = _cells(point.run, found, changes.get((name, point.value)))
-                rows.append({"over": sweep.over, "value": point.value, "method": name, **cells})
-    apart = any(row["change_n"] not in (None, row["n"]) for row in rows)
+            if (scores := by_value.get(point.value)) is not None:
+                cells = _cells(point.run, scores, changes.get((name, point.value)))
+                rows.append({"over": sweep.setting, "value": point.value, "method": name, **cells})
+    differs = any(row["change_n"] not in (None, row["n"]) for row in rows)
+    shared = [key_column("change_n", "Shared n"), key_column("change_users", "Shared users")]
     return Table(
         name=sweep.name,
-        title=f"{metric.title} by {sweep.over}",
+        title=f"{metric.title} by {sweep.setting}",
         rows=rows,
         columns=[
-            plain("method", "Method", number=False),
-            plain("value", sweep.over),
-            plain("n", "n"),
-            plain("users", "Users"),
+            key_column("method", "Method", number=False),
+            key_column("value", sweep.setting),
+            key_column("n", "n"),
+            key_column("users", "Users"),
             interval_column(metric.name, heading(metric)),
             invalid_column(),
-            plain("missing", "Missing"),
-            interval_column("change", "Minus the first", difference=True),
-            *([plain("change_n", "n of both"), plain("change_users", "Users of both")] if apart else []),
-            Column("p (Holm)", lambda row: p_text(row["p_holm"])),
-            plain("verdict", "Against the first", number=False),
-            plain("prepare_calls_each", "Calls to prepare a user", digits=1),
-            plain("answer_calls_each", "Calls an answer", digits=1),
-            plain("tokens", "Tokens, all"),
-            usd_column("USD, all"),
+            key_column("missing", "Missing"),
+            interval_column("change", "Change from first", difference=True),
+            *(shared if differs else []),
+            Column("p (Holm)", lambda row: p_value(row["p_holm"])),
+            key_column("verdict", "Verdict", number=False),
+            key_column("prepare_calls_each", "Calls per user (prepare)", digits=1),
+            key_column("answer_calls_each", "Calls per answer", digits=1),
+            key_column("tokens", "Total tokens"),
+            usd_column("Total USD"),
         ],
     )
 
 
-def _by_name(sweep: Sweep, metric: Metric) -> dict[str, dict[str, MethodScores]]:
-    """Return each method's marks by the setting's value, whatever the order of the methods in a run."""
-    found: dict[str, dict[str, MethodScores]] = {}
+def _scores_by_name(sweep: Sweep, metric: Metric) -> dict[str, dict[str, MethodScores]]:
+    """Return scores by method, then by the setting's value; runs may list methods in different orders."""
+    scores: dict[str, dict[str, MethodScores]] = {}
     for point in sweep.points:
         for method in point.run.methods:
-            name = f"{_name(method, sweep.over)}{' (floor)' if method.trivial else ''}"
-            found.setdefault(name, {})[point.value] = score_method(method, metric, point.run.task)
-    return found
+            name = f"{_name_without(sweep.setting, method)}{' (floor)' if method.trivial else ''}"
+            scores.setdefault(name, {})[point.value] = score_method(method, metric, point.run.task)
+    return scores
 
 
-def _cells(run: ReportRun, found: MethodScores, change: Comparison | None) -> dict[str, Scalar]:
+def _cells(run: ReportRun, scores: MethodScores, change: Comparison | None) -> dict[str, Scalar]:
+    method = scores.method
     difference = change.difference if change else None
     verdict = difference.verdict if difference else change.verdict if change else None
-    prepare, answer = (cost_cells(found.method, stage) for stage in ("prepare", "answer"))
     return {
         "model": run.model,
-        "n": len(found.users),
-        "users": len(set(found.users)),
-        **interval_cells(found.metric.name, found.interval),
-        "invalid": invalid_share(found.method, run.task),
-        "missing": found.method.missing,
-        "prepare_calls_each": prepare["calls_each"],
-        "answer_calls_each": answer["calls_each"],
-        **total_cells([found.method.prepare, found.method.answer]),
+        "n": len(scores.users),
+        "users": len(set(scores.users)),
+        **interval_cells(scores.metric.name, scores.interval),
+        "invalid": invalid_share(method, run.task),
+        "missing": method.missing,
+        "prepare_calls_each": cost_cells(method, "prepare")["calls_each"],
+        "answer_calls_each": cost_cells(method, "answer")["calls_each"],
+        **total_cells([method.prepare, method.answer]),
         **interval_cells("change", difference.interval if difference else None),
         "change_n": difference.interval.n if difference else None,
         "change_users": difference.interval.users if difference else None,
@@ -133,11 +135,11 @@ def _cells(run: ReportRun, found: MethodScores, change: Comparison | None) -> di
     }
 
 
-def _name(method: MethodRun, over: str) -> str:
-    """Return a method's label without the setting that is swept: ``personaagent`` of ``personaagent:k=1``."""
+def _name_without(setting: str, method: MethodRun) -> str:
+    """Return a method's label without one setting: ``personaagent`` for ``personaagent:k=1`` and ``k``."""
     name, settings = split_spec(method.name)
-    kept = ",".join(f"{key}={value}" for key, value in settings.items() if key != over)
-    return f"{name}:{kept}" if kept else name
+    others = ",".join(f"{key}={value}" for key, value in settings.items() if key != setting)
+    return f"{name}:{others}" if others else name
 
 
 def _chart(sweep: Sweep, metric: Metric, rows: Sequence[Row]) -> str:
@@ -147,15 +149,15 @@ def _chart(sweep: Sweep, metric: Metric, rows: Sequence[Row]) -> str:
     def paint(axes: Any) -> None:
         for number, name in enumerate(names):
             shift = 0.07 * (number - (len(names) - 1) / 2)
-            found = [row for row in rows if row["method"] == name and row[metric.name] is not None]
-            places = [values.index(str(row["value"])) + shift for row in found]
-            for place, row in zip(places, found, strict=True):
+            points = [row for row in rows if row["method"] == name and row[metric.name] is not None]
+            xs = [values.index(str(row["value"])) + shift for row in points]
+            for x, row in zip(xs, points, strict=True):
                 if row[f"{metric.name}_low"] is not None:
                     ends = [row[f"{metric.name}_low"], row[f"{metric.name}_high"]]
-                    axes.plot([place, place], ends, color=INK, linewidth=1.0)
+                    axes.plot([x, x], ends, color=INK, linewidth=1.0)
             axes.plot(
-                places,
-                [row[metric.name] for row in found],
+                xs,
+                [row[metric.name] for row in points],
                 color=INK,
                 linestyle=LINES[number % len(LINES)],
                 linewidth=1.2,
@@ -164,10 +166,10 @@ def _chart(sweep: Sweep, metric: Metric, rows: Sequence[Row]) -> str:
                 label=name,
             )
         axes.grid(visible=True, axis="y")
-        slanted = {"rotation": 15, "ha": "right"} if max(map(len, values)) > _LONG_VALUE else {}
-        axes.set_xticks(range(len(values)), values, **slanted)
+        slant = {"rotation": 15, "ha": "right"} if max(map(len, values)) > _LONG_LABEL else {}
+        axes.set_xticks(range(len(values)), values, **slant)
         axes.set_xlim(-0.5, len(values) - 0.5)
-        axes.set_xlabel(sweep.over)
+        axes.set_xlabel(sweep.setting)
         axes.set_ylabel(heading(metric))
         axes.figure.legend(loc="outside lower center", ncols=3)
 

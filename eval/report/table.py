@@ -1,4 +1,4 @@
-"""A table: one set of numbers, shown as text for people and kept in full for machines."""
+"""Tables, and how they are written as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Column:
-    """One column as people see it.
+    """One column of the displayed table.
 
     Attributes:
-        title: Heading, with the unit or the direction where there is one.
-        show: The cell's text, given the row.
-        number: Whether cells are aligned as numbers.
+        title: Heading, with the unit and the direction if the column has them.
+        show: Returns the cell's text for a row.
+        number: Whether the cells are right-aligned.
     """
 
     title: str
@@ -49,14 +49,15 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of numbers and how to show them.
+    """Rows of values, and the columns that display them.
+
+    CSV holds the rows; Markdown, LaTeX and the page hold the columns.
 
     Attributes:
         name: File name without suffix.
         title: One line above the table.
-        rows: The numbers; every row has the keys of the first, which head the CSV file. ``None``
-            is an empty cell.
-        columns: What is shown, which may join several keys or leave some out.
+        rows: All rows have the keys of the first, which become the CSV header. ``None`` is an empty cell.
+        columns: A column may join several keys; keys without a column are in the CSV only.
         notes: Lines below the table.
     """
 
@@ -68,17 +69,17 @@ class Table:
 
     @property
     def cells(self) -> list[list[str]]:
-        """The shown text, by row."""
+        """The displayed text, by row."""
         return [[column.show(row) for column in self.columns] for row in self.rows]
 
 
-def plain(key: str, title: str, *, number: bool = True, digits: int = 3) -> Column:
-    """Return a column that shows one key."""
+def key_column(key: str, title: str, *, number: bool = True, digits: int = 3) -> Column:
+    """Return a column that shows the value of one key."""
     return Column(title, lambda row: show(row[key], digits), number)
 
 
 def show(value: Scalar, digits: int = 3) -> str:
-    """Return a cell's text: floats with ``digits`` decimals, a dash where there is no value."""
+    """Return a cell's text: floats with ``digits`` decimals, a dash for ``None``."""
     if value is None:
         return DASH
     if isinstance(value, float):
@@ -88,13 +89,20 @@ def show(value: Scalar, digits: int = 3) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a difference's text, with its sign."""
+    """Return a difference with its sign and three decimals."""
     return f"{'+' if value > 0 else ''}{show(value)}"
 
 
 def percent(value: float, digits: int = 0) -> str:
-    """Return a share as a percentage."""
+    """Return a share in [0, 1] as a percentage."""
     return f"{100 * value:.{digits}f} %"
+
+
+def p_value(p: Scalar) -> str:
+    """Return a p-value with three decimals, ``< 0.001`` below that."""
+    if not isinstance(p, float):
+        return show(None)
+    return "< 0.001" if p < 0.001 else show(p)
 
 
 def heading(metric: Metric) -> str:
@@ -103,31 +111,31 @@ def heading(metric: Metric) -> str:
     return f"{metric.title} ({unit}{metric.better} is better)"
 
 
-def interval_cells(name: str, found: Interval | None) -> dict[str, Scalar]:
+def interval_cells(name: str, interval: Interval | None) -> dict[str, Scalar]:
     """Return a value and its interval as the cells ``name``, ``name_low`` and ``name_high``."""
     return {
-        name: found.value if found else None,
-        f"{name}_low": found.low if found else None,
-        f"{name}_high": found.high if found else None,
+        name: interval.value if interval else None,
+        f"{name}_low": interval.low if interval else None,
+        f"{name}_high": interval.high if interval else None,
     }
 
 
 def interval_column(name: str, title: str, *, difference: bool = False) -> Column:
-    """Return a column that shows such cells as ``value [low, high]``; a difference with its sign."""
+    """Return a column that shows `interval_cells` as ``value [low, high]``, a difference with its sign."""
 
     def text(row: Row) -> str:
         value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
         if value is None:
             return show(None)
         brackets = "no interval" if low is None else f"{show(low)}, {show(high)}"
-        shown = signed(float(value)) if difference else show(value)
-        return f"{shown} [{brackets}]"
+        number = signed(float(value)) if difference else show(value)
+        return f"{number} [{brackets}]"
 
     return Column(title, text)
 
 
 def invalid_column() -> Column:
-    """Return a column that shows the cell ``invalid`` as a share of the answers."""
+    """Return a column that shows the cell ``invalid`` as a percentage of the answers."""
 
     def text(row: Row) -> str:
         invalid = row["invalid"]
@@ -137,7 +145,7 @@ def invalid_column() -> Column:
 
 
 def to_csv(table: Table) -> str:
-    """Return the numbers as CSV with a header; floats with six significant digits."""
+    """Return the rows as CSV with a header; floats with six significant digits."""
     text = io.StringIO()
     fields = list(table.rows[0]) if table.rows else []
     writer = csv.DictWriter(text, fields, lineterminator="\n")
@@ -148,7 +156,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return the shown table as Markdown, heading and notes included."""
+    """Return the displayed table as Markdown, with title and notes."""
     lines = [
         _markdown_row([column.title for column in table.columns]),
         "|" + "|".join(" ---: " if column.number else " --- " for column in table.columns) + "|",
@@ -159,7 +167,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""Return the shown table as a LaTeX ``table``; the document needs ``\usepackage{booktabs}``."""
+    r"""Return the displayed table as a LaTeX ``table``; the document needs ``\usepackage{booktabs}``."""
     align = "".join("r" if column.number else "l" for column in table.columns)
     lines = [
         r"\begin{table}",

@@ -13,7 +13,7 @@ import typer
 from eval.cli import app
 from eval.cli.results import _print
 from eval.records import read_run, read_sweep
-from eval.report.table import Table, plain
+from eval.report.table import Table, key_column
 from program.cli.options import guarded
 from program.console import FAILED, MODEL, OK, PARTIAL, USAGE
 from program.home import home
@@ -378,7 +378,7 @@ def test_a_method_of_ones_own_that_was_changed_is_not_mixed_with_what_it_was(
 def test_the_terminal_shows_brackets_and_colons_as_they_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    columns = [plain("method", "Method", number=False), plain("value", "Value", number=False)]
+    columns = [key_column("method", "Method", number=False), key_column("value", "Value", number=False)]
     rows = [{"method": "chg:M:k=3", "value": "0.500 [no interval]"}]
     for format_ in ("terminal", "csv"):
         _print(Table(name="t", title="T", rows=rows, columns=columns), format_, json=False)

@@ -1,7 +1,7 @@
-"""The report of a made-up run whose every number can be worked out by hand.
+"""Reports of small runs with numbers that are computed by hand.
 
-Eight users with five queries each, 40 in all. Which queries a method gets right is written below;
-every user is the same, so intervals have no width, except where users are made to differ.
+Eight users with five queries each, 40 in total. `RIGHT` says which queries a method answers correctly. Users
+are identical, so intervals have no width, except for `personaagent-alignment`.
 """
 
 import base64
@@ -29,10 +29,13 @@ from eval.records import (
     QueryRecord,
     SweepEntry,
     SweepManifest,
-    line_of,
+    to_line,
     write_json,
 )
 from eval.report import make_report
+from eval.report.charts import ForestRow, forest
+from eval.report.load import load
+from eval.report.overview import make_overview
 from program.errors import ConfigError, DataError
 from program.usage import Usage
 
@@ -43,7 +46,7 @@ RIGHT = {
     "direct": lambda user, query: query < 2,
     "rag:k=4": lambda user, query: query < 3,
     "personaagent": lambda user, query: query < 4,
-    # Half of the users gain a query, the other half lose one: nothing in sum.
+    # Half of the users gain a query, the other half lose one: no difference in total.
     "personaagent-alignment": lambda user, query: query < (5 if user % 2 else 3),
 }
 INITIAL = "You help one user.\nTake two actions."
@@ -52,7 +55,7 @@ WORDS = ["noir", "space", "war", "heist", "farce", "gothic", "western", "satire"
 
 
 def build(folder: Path, methods=tuple(RIGHT), *, task="LaMP-2M", official=False, right=RIGHT) -> Path:
-    """Write a run folder as the runner would."""
+    """Write a run folder in the runner's format."""
     folder.mkdir(parents=True)
     entries = {
         label: MethodEntry(name=label.partition(":")[0], settings={}, floor=label == "constant")
@@ -81,7 +84,7 @@ def build(folder: Path, methods=tuple(RIGHT), *, task="LaMP-2M", official=False,
                 answers.append(_answer(label, user_id, query, text))
         prepared += [_prepare(label, user, user_id) for label in methods]
     for name, records in ((QUERIES, queries), (PREPARE, prepared), (ANSWERS, answers)):
-        (folder / name).write_text("".join(line_of(record) for record in records), encoding="utf-8")
+        (folder / name).write_text("".join(to_line(record) for record in records), encoding="utf-8")
     return folder
 
 
@@ -165,25 +168,25 @@ def out(report):
     return report.page.parent
 
 
-def test_is_byte_identical_when_made_again(run, report, tmp_path):
+def test_same_run_gives_the_same_bytes(run, report, tmp_path):
     elsewhere = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
-    again = make_report(elsewhere, tmp_path / "out")
+    second = make_report(elsewhere, tmp_path / "out")
     for before, after in (
-        (report.page, again.page),
-        (report.markdown, again.markdown),
-        *zip((*report.tables, *report.figures), (*again.tables, *again.figures), strict=True),
+        (report.page, second.page),
+        (report.markdown, second.markdown),
+        *zip((*report.tables, *report.figures), (*second.tables, *second.figures), strict=True),
     ):
         assert before.name == after.name
         assert before.read_bytes() == after.read_bytes(), before.name
 
 
-def test_main_table_has_the_numbers_worked_out_by_hand(out):
+def test_main_table_matches_hand_computed_numbers(out):
     table = by(out / "tables" / "main.csv", "method")
     assert list(table) == ["constant", "personaagent", "direct", "rag:k=4", "personaagent-alignment"]
     assert {name: row["accuracy"] for name, row in table.items()} == {
         "constant": "0.2",
         "direct": "0.4",
-        "rag:k=4": "0.615385",  # 24 of the 39 that were answered
+        "rag:k=4": "0.615385",  # 24 of 39 answers
         "personaagent": "0.8",
         "personaagent-alignment": "0.8",
     }
@@ -195,22 +198,22 @@ def test_main_table_has_the_numbers_worked_out_by_hand(out):
     assert float(table["personaagent-alignment"]["accuracy_low"]) < 0.8
 
 
-def test_costs_keep_preparing_and_answering_apart(out):
-    found = {(row["method"], row["stage"]): row for row in rows(out / "tables" / "costs.csv")}
-    prepare, answer = found["personaagent", "prepare"], found["personaagent", "answer"]
+def test_costs_separate_preparing_from_answering(out):
+    costs = {(row["method"], row["stage"]): row for row in rows(out / "tables" / "costs.csv")}
+    prepare, answer = costs["personaagent", "prepare"], costs["personaagent", "answer"]
     assert (prepare["calls"], prepare["calls_each"], prepare["tokens_each"]) == ("56", "7", "770")
     assert (answer["calls"], answer["calls_each"], answer["tokens_each"]) == ("120", "3", "110")
     assert (prepare["usd"], prepare["unpriced"], answer["usd"]) == ("0.08", "8", "0")
     assert (prepare["seconds"], answer["seconds"]) == ("16", "20")
-    # The failed attempt was paid: 120 calls for 39 answers.
-    assert found["rag:k=4", "answer"]["calls_each"] == f"{120 / 39:.6g}"
+    # The failed attempt counts: 120 calls for 39 answers.
+    assert costs["rag:k=4", "answer"]["calls_each"] == f"{120 / 39:.6g}"
 
 
 def test_unpriced_calls_make_dollars_a_lower_bound(out):
     assert "| ≥ 0.0800 |" in (out / "tables" / "costs.md").read_text(encoding="utf-8")
 
 
-def test_differences_have_the_numbers_worked_out_by_hand(out):
+def test_differences_match_hand_computed_numbers(out):
     table = by(out / "figures" / "differences.csv", "b")
     direct = table["direct"]
     assert (direct["difference"], direct["difference_low"], direct["difference_high"]) == (
@@ -221,18 +224,18 @@ def test_differences_have_the_numbers_worked_out_by_hand(out):
     assert (direct["only_a"], direct["only_b"]) == ("16", "0")
     assert float(direct["mcnemar_p"]) == pytest.approx(2 * 0.5**16, rel=1e-4)
     assert direct["verdict"] == "personaagent is better"
-    # Six pairs were compared (four of ten are refused), and two of them differ in 24 queries: third of six.
+    # Four of ten pairs are refused. Two of the other six differ in 24 queries, so this p is third of six.
     assert float(direct["mcnemar_holm"]) == pytest.approx(4 * 2 * 0.5**16, rel=1e-4)
 
 
-def test_a_difference_whose_interval_holds_zero_is_undecided(out):
+def test_difference_with_zero_in_its_interval_is_undecided(out):
     row = by(out / "figures" / "differences.csv", "b")["personaagent-alignment"]
     assert row["difference"] == "0"
     assert float(row["difference_low"]) < 0 < float(row["difference_high"])
     assert row["verdict"] == "undecided"
 
 
-def test_a_comparison_with_too_many_missing_answers_is_refused(out, page):
+def test_comparison_with_too_many_missing_answers_is_refused(out, page):
     row = by(out / "figures" / "differences.csv", "b")["rag:k=4"]
     assert row["verdict"] == "refused: 0 and 1 of 40 answers are missing, more than 1 % apart"
     assert row["difference"] == row["p_holm"] == row["mcnemar_p"] == ""
@@ -240,7 +243,7 @@ def test_a_comparison_with_too_many_missing_answers_is_refused(out, page):
     assert "personaagent is not compared with rag:k=4" in page
 
 
-def test_every_pair_is_in_the_matrix_once(out):
+def test_pair_tables_contain_each_pair_once(out):
     for metric in ("accuracy", "f1"):
         pairs = {frozenset((row["a"], row["b"])) for row in rows(out / "tables" / f"pairs-{metric}.csv")}
         assert len(pairs) == len(rows(out / "tables" / f"pairs-{metric}.csv")) == 10
@@ -251,23 +254,23 @@ def test_missing_answers_are_listed_by_reason(out):
     assert row == {"method": "rag:k=4", "why": "answer: LMRateLimitError", "missing": "1"}
 
 
-def test_findings_name_only_what_may_be_said(page):
+def test_findings_separate_better_from_undecided(page):
     assert "personaagent is better than direct and constant." in page
     assert "personaagent against personaagent-alignment is undecided" in page
 
 
-def test_ablation_shows_single_removals_only(out):
+def test_ablation_contains_only_variants_of_the_full_method(out):
     assert [row["b"] for row in rows(out / "figures" / "ablation.csv")] == ["personaagent-alignment"]
 
 
-def test_sweep_runs_from_low_to_high_and_is_compared_with_its_first(out):
-    found = rows(out / "figures" / "sweep-batches.csv")
-    assert [(row["value"], row["accuracy"]) for row in found] == [("1", "0.4"), ("3", "0.6"), ("5", "0.8")]
-    assert [row["change"] for row in found] == ["", "0.2", "0.4"]
-    assert [row["verdict"] for row in found] == ["", "better", "better"]
+def test_sweep_is_sorted_by_value_and_compared_with_its_first_run(out):
+    points = rows(out / "figures" / "sweep-batches.csv")
+    assert [(row["value"], row["accuracy"]) for row in points] == [("1", "0.4"), ("3", "0.6"), ("5", "0.8")]
+    assert [row["change"] for row in points] == ["", "0.2", "0.4"]
+    assert [row["verdict"] for row in points] == ["", "better", "better"]
 
 
-def test_a_sweep_is_named_without_the_setting_that_is_swept(tmp_path):
+def test_sweep_drops_its_setting_from_method_names(tmp_path):
     entries = []
     for k in ("10", "9"):
         labels = [f"rag:k={k},retrieval=bm25", f"rag:k={k}"]
@@ -276,11 +279,11 @@ def test_a_sweep_is_named_without_the_setting_that_is_swept(tmp_path):
         entries.append(SweepEntry(value=k, run=f"k={k}"))
     write_json(tmp_path / SWEEP, SweepManifest(over="k", runs=entries))
     make_report(tmp_path)
-    found = [(row["method"], row["value"]) for row in rows(tmp_path / "report" / "figures" / "sweep-k.csv")]
-    assert found == [("rag:retrieval=bm25", "9"), ("rag:retrieval=bm25", "10"), ("rag", "9"), ("rag", "10")]
+    points = [(row["method"], row["value"]) for row in rows(tmp_path / "report" / "figures" / "sweep-k.csv")]
+    assert points == [("rag:retrieval=bm25", "9"), ("rag:retrieval=bm25", "10"), ("rag", "9"), ("rag", "10")]
 
 
-def test_a_sweep_joins_methods_by_name_and_not_by_place(tmp_path):
+def test_sweep_joins_methods_by_name_not_by_position(tmp_path):
     entries = []
     for k, order in (("1", ["rag", "pag"]), ("8", ["pag", "rag", "constant"])):
         labels = [name if name == "constant" else f"{name}:k={k}" for name in order]
@@ -293,36 +296,36 @@ def test_a_sweep_joins_methods_by_name_and_not_by_place(tmp_path):
         entries.append(SweepEntry(value=k, run=f"k={k}"))
     write_json(tmp_path / SWEEP, SweepManifest(over="k", runs=entries))
     make_report(tmp_path)
-    found = rows(tmp_path / "report" / "figures" / "sweep-k.csv")
-    assert [(row["method"], row["value"], row["accuracy"], row["change"]) for row in found] == [
+    points = rows(tmp_path / "report" / "figures" / "sweep-k.csv")
+    assert [(row["method"], row["value"], row["accuracy"], row["change"]) for row in points] == [
         ("rag", "1", "0.2", ""),
         ("rag", "8", "0.2", "0"),
         ("pag", "1", "0.8", ""),
         ("pag", "8", "0.8", "0"),
         ("constant (floor)", "8", "0", ""),
     ]
-    assert [(row["invalid"], row["tokens"]) for row in found[:1]] == [("0", "4400")]
+    assert [(row["invalid"], row["tokens"]) for row in points[:1]] == [("0", "4400")]
 
 
-def test_costs_are_for_each_user_that_was_prepared(tmp_path):
+def test_costs_are_per_prepared_user(tmp_path):
     folder = build(tmp_path / "run", ["personaagent"])
     lines = (folder / PREPARE).read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / PREPARE).write_text("".join(lines[:2]), encoding="utf-8")
     make_report(folder)
-    found = {row["stage"]: row for row in rows(folder / "report" / "tables" / "costs.csv")}
-    assert (found["prepare"]["units"], found["prepare"]["calls_each"]) == ("2", "7")
-    assert found["prepare"]["agent_runs_each"] == "3"
+    costs = by(folder / "report" / "tables" / "costs.csv", "stage")
+    assert (costs["prepare"]["units"], costs["prepare"]["calls_each"]) == ("2", "7")
+    assert costs["prepare"]["agent_runs_each"] == "3"
 
 
-def test_personas_overlap_as_counted_by_hand(out):
-    found = rows(out / "figures" / "persona-jaccard.csv")
-    assert len(found) == 8 * 7 // 2
-    # you help one user who likes b take two actions: ten words in common, one each of their own.
-    assert {row["final"] for row in found} == {f"{10 / 12:.6g}"}
-    assert {row["initial"] for row in found} == {"1"}
+def test_persona_overlap_matches_hand_computed_share(out):
+    pairs = rows(out / "figures" / "persona-jaccard.csv")
+    assert len(pairs) == 8 * 7 // 2
+    # Ten shared words (you help one user who likes b take two actions), and one word of each persona's own.
+    assert {row["final"] for row in pairs} == {f"{10 / 12:.6g}"}
+    assert {row["initial"] for row in pairs} == {"1"}
 
 
-def test_every_figure_has_its_numbers_beside_it(report, page):
+def test_every_figure_has_a_csv_of_its_numbers(report, page):
     drawn = {path.stem for path in report.figures if path.suffix == ".svg"}
     numbered = {path.stem for path in report.figures if path.suffix == ".csv"}
     assert drawn == numbered
@@ -330,7 +333,7 @@ def test_every_figure_has_its_numbers_beside_it(report, page):
     assert page.count("<img ") == len(drawn)
 
 
-def test_figures_are_grey_so_that_they_read_in_black_and_white(report):
+def test_figures_use_only_grey(report):
     for path in report.figures:
         if path.suffix == ".svg":
             text = path.read_text(encoding="utf-8")
@@ -339,7 +342,7 @@ def test_figures_are_grey_so_that_they_read_in_black_and_white(report):
                 assert colour[:2] == colour[2:4] == colour[4:], (path.name, colour)
 
 
-def test_page_fetches_nothing(page):
+def test_page_loads_no_external_resource(page):
     sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
     assert sources
     assert all(source.startswith(("data:", "#")) for source in sources)
@@ -348,86 +351,86 @@ def test_page_fetches_nothing(page):
     assert "@import" not in page
 
 
-def test_page_forbids_everything_but_its_own_style_and_pictures(page):
+def test_page_security_policy_allows_only_its_own_style_and_images(page):
     (style,) = re.findall(r"<style>(.*?)</style>", page, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'" in page
     assert not re.search(r"<[^>]+\sstyle=", page)
 
 
-def test_text_of_a_persona_is_escaped(page):
+def test_persona_text_is_escaped(page):
     assert "<b>" not in page
     assert "&lt;" in page
 
 
-def test_cases_show_the_feedback_behind_a_change(page):
+def test_case_studies_show_feedback_and_changes(page):
     assert "Say what this user likes." in page
     assert re.search(r"<ins>[^<]*who likes", page)
-    assert "gained most" in page
+    assert "largest gain" in page
 
 
-def test_no_user_id_is_anywhere(report):
+def test_no_file_contains_a_user_id(report):
     for path in (report.page, report.markdown, *report.tables, *report.figures):
         assert "real-id" not in path.read_text(encoding="utf-8"), path.name
     assert "user-01" in report.page.read_text(encoding="utf-8")
 
 
-def test_page_says_how_to_make_it_again(page, run):
+def test_page_contains_the_facts_to_reproduce_the_run(page, run):
     assert "personaagent eval run --task LaMP-2M --out RUN" in page
     assert "dspy=3.4.1" in page
     assert hashlib.sha256((run / MANIFEST).read_bytes()).hexdigest() in page
     assert "made/up-model" in page
 
 
-def test_data_that_is_not_official_is_called_lamp_like(page, tmp_path):
-    assert "<h1>LaMP-like 2M: methods compared</h1>" in page
-    assert "no number here may be held against a published LaMP number" in page
+def test_unofficial_data_are_called_lamp_like(page, tmp_path):
+    assert "<h1>LaMP-like 2M: method comparison</h1>" in page
+    assert "no number here may be compared with a published LaMP number" in page
     official = make_report(build(tmp_path / "run", ["constant", "direct"], official=True))
     text = official.page.read_text(encoding="utf-8")
-    assert "<h1>LaMP-2M: methods compared</h1>" in text
+    assert "<h1>LaMP-2M: method comparison</h1>" in text
     assert "LaMP-like" not in text
 
 
 def test_lower_is_better_for_ratings(tmp_path):
     files = make_report(build(tmp_path / "run", ["direct", "personaagent"], task="LaMP-3"))
     (row,) = rows(files.page.parent / "figures" / "differences.csv")
-    # One star off on query 4 only, against one star off on queries 2 and 3 and the worst, four, on 4.
+    # A: one star off on query 4. B: one star off on queries 2 and 3, and the worst rating, four off, on 4.
     assert row["difference"] == f"{1 / 5 - (1 + 1 + 4) / 5:.6g}"
     assert row["verdict"] == "personaagent is better"
     assert row["mcnemar_p"] == ""
     assert "left of the line at zero favours personaagent" in files.page.read_text(encoding="utf-8")
 
 
-def test_a_lone_method_has_no_differences_and_no_personas(tmp_path):
+def test_single_method_has_no_differences_and_no_personas(tmp_path):
     files = make_report(build(tmp_path / "run", ["direct"]))
     assert {path.stem for path in files.figures} == {"scores"}
 
 
-def test_a_sweep_folder_alone_makes_a_report(run, tmp_path):
+def test_sweep_folder_without_a_run_is_reported(run, tmp_path):
     files = make_report(run / "batches", tmp_path)
     assert {path.stem for path in files.figures} == {"sweep-batch"}
     assert "LaMP-like 2M: sweep" in files.page.read_text(encoding="utf-8")
 
 
-def test_another_reference_can_be_chosen(run, tmp_path):
+def test_reference_argument_changes_method_a(run, tmp_path):
     files = make_report(run, tmp_path, reference="direct")
-    found = by(tmp_path / "figures" / "differences.csv", "b")
-    assert found["personaagent"]["verdict"] == "personaagent is better"
-    assert found["personaagent"]["difference"] == "-0.4"
+    row = by(tmp_path / "figures" / "differences.csv", "b")["personaagent"]
+    assert row["verdict"] == "personaagent is better"
+    assert row["difference"] == "-0.4"
     assert "ablation.csv" not in {path.name for path in files.figures}
 
 
-def test_an_unknown_reference_is_refused_with_the_known_names(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"`reference` 'gepa' took no part .* personaagent"):
+def test_unknown_reference_raises_error_with_the_methods(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"`reference` 'gepa' is not a method of this run; .* personaagent"):
         make_report(run, tmp_path, reference="gepa")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_folder_without_a_run_raises_data_error(tmp_path):
     with pytest.raises(DataError, match="is not a run folder"):
         make_report(tmp_path / "nothing")
 
 
-def test_a_run_without_golds_is_refused(tmp_path):
+def test_run_without_golds_raises_data_error(tmp_path):
     folder = build(tmp_path / "run", ["direct"])
     queries = [json.loads(line) for line in (folder / QUERIES).read_text().splitlines()]
     (folder / QUERIES).write_text("".join(json.dumps(query | {"gold": None}) + "\n" for query in queries))
@@ -435,7 +438,7 @@ def test_a_run_without_golds_is_refused(tmp_path):
         make_report(folder)
 
 
-def test_a_stopped_run_counts_what_was_not_reached_as_missing(tmp_path):
+def test_unattempted_queries_of_a_stopped_run_are_missing(tmp_path):
     folder = build(tmp_path / "run", ["direct", "personaagent"])
     lines = (folder / ANSWERS).read_text().splitlines(keepends=True)
     (folder / ANSWERS).write_text("".join(line for line in lines if '"direct"' in line))
@@ -447,10 +450,161 @@ def test_a_stopped_run_counts_what_was_not_reached_as_missing(tmp_path):
     assert row["why"] == "not attempted"
 
 
-def test_a_change_within_a_sweep_has_its_own_n_and_a_corrected_p(run, tmp_path):
+def test_sweep_change_has_shared_n_and_corrected_p(run, tmp_path):
     make_report(run / "batches", tmp_path)
-    found = rows(tmp_path / "figures" / "sweep-batch.csv")
-    first = found[0]["value"]
-    for row in found:
-        given = [row[name] for name in ("change_n", "change_users", "p_holm")]
-        assert all(given) if row["value"] != first else not any(given)
+    first, *later = rows(tmp_path / "figures" / "sweep-batch.csv")
+    keys = ("change_n", "change_users", "p_holm")
+    assert not any(first[key] for key in keys)
+    assert len(later) == 2
+    for row in later:
+        assert (row["change_n"], row["change_users"]) == ("40", "8")
+        assert 0 < float(row["p_holm"]) <= 1
+
+
+def write_sweep(folder: Path, over: str, values: list[str], label: str = "direct") -> Path:
+    for value in values:
+        build(folder / f"{over}={value}", [label])
+    runs = [SweepEntry(value=value, run=f"{over}={value}") for value in values]
+    write_json(folder / SWEEP, SweepManifest(over=over, runs=runs))
+    return folder
+
+
+def test_sweep_of_names_keeps_the_order_of_its_folder(tmp_path):
+    sweep = load(write_sweep(tmp_path, "model", ["small", "large", "9"])).sweeps[0]
+    assert [point.value for point in sweep.points] == ["small", "large", "9"]
+
+
+def test_sweep_of_numbers_is_sorted_as_numbers(tmp_path):
+    sweep = load(write_sweep(tmp_path, "k", ["10", "9", "0.5"])).sweeps[0]
+    assert [point.value for point in sweep.points] == ["0.5", "9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("over", "lead"),
+    [
+        ("model", "2 runs that differ in `model`: see the table."),
+        ("batch", "8 users, 40 queries. Model: made/up-model."),
+    ],
+)
+def test_lead_of_a_sweep_names_one_model_only_if_all_runs_share_it(tmp_path, over, lead):
+    assert make_overview(load(write_sweep(tmp_path, over, ["1", "2"]))).lead == lead
+
+
+def test_run_and_sweep_share_pseudonyms(run):
+    study = load(run)
+    points = [point.run for sweep in study.sweeps for point in sweep.points]
+    assert len(points) == 3
+    for point in points:
+        assert [(answer.user, answer.key) for answer in point.methods[0].answers] == [
+            (answer.user, answer.key) for answer in study.run.methods[0].answers
+        ]
+
+
+def test_pseudonyms_of_many_users_sort_like_numbers(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "USERS", [f"id-{number}" for number in range(101)])
+    monkeypatch.setitem(globals(), "WORDS", ["noir"] * 101)
+    users = load(build(tmp_path / "run", ["direct"])).run.users
+    assert (users[0], users[99], users[100]) == ("user-001", "user-100", "user-101")
+
+
+def test_damaged_line_raises_error_with_file_and_line(tmp_path):
+    folder = build(tmp_path / "run", ["direct"])
+    with (folder / ANSWERS).open("a", encoding="utf-8") as file:
+        file.write("{broken}\n")
+    with pytest.raises(DataError, match=r"answers\.jsonl`, line 41"):
+        make_report(folder)
+
+
+def test_defects_of_the_data_are_reported(tmp_path):
+    folder = build(tmp_path / "run", ["direct"])
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["data"]["defects_in_files"] = [
+        {"kind": "repeated-id", "count": 3, "meaning": "one id, two items"}
+    ]
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    page = make_report(folder).page.read_text(encoding="utf-8")
+    assert "The data files have defects: repeated-id: 3 times (one id, two items)." in page
+
+
+def test_run_without_a_model_says_that_only_baselines_ran(tmp_path):
+    folder = build(tmp_path / "run", ["constant"])
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"model": {}}), encoding="utf-8")
+    files = make_report(folder)
+    assert "Model: none, trivial baselines only." in files.markdown.read_text(encoding="utf-8")
+    assert by(files.page.parent / "tables" / "facts.csv", "what")["Model"]["value"] == "none: floors only"
+
+
+def test_skipped_or_missing_feedback_is_named_in_the_case(tmp_path):
+    folder = build(tmp_path / "run", ["personaagent"])
+    records = [json.loads(line) for line in (folder / PREPARE).read_text(encoding="utf-8").splitlines()]
+    for record, entries, error in (
+        (records[0], [{"interaction_id": "i1", "text": "", "skipped": "the answer is right"}], ""),
+        (records[1], [], "LMTimeoutError: too slow"),
+    ):
+        step = record["learned"]["alignment"]["steps"][0]
+        step["feedback"] = entries
+        step["simulations"][0] |= {"answer": None, "error": error}
+    (folder / PREPARE).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    first, second = (persona.updates[0].feedback[0] for persona in load(folder).run.methods[0].personas[:2])
+    assert (first.answer, first.feedback) == ("no answer", "no feedback: the answer is right")
+    assert (second.answer, second.feedback) == ("no answer", "no feedback: LMTimeoutError: too slow")
+
+
+def test_later_report_deletes_only_the_files_of_the_earlier_one(tmp_path):
+    folder = build(tmp_path / "run", ["direct", "personaagent"])
+    out = make_report(folder).page.parent
+    own = out / "tables" / "own.csv"
+    own.write_text("kept", encoding="utf-8")
+    shutil.copy(build(tmp_path / "single", ["direct"]) / MANIFEST, folder / MANIFEST)
+    files = make_report(folder)
+    assert {path.name for path in (out / "figures").iterdir()} == {"scores.csv", "scores.svg"}
+    assert {path.name for path in files.figures} == {"scores.csv", "scores.svg"}
+    assert own.read_text(encoding="utf-8") == "kept"
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "tables/../../victim.txt", "report.md", "victim.txt"])
+def test_file_list_cannot_delete_outside_tables_and_figures(tmp_path, name):
+    folder = build(tmp_path / "run", ["constant"])
+    out = tmp_path / "out"
+    victims = [tmp_path / "victim.txt", out / "victim.txt"]
+    out.mkdir()
+    for victim in victims:
+        victim.write_text("kept", encoding="utf-8")
+    (out / "files.txt").write_text(f"{name}\n", encoding="utf-8")
+    make_report(folder, out)
+    assert all(victim.exists() for victim in victims)
+    assert (out / "report.md").exists()
+
+
+def test_unwritable_output_folder_raises_one_line_error(tmp_path):
+    folder = build(tmp_path / "run", ["constant"])
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
+    with pytest.raises(DataError, match=r"cannot write `.*report\.html`: [^\n]+$"):
+        make_report(folder, tmp_path / "out")
+
+
+def test_markdown_links_only_to_files_of_the_report(report):
+    text = report.markdown.read_text(encoding="utf-8")
+    links = set(re.findall(r"\]\(([^)]+)\)", text))
+    assert links
+    assert all((report.markdown.parent / link).is_file() for link in links)
+
+
+def test_every_anchor_of_the_page_exists_once(page):
+    targets = re.findall(r'href="#([^"]+)"', page)
+    assert len(targets) == len(set(targets)) == page.count("<h2 ") - 1  # "How to read this" has no link
+    for target in targets:
+        assert page.count(f'id="{target}"') == 1
+
+
+def test_matplotlibrc_of_the_user_does_not_change_figures():
+    import matplotlib
+
+    rows = [
+        ForestRow(label="a", value=0.5, low=0.25, high=0.75),
+        ForestRow(label="b", value=None, low=None, high=None),
+    ]
+    before = forest("chart", rows, "axis")
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+        assert forest("chart", rows, "axis") == before

@@ -1,0 +1,59 @@
+"""Renders a report as one Markdown file and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.report.overview import Overview
+from eval.report.section import CaseStudy, Section
+from eval.report.table import to_markdown
+
+
+def render_markdown(overview: Overview, sections: Sequence[Section]) -> str:
+    """Return the report as Markdown, without persona texts and with links instead of folded tables."""
+    guide = "\n".join(["How to read this:", "", *(f"- {line}" for line in overview.guide)])
+    blocks = [f"# {overview.title}", overview.lead, guide]
+    for section in sections:
+        blocks.append(f"## {section.title}")
+        blocks.extend(section.text)
+        blocks.extend(to_markdown(table) for table in section.tables)
+        for figure in section.figures:
+            name = figure.numbers.name
+            blocks.append(f"![{figure.alt}](figures/{name}.svg)")
+            blocks.append(f"{figure.caption} Numbers: [figures/{name}.csv](figures/{name}.csv).")
+            if figure.open:
+                blocks.append(to_markdown(figure.numbers))
+        blocks.extend(_case(case) for case in section.cases)
+        blocks.extend(
+            f"{table.title}: [tables/{table.name}.csv](tables/{table.name}.csv)"
+            for table in section.folded_tables
+        )
+    return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
+
+
+def render_page(overview: Overview, sections: Sequence[Section]) -> str:
+    """Return the report as HTML: all text escaped, all charts embedded, no scripts, no network access."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(loader=PackageLoader("eval.report"), autoescape=True, undefined=StrictUndefined)
+    environment.filters["data_uri"] = _data_uri
+    css = (Path(__file__).with_name("templates") / "page.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html.jinja").render(
+        overview=overview,
+        sections=sections,
+        css=Markup(css),
+        css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+    )
+
+
+def _case(case: CaseStudy) -> str:
+    steps = [f"- {step.title}, {step.decision}" for step in case.steps] or ["- not updated"]
+    return "\n".join([f"### {case.title}", "", *steps])
+
+
+def _data_uri(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
