@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 import sys
@@ -258,3 +259,76 @@ def test_align_requires_users_or_all(run: Run) -> None:
     assert run("align").code == 2
     assert run("align", "ana", "--all").code == 2
     assert run("align", "ana", "--steps", "-1").code == 2
+
+
+def test_diff_of_a_first_version_has_no_difference(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    run("ask", "ana", "x", *MODEL)
+    assert run("persona", "diff", "ana").out.strip() == "no difference"
+
+
+def test_persona_of_an_unaligned_user_names_the_next_command(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    completed = run("persona", "show", "ana")
+    assert (completed.code, completed.out) == (1, "")
+    assert "personaagent align ana" in completed.err
+
+
+def test_rollback_to_a_missing_version_changes_nothing(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    run("ask", "ana", "x", *MODEL)
+    completed = run("persona", "rollback", "ana", "7")
+    assert completed.code == 1
+    assert "has no persona version 7" in completed.err
+    assert len(json.loads(run("persona", "history", "ana", "--json").out)) == 1
+
+
+def test_persona_text_is_printed_without_markup(run: Run, history: Path, tmp_path: Path) -> None:
+    from program.store import UserStore
+
+    run("users", "import", str(history))
+    with UserStore(tmp_path / "home" / "users.db") as store:
+        store.add_persona("ana", "Use [bold] words.", source="edit", why="w")
+    assert run("persona", "show", "ana").out == "Use [bold] words.\n"
+
+
+def test_ask_prints_json_with_answer_steps_and_usage(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    answer = json.loads(run("ask", "ana", "what now", *MODEL, "--json").out)
+    assert (answer["answer"], answer["persona_version"]) == ("short", 1)
+    assert [step["tool"] for step in answer["steps"]] == ["search_memory", "read_profile"]
+    assert answer["usage"]["calls"] == 4
+    assert set(answer) == {"answer", "probabilities", "persona_version", "steps", "usage", "seconds"}
+
+
+def test_observe_prints_the_id_of_the_stored_interaction(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    observed = json.loads(run("observe", "ana", "--query", "q", "--response", "r", "--json").out)
+    assert observed["user_id"] == "ana"
+    shown = json.loads(run("users", "show", "ana", "--json").out)
+    assert (shown["interactions"], shown["stale"], shown["alignments"]) == (6, True, [])
+
+
+def test_forget_without_confirmation_deletes_nothing(
+    run: Run, history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("users", "import", str(history))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert run("users", "forget", "ana").code == 1
+    assert len(json.loads(run("users", "list", "--json").out)) == 1
+
+
+def test_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert guarded(interrupted) == 130
+    assert "Finished work is stored." in capsys.readouterr().err
+
+
+def test_bug_is_not_reported_as_a_user_error() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        guarded(broken)
