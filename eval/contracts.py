@@ -1,4 +1,4 @@
-"""What a method is, what it may see, and what comes back: the seam between methods and runner."""
+"""The contract between methods and the runner: what a method is, what it may see, what it returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ from program.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """One question of the evaluation. ``gold`` is ``None`` for files without answers."""
+    """One question of an evaluation.
+
+    Attributes:
+        id: Unique within the user.
+        text: The query text, without the task's question.
+        gold: The user's true response; ``None`` if the data have none, and always in a method.
+        timestamp: When the query was asked, if known.
+        metadata: Further fields of the data set.
+
+    Example:
+        >>> query = Query(id="q1", user_id="ana", text="A heist goes wrong.", gold="action")
+        >>> query.timestamp is None
+        True
+    """
 
     id: str
     user_id: str
@@ -37,11 +50,18 @@ class UserView:
     """What a method may see of a user: the history and the task, never a query or a gold.
 
     Attributes:
-        history: In time order, all of it older than the user's queries.
-        seed: Of everything random.
-        others: How often the histories of all other users of the run gave each label or rating before
-            this user's queries.
-            Empty where responses are text: another user's words never come here.
+        history: In time order, and older than the user's queries.
+        seed: Seed of every random choice.
+        others: Number of times that the histories of all other users of the run gave each label or
+            rating before this user's queries. Empty if responses are text, because a method never
+            sees another user's words.
+
+    Example:
+        >>> from program import Interaction, get_task
+        >>> film = Interaction(id="1", user_id="ana", query="A heist goes wrong.", response="action")
+        >>> user = UserView(user_id="ana", task=get_task("LaMP-2M"), history=[film], seed=0)
+        >>> user.history[-1].response
+        'action'
     """
 
     user_id: str
@@ -56,9 +76,16 @@ class Answer:
     """A method's answer to one query.
 
     Attributes:
-        text: As it will be scored. Where the model's output did not fit the task's type, the raw
-            output, with ``valid=False``: it is scored as the scorer scores it and counted.
-        steps: What was done on the way, as plain data (tool calls and observations, retrieved ids).
+        text: The text that is scored.
+        valid: Whether the model's output fitted the task's type. If not, ``text`` is the raw output,
+            which is scored like any other and counted as invalid.
+        steps: The steps before the answer as JSON data, such as tool calls and retrieved ids.
+        probabilities: Label to probability, if the model reports them.
+
+    Example:
+        >>> answer = Answer(text="action", steps=[{"tool": "search_memory", "query": "heist"}])
+        >>> answer.text, answer.valid
+        ('action', True)
     """
 
     text: str
@@ -69,7 +96,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A query without an answer. It is kept, shown as missing, and never becomes a wrong answer."""
+    """A query without an answer. It is kept, reported as missing, and never counts as a wrong answer."""
 
     stage: Literal["prepare", "answer"]
     kind: str
@@ -77,44 +104,57 @@ class Failed:
 
 
 class Method(Protocol):
-    """A way to answer a task for a user. One instance serves all users; it keeps no user state.
+    """Answers a task's queries for any user. One instance serves all users and keeps no user state.
 
-    A user is served in three steps: ``prepare`` may be slow and may ask the model (summaries,
-    alignment), and what it learned is stored, so it is paid for once, also when the run is killed
-    and started again; ``open`` turns that into whatever ``answer`` needs, without asking the
-    model; ``answer`` is called once for each query, in the file's order, by one thread. All run
-    under the runner's language model and tracker. They raise what they like: the runner turns it
-    into `Failed`. A method that calls the model itself asks `program.usage.reserve_call` first.
+    The runner calls ``prepare``, ``open`` and ``answer`` for each user. ``prepare`` may be slow and
+    call the model (summaries, alignment). Its return value is stored, so a resumed run does not pay
+    for it again. ``open`` turns that value into whatever ``answer`` needs, without calling the
+    model. ``answer`` is called once for each query, in the file's order, by one thread.
 
-    `eval.methods.base.BaseMethod` has all of it but ``answer``.
+    All three run under the runner's language model and usage tracker. Call
+    `program.usage.reserve_call` before each direct model call.
+
+    Failure: any exception becomes a `Failed` record, and the run continues.
+
+    `eval.methods.base.BaseMethod` implements everything but ``answer``.
     """
 
     @property
     def name(self) -> str:
-        """As users type it."""
+        """The name that users type."""
         ...
 
     @property
     def trivial(self) -> bool:
-        """Whether it is a trivial baseline: one that needs no model."""
+        """Whether it is a trivial baseline, which needs no model."""
         ...
 
     def settings(self) -> Mapping[str, Any]:
-        """Every setting that changes the result, as plain data."""
+        """Return every setting that changes the result, as JSON data."""
         ...
 
     def check(self, task: Task) -> None:
-        """Raise `ConfigError` where the method makes no sense for ``task``."""
+        """Raise `ConfigError` if the method does not fit ``task`` or cannot run; call no model."""
         ...
 
     def prepare(self, user: UserView) -> Mapping[str, Any]:
-        """Return what was learned about this user, from the history only, as plain data for JSON."""
+        """Return what the method learns from the user's history, as JSON data."""
         ...
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> Any:
-        """Return what ``answer`` needs for this user."""
+        """Return what ``answer`` needs for this user.
+
+        Args:
+            user: The user.
+            learned: The return value of ``prepare``, read back from JSON: tuples are lists.
+        """
         ...
 
     def answer(self, prepared: Any, query: Query) -> Answer:
-        """Answer one query; its ``gold`` is always ``None`` here."""
+        """Answer one query.
+
+        Args:
+            prepared: The return value of ``open``.
+            query: The query, without its gold.
+        """
         ...

@@ -1,4 +1,4 @@
-"""What identifies a run: made before it starts, compared when it is continued."""
+"""Makes a run's manifest, and compares it when the run is resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from eval.records import Manifest, MethodEntry
 from program.errors import ConfigError
 from program.task import Task
 
-_PACKAGES = ("personaagent", "dspy", "numpy", "rank-bm25", "bm25s")
+_PACKAGES = ("personaagent", "dspy", "numpy", "rank-bm25")
+"""Packages whose version may change a result."""
+_VERSIONS = (*_PACKAGES, "source")
+"""What is compared of a manifest's versions: older manifests name packages that no longer matter."""
 _SOURCES = ("program", "optimizers", "eval/methods", "eval/tasks", "eval/data")
 _NOT_COMPARED = ("methods", "command", "started_at")
 
@@ -33,9 +36,17 @@ def make_manifest(
     command: str = "",
     task_spec: str = "",
 ) -> Manifest:
-    """Return the manifest of a run that is about to start; arguments as in `Manifest`.
+    """Return the manifest of a run that is about to start.
 
-    ``task_spec`` is what `get_task` finds the task by; empty for its name.
+    Args:
+        task: The task of the run.
+        data: The manifest of the data set.
+        methods: By label.
+        lm: The model; ``None`` if no method needs one.
+        seed: Seed of every random choice.
+        official: Whether the data are LaMP's own files.
+        command: The command line, to reproduce the run.
+        task_spec: The argument of `get_task` that returns ``task``; empty for its name.
     """
     return Manifest(
         task=task_spec or task.name,
@@ -47,13 +58,13 @@ def make_manifest(
                 name=method.name,
                 settings=dict(method.settings()),
                 floor=method.trivial,
-                source=_own_source(method),
+                source=_plugin_hash(method),
             )
             for label, method in methods.items()
         },
         seed=seed,
         versions={
-            **{name: found for name in _PACKAGES if (found := _version(name))},
+            **{package: number for package in _PACKAGES if (number := _version(package))},
             "source": source_hash(),
         },
         command=command,
@@ -62,7 +73,7 @@ def make_manifest(
 
 
 def describe_model(lm: Any) -> dict[str, Any]:
-    """Return a model's name and generation settings, without keys, addresses and objects."""
+    """Return a model's name and generation settings, without API keys, addresses and objects."""
     from dspy.clients.backend_selection import CLIENT_KEYS
 
     plain = (str, int, float, bool)
@@ -74,38 +85,39 @@ def describe_model(lm: Any) -> dict[str, Any]:
     return {"name": str(lm.model), **kwargs}
 
 
-def check_same(before: Manifest, now: Manifest, path: Path) -> None:
-    """Refuse to continue a run under other settings; further methods are no difference.
+def check_resumable(stored: Manifest, now: Manifest, path: Path) -> None:
+    """Check that a run can be resumed: all settings are the same, though methods may be added.
 
     Raises:
         ConfigError: Names the first setting that differs, and both values.
     """
-    old, new = _compared(before, now), _compared(now, now)
-    for name, was, wanted in _differences(old, new):
+    for name, old, new in _differences(_settings(stored, now), _settings(now, now)):
         raise ConfigError(
-            f"`{path}` was run with `{name}` {was!r}, not {wanted!r}; give the same settings to continue it, "
+            f"`{path}` was run with `{name}` {old!r}, not {new!r}; give the same settings to continue it, "
             "or another `--out`"
         )
 
 
-def _compared(manifest: Manifest, now: Manifest) -> dict[str, Any]:
-    """Return the settings that have to agree; of the methods, those that both have."""
+def _settings(manifest: Manifest, now: Manifest) -> dict[str, Any]:
+    """Return the settings to compare: the methods of ``now``, and versions that still matter."""
     content = asdict(manifest)
-    shared = {label: entry for label, entry in content["methods"].items() if label in now.methods}
-    rest = {name: value for name, value in content.items() if name not in _NOT_COMPARED}
-    return {**rest, "methods": shared}
+    return {
+        **{name: value for name, value in content.items() if name not in _NOT_COMPARED},
+        "methods": {label: entry for label, entry in content["methods"].items() if label in now.methods},
+        "versions": {name: value for name, value in content["versions"].items() if name in _VERSIONS},
+    }
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        # The selection first: counts and checksums of the data follow from it.
+        # Name the selection first, because counts and checksums of the data follow from it.
         for key in sorted({*old, *new}, key=lambda key: (key != "selection", key)):
             if name == "methods" and key not in old:
                 continue
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        for index, (was, wanted) in enumerate(zip(old, new, strict=False)):
-            yield from _differences(was, wanted, f"{name}[{index}]")
+        for index, (old_item, new_item) in enumerate(zip(old, new, strict=False)):
+            yield from _differences(old_item, new_item, f"{name}[{index}]")
         if len(old) != len(new):
             yield f"{name} (length)", len(old), len(new)
     elif old != new:
@@ -114,9 +126,9 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any,
 
 @lru_cache(maxsize=1)
 def source_hash() -> str:
-    """Return a hash of the code that decides an answer: all of ours but the report and the commands.
+    """Return a hash of our own code that can change an answer, 12 hexadecimal digits.
 
-    The version of a checkout says nothing about its prompts.
+    A package version does not identify the prompts of a checkout.
     """
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
@@ -127,13 +139,13 @@ def source_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def _own_source(method: Method) -> str:
-    """Return a hash of the file of a user's method; ours are in `source_hash`."""
-    made = type(method)
-    if made.__module__.startswith("eval.methods."):
+def _plugin_hash(method: Method) -> str:
+    """Return a hash of the file of a user's own method; empty for ours, which `source_hash` covers."""
+    plugin = type(method)
+    if plugin.__module__.startswith("eval.methods."):
         return ""
     try:
-        return hashlib.sha256(Path(inspect.getfile(made)).read_bytes()).hexdigest()[:12]
+        return hashlib.sha256(Path(inspect.getfile(plugin)).read_bytes()).hexdigest()[:12]
     except (OSError, TypeError):
         return ""
 

@@ -1,21 +1,20 @@
-"""A run folder: what is in it, and the typed way to read it.
+"""The files of a run folder, and how to read them.
 
     RUN/manifest.json    every setting that changes the result, and how the run was started
-    RUN/queries.jsonl    one line for each query that is to be answered: user, query, gold
+    RUN/queries.jsonl    one line for each query of the data: user, query, gold
     RUN/prepare.jsonl    one line for each attempt to prepare a method for a user
     RUN/answers.jsonl    one line for each attempt to answer a query with a method
-    SWEEP/sweep.json     names a setting, its values and the run folder of each value
+    SWEEP/sweep.json     a setting, its values, and the run folder of each value
 
-The three ``.jsonl`` files only grow. A line that a killed process left half written is ignored
-by readers and cut off before the next line is written. Of several attempts the last one counts; the
-cost of all of them was paid (`Run.cost`). Lines hold user ids and texts: a report shows neither
-without a pseudonym.
+The three ``.jsonl`` files only grow. Readers ignore a half-written last line, which a killed process may
+leave; the next writer cuts it off. The last of several attempts counts; `Run.cost` adds up all of them.
+Lines contain user ids and texts, which a report shows only under a pseudonym.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,7 +24,7 @@ from program.errors import DataError
 from program.usage import Usage
 
 SCHEMA = 1
-"""Version of the folder's layout; a reader refuses a newer one."""
+"""Version of the layout; a newer one is refused."""
 
 MANIFEST, QUERIES, PREPARE, ANSWERS, SWEEP = (
     "manifest.json",
@@ -41,10 +40,10 @@ class MethodEntry:
     """One method of a run.
 
     Attributes:
-        name: The method's own name, ``rag``; its label in the run may carry settings: ``rag:k=8``.
-        settings: Every setting that changes its result, as plain data.
-        floor: Whether it needs no model at all.
-        source: Hash of the file of a method that is not ours.
+        name: The method's name, such as ``rag``; its label in the run may have settings: ``rag:k=8``.
+        settings: Every setting that changes its result, as JSON data.
+        floor: Whether it is a trivial baseline (`eval.contracts.Method.trivial`).
+        source: Hash of the file of a user's own method; empty for a built-in one.
     """
 
     name: str
@@ -55,20 +54,20 @@ class MethodEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What was run. All fields but ``command`` and ``started_at`` change the result.
+    """The settings of a run. All fields but ``command`` and ``started_at`` change the result.
 
     Attributes:
-        task: What `get_task` finds the task by: its name, or ``module:ATTRIBUTE``.
-        official: Whether the data are LaMP's own files. If not, no number of the run may be called
-            a LaMP number.
-        data: The data set's own manifest (`eval.data.dataset.DataSet`): files, checksums, selection.
-        model: Name and settings of the model that answers, without keys and addresses; empty where
-            no method needs one.
-        methods: By label, in the order of the tables.
-        seed: Of everything random in a method.
-        versions: Of the packages that decide the result.
-        command: The command line that made the run, to do it again.
-        started_at: When it was started first, ISO 8601 in UTC.
+        task: The argument for `get_task`: the task's name, or ``module:ATTRIBUTE``.
+        official: Whether the data are LaMP's own files. If not, results are called LaMP-like.
+        data: The manifest of the data set (`eval.data.dataset.DataSet`): files, checksums, selection.
+        model: Name and settings of the model that answers, without keys and addresses; empty if no
+            method needs one.
+        methods: By label, in the order of report tables.
+        seed: Seed of every random choice in a method.
+        versions: Versions of packages that may change the result, and a hash of our own code.
+        command: The command line, to reproduce the run.
+        started_at: When the run was first started, ISO 8601 in UTC.
+        schema: Version of the folder's layout.
     """
 
     task: str
@@ -85,7 +84,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryRecord:
-    """A query that every method of the run is to answer."""
+    """One query of the run; every method answers it."""
 
     user_id: str
     query_id: str
@@ -93,18 +92,19 @@ class QueryRecord:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells queries apart: query ids are unique within a user only."""
+        """User id and query id; a query id alone is unique only within its user."""
         return self.user_id, self.query_id
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    """What every attempt has.
+class AttemptRecord:
+    """The fields of every attempt.
 
     Attributes:
         method: The method's label in the run.
-        usage: Model calls, tokens and money of this attempt, by stage.
-        seconds: Wall time of this attempt; with several threads it includes waiting for one another.
+        failed: Why the attempt failed; ``None`` if it succeeded.
+        usage: Model calls, tokens and dollars, by stage.
+        seconds: Wall time; with several threads it includes waiting for other jobs.
         prompts: A hash of each prompt, in order; 16 hexadecimal digits.
     """
 
@@ -117,34 +117,31 @@ class _Attempt:
 
     def total(self) -> Usage:
         """Return the usage over all stages."""
-        total = Usage()
-        for usage in self.usage.values():
-            total.add(usage)
-        return total
+        return _sum(self.usage.values())
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareRecord(_Attempt):
+class PrepareRecord(AttemptRecord):
     """One attempt to prepare a method for a user.
 
     Attributes:
-        learned: What ``prepare`` returned, as plain data; ``None`` where it failed. Methods with a
-            persona put there ``persona_initial`` and ``persona`` (texts) and, where one was made,
-            ``alignment`` (`optimizers.record.AlignmentRecord` as plain data).
+        learned: The return value of ``prepare``; ``None`` if it failed. Methods with a persona store
+            ``persona_initial`` and ``persona`` (texts), and ``alignment`` if there was one
+            (`optimizers.record.AlignmentRecord` as plain data).
     """
 
     learned: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerRecord(_Attempt):
+class AnswerRecord(AttemptRecord):
     """One attempt to answer a query.
 
     Attributes:
-        text: As it will be scored; ``None`` where ``failed`` says why there is no answer.
+        text: The text that is scored; ``None`` if the attempt failed.
         valid: Whether the model's output fitted the task's type.
-        steps: What was done on the way, as plain data.
-        probabilities: Label to probability, where the model gives them.
+        steps: The steps before the answer, as plain data.
+        probabilities: Label to probability, if the model reports them.
     """
 
     query_id: str
@@ -156,7 +153,7 @@ class AnswerRecord(_Attempt):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What attempts cost together."""
+    """The cost of several attempts together; ``seconds`` is the sum of their wall times."""
 
     usage: Usage
     seconds: float
@@ -173,7 +170,7 @@ class SweepEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepManifest:
-    """Runs that differ in one setting, ``over``, in the order they were asked for."""
+    """Runs that differ in one setting, ``over``, in the order in which they started."""
 
     over: str
     runs: Sequence[SweepEntry]
@@ -182,13 +179,15 @@ class SweepManifest:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read. Everything is sorted, so it does not depend on the order of work.
+    """The content of a run folder, sorted, so that it does not depend on the order of jobs.
 
     Attributes:
-        queries: By user id, then query id.
-        prepared: Last attempt for each method and user, in that order.
-        answers: Last attempt for each method, user and query, in that order. A query that was not
-            attempted has no record: it is as missing as a failed one.
+        queries: Sorted by user id, then query id.
+        prepared: The last attempt for each method and user id.
+        answers: The last attempt for each method, user id and query id. A query that was never
+            attempted has no entry and counts as missing, like a failed one.
+
+    Example: see `read_run`.
     """
 
     path: Path
@@ -196,45 +195,56 @@ class Run:
     queries: Sequence[QueryRecord]
     prepared: Mapping[tuple[str, str], PrepareRecord]
     answers: Mapping[tuple[str, str, str], AnswerRecord]
-    _attempts: Sequence[_Attempt] = field(repr=False, default=())
+    _attempts: Sequence[AttemptRecord] = field(repr=False, default=())
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The methods' labels, in the order of the tables."""
+        """The methods' labels, in the order of report tables."""
         return tuple(self.manifest.methods)
 
     def answer(self, method: str, query: QueryRecord) -> AnswerRecord | None:
-        """Return the last attempt of a method at a query; ``None`` where there was none."""
+        """Return the last attempt of a method at a query; ``None`` if there was none."""
         return self.answers.get((method, *query.key))
 
     def missing(self, method: str) -> int:
-        """Return how many queries the method has no answer to."""
-        found = (self.answer(method, query) for query in self.queries)
-        return sum(record is None or record.failed is not None for record in found)
+        """Return the number of queries without an answer of the method."""
+        attempts = (self.answer(method, query) for query in self.queries)
+        return sum(record is None or record.failed is not None for record in attempts)
 
     def cost(self, method: str, kind: Literal["prepare", "answer"]) -> Cost:
-        """Return what all attempts of a method cost, failed ones included."""
-        wanted = PrepareRecord if kind == "prepare" else AnswerRecord
-        made = [a for a in self._attempts if a.method == method and isinstance(a, wanted)]
-        usage = Usage()
-        for attempt in made:
-            usage.add(attempt.total())
-        return Cost(usage=usage, seconds=sum(a.seconds for a in made), attempts=len(made))
+        """Return the cost of all attempts of a method, including failed ones."""
+        record_type = PrepareRecord if kind == "prepare" else AnswerRecord
+        attempts = [a for a in self._attempts if a.method == method and isinstance(a, record_type)]
+        return Cost(
+            usage=_sum(usage for attempt in attempts for usage in attempt.usage.values()),
+            seconds=sum(attempt.seconds for attempt in attempts),
+            attempts=len(attempts),
+        )
 
     def spent(self) -> Usage:
-        """Return what the whole folder has cost."""
-        usage = Usage()
-        for attempt in self._attempts:
-            usage.add(attempt.total())
-        return usage
+        """Return the usage of all attempts in the folder."""
+        return _sum(usage for attempt in self._attempts for usage in attempt.usage.values())
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """Read a run folder.
 
     Raises:
-        DataError: No run folder, one of a newer version, or a damaged line; names file and line.
+        DataError: The folder is not a run folder, has a newer schema, or has a damaged line (names
+            file and line).
+
+    Example:
+        >>> from eval import evaluate
+        >>> from eval.demo import SAMPLE
+        >>> _ = evaluate(task="LaMP-2M", data=SAMPLE, methods=["user-majority"], out="run")
+        >>> run = read_run("run")
+        >>> query = run.queries[0]
+        >>> query.gold, run.answer("user-majority", query).text
+        ('classic', 'based on a book')
+        >>> run.missing("user-majority")
+        0
     """
+    path = Path(path)
     manifest = read_manifest(path)
     order = {label: number for number, label in enumerate(manifest.methods)}
     prepared = list(_records(path / PREPARE, PrepareRecord))
@@ -252,36 +262,36 @@ def read_run(path: Path) -> Run:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a run folder's manifest; raises as `read_run`."""
-    content = _json_file(path / MANIFEST, "a run folder; make one with `personaagent eval run --out`")
+    """Read a run folder's manifest; raises `DataError` like `read_run`."""
+    content = _read_json(path / MANIFEST, "a run folder; make one with `personaagent eval run --out`")
     try:
         methods = {label: MethodEntry(**entry) for label, entry in content["methods"].items()}
         return Manifest(**{**content, "methods": methods})
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"`{path / MANIFEST}` is no manifest of a run: {error}") from error
+        raise DataError(f"`{path / MANIFEST}` is not the manifest of a run: {error}") from error
 
 
 def read_sweep(path: Path) -> SweepManifest | None:
-    """Read a sweep folder's list of runs; ``None`` where the folder is no sweep."""
+    """Read a sweep folder's list of runs; ``None`` if the folder is not a sweep."""
     if not (path / SWEEP).exists():
         return None
-    content = _json_file(path / SWEEP, "a sweep folder")
+    content = _read_json(path / SWEEP, "a sweep folder")
     try:
         return SweepManifest(**{**content, "runs": [SweepEntry(**entry) for entry in content["runs"]]})
     except (KeyError, TypeError) as error:
-        raise DataError(f"`{path / SWEEP}` is no list of runs: {error}") from error
+        raise DataError(f"`{path / SWEEP}` is not the list of runs of a sweep: {error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain data or a dataclass as readable JSON, whole or not at all."""
+    """Write plain data or a dataclass as indented JSON, atomically."""
     part = path.with_name(f"{path.name}.part")
     plain = content if isinstance(content, Mapping) else asdict(content)
     part.write_text(json.dumps(plain, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 
 
-def line_of(record: QueryRecord | PrepareRecord | AnswerRecord) -> str:
-    """Return a record as the line that is written for it, line end included."""
+def to_line(record: QueryRecord | PrepareRecord | AnswerRecord) -> str:
+    """Return a record as one line of JSON, with the line end."""
     return json.dumps(asdict(record), ensure_ascii=False) + "\n"
 
 
@@ -289,22 +299,22 @@ R = TypeVar("R", QueryRecord, PrepareRecord, AnswerRecord)
 
 
 def _records(path: Path, kind: type[R]) -> Iterator[R]:
-    """Yield the whole lines of a file; a last line without its end is no line yet."""
+    """Yield the records of a file; a last line without its line end is ignored, like unknown fields."""
     if not path.exists():
         return
-    known = {field.name for field in fields(kind)}
+    names = {field.name for field in fields(kind)}
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
             try:
                 content = json.loads(line)
-                yield kind(**{name: _typed(name, content[name]) for name in content.keys() & known})
+                yield kind(**{name: _parse_field(name, content[name]) for name in content.keys() & names})
             except (ValueError, TypeError, AttributeError) as error:
                 raise DataError(f"`{path}`, line {number}: not a {kind.__name__} ({error})") from error
 
 
-def _typed(name: str, value: Any) -> Any:
+def _parse_field(name: str, value: Any) -> Any:
     if name == "failed" and value is not None:
         return Failed(**value)
     if name == "usage":
@@ -312,17 +322,25 @@ def _typed(name: str, value: Any) -> Any:
     return value
 
 
-def _json_file(path: Path, what: str) -> dict[str, Any]:
+def _sum(usages: Iterable[Usage]) -> Usage:
+    total = Usage()
+    for usage in usages:
+        total.add(usage)
+    return total
+
+
+def _read_json(path: Path, noun: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"`{path.parent}` is not {what} (no `{path.name}`)") from error
+        raise DataError(f"`{path.parent}` is not {noun} (no `{path.name}`)") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read `{path}`: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"`{path}` must hold an object, got {type(content).__name__}")
-    if content.get("schema", 0) > SCHEMA:
+    schema = content.get("schema", 0)
+    if not isinstance(schema, int) or schema > SCHEMA:
         raise DataError(
-            f"`{path}` has schema {content['schema']!r}, this program knows {SCHEMA}: update personaagent"
+            f"`{path}` has schema {schema!r}, but this version reads up to {SCHEMA}: update personaagent"
         )
     return content

@@ -1,4 +1,4 @@
-"""Writing a run folder: every attempt is on disk as soon as it is finished, and none is lost by a kill."""
+"""Writes a run folder: each finished attempt is on disk at once, so a killed process loses none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from eval.manifest import check_same
+from eval.manifest import check_resumable
 from eval.records import (
     ANSWERS,
     MANIFEST,
@@ -21,9 +21,9 @@ from eval.records import (
     Manifest,
     PrepareRecord,
     QueryRecord,
-    line_of,
     read_manifest,
     read_run,
+    to_line,
     write_json,
 )
 from program.errors import ConfigError
@@ -34,38 +34,42 @@ _BLOCK = 1 << 16
 
 
 class RunFolder:
-    """A run folder that one process writes. Safe to share between threads; a context manager.
+    """A run folder that one process writes. Thread-safe; a context manager.
 
-    A folder that is there is continued: its queries must be the same, and its manifest may differ
-    by further methods only.
+    Opening an existing folder resumes its run. The manifest must be the same, but may have more methods.
+
+    Args:
+        path: The folder; created if it does not exist.
+        manifest: The manifest of the run.
+        queries: The queries of the run; written only if the folder is new.
 
     Attributes:
-        spent: What everything in the folder had cost when it was opened.
+        spent: The usage of all stored attempts when the folder was opened.
 
     Raises:
         ConfigError: The folder belongs to another run (names the setting), another process writes
-            it, or it is no run folder and not empty.
+            it, or it has other files and no manifest.
         DataError: The folder is damaged.
     """
 
     def __init__(self, path: Path, manifest: Manifest, queries: Iterable[QueryRecord]) -> None:
         self._path = path
-        self._writing = threading.Lock()
+        self._write_lock = threading.Lock()
         self._answered: set[tuple[str, str, str]] = set()
         self._learned: dict[tuple[str, str], Mapping[str, Any]] = {}
         self.spent = Usage()
-        self._lock = _lock(path)
+        self._lock_file = _lock(path)
         try:
             if (path / MANIFEST).exists():
-                self._continue(manifest)
+                self._resume(manifest)
             else:
-                self._begin(manifest, queries)
+                self._create(manifest, queries)
             self._files: dict[type, IO[str]] = {
                 PrepareRecord: _open_to_append(path / PREPARE),
                 AnswerRecord: _open_to_append(path / ANSWERS),
             }
         except BaseException:
-            self._lock.close()
+            self._lock_file.close()
             raise
 
     def __enter__(self) -> RunFolder:
@@ -77,49 +81,50 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Close the files and let another process continue."""
+        """Close the files and release the lock."""
         for file in self._files.values():
             file.close()
-        self._lock.close()
+        self._lock_file.close()
 
-    def answered(self, method: str, user_id: str, query_id: str) -> bool:
-        """Return whether there is an answer, given in an earlier run or in this one."""
+    def has_answer(self, method: str, user_id: str, query_id: str) -> bool:
+        """Return whether the method has answered the query."""
         return (method, user_id, query_id) in self._answered
 
-    def answers(self) -> Counter[str]:
-        """Return the number of answers of each method."""
+    def count_answers(self) -> Counter[str]:
+        """Return the number of answered queries of each method."""
         return Counter(method for method, _, _ in self._answered)
 
     def learned(self, method: str, user_id: str) -> Mapping[str, Any] | None:
-        """Return what an earlier run has learned about a user; ``None`` where it has not."""
+        """Return the stored result of ``prepare`` when the folder was opened; ``None`` if it has none."""
         return self._learned.get((method, user_id))
 
     def append(self, record: PrepareRecord | AnswerRecord) -> None:
-        """Write one attempt; when this returns, the operating system has it."""
-        line = line_of(record)
-        with self._writing:
+        """Write one attempt and flush it to the operating system."""
+        line = to_line(record)
+        with self._write_lock:
             file = self._files[type(record)]
             file.write(line)
             file.flush()
             if isinstance(record, AnswerRecord) and record.failed is None:
                 self._answered.add((record.method, record.user_id, record.query_id))
 
-    def _begin(self, manifest: Manifest, queries: Iterable[QueryRecord]) -> None:
-        strangers = [entry.name for entry in self._path.iterdir() if entry.name not in (_LOCK, QUERIES)]
-        if any(not name.endswith(".part") for name in strangers):
+    def _create(self, manifest: Manifest, queries: Iterable[QueryRecord]) -> None:
+        # A process killed before it wrote the manifest leaves these, and `.part` files.
+        names = {entry.name for entry in self._path.iterdir()} - {_LOCK, QUERIES}
+        if any(not name.endswith(".part") for name in names):
             raise ConfigError(
-                f"`{self._path}` is not empty and no run folder; give `--out` a new or empty folder"
+                f"`{self._path}` is not empty and not a run folder; give `--out` a new or empty folder"
             )
         with (self._path / QUERIES).open("w", encoding="utf-8") as file:
-            file.writelines(map(line_of, queries))
-        # Written last: with a manifest the folder is complete and can be continued.
+            file.writelines(map(to_line, queries))
+        # The manifest is written last: it marks the folder as one that can be resumed.
         write_json(self._path / MANIFEST, manifest)
 
-    def _continue(self, manifest: Manifest) -> None:
-        before = read_manifest(self._path)
-        check_same(before, manifest, self._path)
-        if manifest.methods.keys() - before.methods.keys():
-            write_json(self._path / MANIFEST, replace(before, methods={**before.methods, **manifest.methods}))
+    def _resume(self, manifest: Manifest) -> None:
+        stored = read_manifest(self._path)
+        check_resumable(stored, manifest, self._path)
+        if manifest.methods.keys() - stored.methods.keys():
+            write_json(self._path / MANIFEST, replace(stored, methods={**stored.methods, **manifest.methods}))
         run = read_run(self._path)
         self.spent = run.spent()
         self._answered = {key for key, record in run.answers.items() if record.failed is None}
@@ -129,15 +134,15 @@ class RunFolder:
 
 
 def _open_to_append(path: Path) -> IO[str]:
-    """Open a file of lines to add to; half a line, left by a killed process, is cut off."""
+    """Open a file of lines for appending, after cutting off a half-written last line."""
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         while end:
             start = max(0, end - _BLOCK)
             file.seek(start)
-            cut = file.read(end - start).rfind(b"\n")
-            if cut >= 0:
-                end = start + cut + 1
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
                 break
             end = start
         file.truncate(end)
@@ -145,7 +150,7 @@ def _open_to_append(path: Path) -> IO[str]:
 
 
 def _lock(path: Path) -> IO[str]:
-    """Make the folder and keep other processes out of it until the file returned is closed."""
+    """Create the folder and lock it for other processes until the returned file is closed."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (path / _LOCK).open("w")

@@ -1,7 +1,7 @@
-"""Users x methods x queries: every answer kept with its cost, resumable, failures are values.
+"""Runs every method on every query of every user, in threads, and saves each answer with its cost.
 
-One job is one method serving one user; jobs run in threads, the queries of a job one after the
-other. What a method may see of a user is decided in `eval.user_view`.
+One job is one method and one user. Jobs run in parallel; the queries of a job run one after the other.
+`eval.user_view` decides what a method sees of a user.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.attempt import Attempt, attempt
+from eval.attempt import Attempt, run_attempt
 from eval.contracts import Answer, EvalUser, Method, Query, UserView
 from eval.records import AnswerRecord, Manifest, PrepareRecord
 from eval.run_folder import RunFolder
-from eval.user_view import survey, user_views
+from eval.user_view import scan_users, user_views
 from program.errors import BudgetExceededError, ConfigError
 from program.spans import tracing
 from program.task import Task
@@ -31,13 +31,21 @@ from program.usage import Budget, Usage, UsageTracker, current_tracker
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How a run is carried out; nothing here changes an answer.
+    """Limits of a run. They never change an answer.
 
     Attributes:
-        threads: Jobs at the same time.
-        max_calls: Most model calls that the run folder may cost, over all its restarts.
-        max_usd: Most money that the run folder may cost, over all its restarts.
-        give_up_after: A method is left alone after this many failures in a row.
+        threads: Jobs that run at the same time.
+        max_calls: Most model calls of the run folder, over all resumes; ``None`` for no limit.
+        max_usd: Most US dollars of the run folder, over all resumes; ``None`` for no limit.
+        give_up_after: Consecutive failures after which a method is skipped.
+
+    Raises:
+        ConfigError: ``threads`` or ``give_up_after`` is below 1.
+
+    Example:
+        >>> limits = Limits(threads=4, max_calls=1000)
+        >>> limits.remaining(Usage(calls=250))
+        Budget(max_calls=750, max_usd=None)
     """
 
     threads: int = 1
@@ -50,8 +58,8 @@ class Limits:
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be 1 or more, got {getattr(self, name)!r}")
 
-    def left(self, spent: Usage) -> Budget:
-        """Return the budget of a run whose folder has already cost ``spent``."""
+    def remaining(self, spent: Usage) -> Budget:
+        """Return the budget that is left after ``spent``; never negative."""
         calls = None if self.max_calls is None else max(0, self.max_calls - spent.calls)
         usd = None if self.max_usd is None else max(0.0, self.max_usd - spent.usd)
         return Budget(max_calls=calls, max_usd=usd)
@@ -62,12 +70,12 @@ class Outcome:
     """How a run ended; the answers are in its folder.
 
     Attributes:
-        answered: Answers in the folder, by method.
-        failed: Attempts of this run that failed, by method and kind of error.
-        errors: The last error of each method that had one.
-        given_up: Methods that failed too often in a row.
-        stopped: Why the run ended early; ``None`` where everything was attempted.
-        expected: Answers that each method should have in the end.
+        answered: Number of answers in the folder, by method.
+        failed: Number of failed attempts of this run, by method and kind of error.
+        errors: The last error of each method that failed.
+        given_up: Methods that were skipped after too many consecutive failures.
+        stopped: Why the run ended early; ``None`` if every query was attempted.
+        expected: Number of queries, and so of answers that a complete method has.
     """
 
     answered: Mapping[str, int]
@@ -96,50 +104,50 @@ def run_methods(
     on_plan: Callable[[int], None] = lambda _: None,
     on_answer: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Let every method answer every query, and keep what came of it in the folder ``out``.
+    """Let every method answer every query, and save the answers in the folder ``out``.
 
-    A folder of the same manifest is continued: what was answered or learned is not done again, what
-    failed is tried again. What a killed process was in the middle of, one preparation or answer for each
-    thread, is begun again; calls of it that are in DSPy's cache are not paid again. Retries of single
-    model calls are the model's own (DSPy's).
+    Resumes an existing run folder: completed work is skipped, failures are retried, interrupted jobs
+    restart. A killed process loses at most one preparation or answer for each thread; calls of it that
+    are in DSPy's cache cost nothing the second time. Single model calls are retried by DSPy.
 
     Args:
-        data: Users; iterated twice, so it must be possible to iterate it again.
-        methods: By the labels used in the manifest.
-        task: What the users are asked.
-        manifest: What identifies the run (`eval.manifest.make_manifest`).
-        out: The run folder; made where it does not exist.
-        lm: The model; ``None`` where no method needs one.
-        limits: Threads and budgets.
-        tracker: Receives all usage, for progress; its own budget holds, too.
-        on_plan: Called once with the number of answers still to be given.
+        data: The users; iterated twice.
+        methods: By the labels of the manifest.
+        task: The task of the users.
+        manifest: Every setting of the run (`eval.manifest.make_manifest`).
+        out: The run folder; created if it does not exist.
+        lm: The model; ``None`` if no method needs one.
+        limits: Threads and budgets; ``None`` for one thread and no budget.
+        tracker: Counts all calls, to show progress; its own budget holds as well.
+        on_plan: Called once with the number of missing answers.
         on_answer: Called after each attempt to answer, with the method's label, from any thread.
 
     Raises:
         ConfigError: A method does not fit the task, or ``out`` belongs to another run.
-        DataError: The data are unreadable, or a history is not older than its queries.
+        DataError: The data cannot be read, or a history is not older than its queries.
     """
     for method in methods.values():
         method.check(task)
-    queries, responses = survey(data, task)
+    queries, responses = scan_users(data, task)
     with RunFolder(out, manifest, queries) as folder:
-        on_plan(len(queries) * len(methods) - sum(folder.answers()[label] for label in methods))
+        counts = folder.count_answers()
+        on_plan(len(queries) * len(methods) - sum(counts[label] for label in methods))
         limits = limits or Limits()
-        spending = _Spending(limits.left(folder.spent), parent=tracker or current_tracker())
-        run = _Run(folder, methods, limits, spending, lm, on_answer)
-        run.serve_all(user_views(data, task, manifest.seed, responses))
+        run_tracker = _RunTracker(limits.remaining(folder.spent), parent=tracker or current_tracker())
+        run = _Run(folder, methods, limits, run_tracker, lm, on_answer)
+        run.serve_users(user_views(data, task, manifest.seed, responses))
         return run.outcome(len(queries))
 
 
 class _Run:
-    """One run in progress, shared by its threads."""
+    """A run in progress; its threads share it."""
 
     def __init__(
         self,
         folder: RunFolder,
         methods: Mapping[str, Method],
         limits: Limits,
-        tracker: _Spending,
+        tracker: _RunTracker,
         lm: Any,
         on_answer: Callable[[str], None],
     ) -> None:
@@ -149,75 +157,72 @@ class _Run:
         self._tracker = tracker
         self._lm = lm
         self._on_answer = on_answer
-        self._counting = threading.Lock()
-        self._stopped: BaseException | None = None
-        self._in_a_row: Counter[str] = Counter()
-        self._failed: dict[str, Counter[str]] = {}
+        self._lock = threading.Lock()
+        self._stop_reason: BaseException | None = None
+        self._consecutive_failures: Counter[str] = Counter()
+        self._failures: dict[str, Counter[str]] = {}
         self._errors: dict[str, Exception] = {}
         self._given_up: set[str] = set()
 
-    def serve_all(self, users: Iterable[tuple[UserView, Sequence[Query]]]) -> None:
-        """Serve every user with every method, in as many threads as allowed."""
-        # A bounded queue: a data set is read no faster than it is worked on.
-        places = threading.Semaphore(2 * self._limits.threads)
-        broken: list[BaseException] = []
+    def serve_users(self, users: Iterable[tuple[UserView, Sequence[Query]]]) -> None:
+        """Run one job for each user and method, ``limits.threads`` at a time."""
+        # A bounded queue, so that the data are not read faster than they are used.
+        slots = threading.Semaphore(2 * self._limits.threads)
+        errors: list[BaseException] = []
 
-        def done(job: Future[None]) -> None:
+        def finish(job: Future[None]) -> None:
             if (error := job.exception()) is not None:
-                broken.append(error)
+                errors.append(error)
                 self._stop(error)
-            places.release()
+            slots.release()
 
         with ThreadPoolExecutor(self._limits.threads, "eval") as pool:
             try:
-                for user, queries in users:
-                    for label in self._methods:
-                        places.acquire()
-                        if self._stopped:
-                            break
-                        job = pool.submit(copy_context().run, self._serve, label, user, queries)
-                        job.add_done_callback(done)
-                    if self._stopped:
+                jobs = ((label, *view_and_queries) for view_and_queries in users for label in self._methods)
+                for label, user, queries in jobs:
+                    slots.acquire()
+                    if self._stop_reason:
                         break
+                    job = pool.submit(copy_context().run, self._serve_user, label, user, queries)
+                    job.add_done_callback(finish)
             except BaseException as error:
-                # Leaving the pool waits for its jobs: they end before their next call.
+                # The pool waits for its jobs, which now end before their next call.
                 self._stop(error)
                 raise
-        if broken:
-            raise broken[0]
+        if errors:
+            raise errors[0]
 
     def outcome(self, expected: int) -> Outcome:
-        """Return how it ended."""
-        counts = self._folder.answers()
+        """Return how the run ended."""
+        counts = self._folder.count_answers()
         return Outcome(
             answered={label: counts[label] for label in self._methods},
-            failed={label: dict(kinds) for label, kinds in self._failed.items()},
+            failed={label: dict(kinds) for label, kinds in self._failures.items()},
             errors=self._errors,
             given_up=frozenset(self._given_up),
-            stopped=self._stopped,
+            stopped=self._stop_reason,
             expected=expected,
         )
 
-    def _serve(self, label: str, user: UserView, queries: Sequence[Query]) -> None:
-        user_id = user.user_id
-        todo = [query for query in queries if not self._folder.answered(label, user_id, query.id)]
-        if not todo or self._must_stop(label):
+    def _serve_user(self, label: str, user: UserView, queries: Sequence[Query]) -> None:
+        missing = [query for query in queries if not self._folder.has_answer(label, user.user_id, query.id)]
+        if not missing or self._should_skip(label):
             return
         method = self._methods[label]
         with tracing(None) if method.trivial else nullcontext():
-            self._serve_queries(label, method, user, todo)
+            self._answer_queries(label, method, user, missing)
 
-    def _serve_queries(self, label: str, method: Method, user: UserView, queries: Sequence[Query]) -> None:
-        opened = self._open(label, method, user)
+    def _answer_queries(self, label: str, method: Method, user: UserView, queries: Sequence[Query]) -> None:
+        prepared = self._prepare(label, method, user)
         for query in queries:
-            if self._must_stop(label):
+            if self._should_skip(label):
                 return
-            if opened.failed is not None:
-                self._keep(label, query, Attempt(failed=opened.failed))
+            if prepared.failed is not None:
+                self._save_answer(label, query, Attempt(failed=prepared.failed))
                 continue
-            made = attempt(
+            attempt = run_attempt(
                 "answer",
-                partial(_ask, method, opened.result, query),
+                partial(_answer_query, method, prepared.result, query),
                 tracker=self._tracker,
                 lm=self._lm,
                 user_id=user.user_id,
@@ -225,16 +230,16 @@ class _Run:
                 method=label,
                 query_id=query.id,
             )
-            self._note(label, made)
-            self._keep(label, query, made)
+            self._count(label, attempt)
+            self._save_answer(label, query, attempt)
 
-    def _open(self, label: str, method: Method, user: UserView) -> Attempt[Any]:
-        """Prepare the user unless that was done before, and open what was learned."""
+    def _prepare(self, label: str, method: Method, user: UserView) -> Attempt[Any]:
+        """Call the method's ``prepare`` unless its result is stored, then ``open``."""
         user_id = user.user_id
         learned = self._folder.learned(label, user_id)
         if learned is None:
-            # Read back from JSON, so that a continued run opens exactly what an undisturbed one does.
-            made = attempt(
+            # The JSON round trip gives `open` the same input as in a resumed run.
+            attempt = run_attempt(
                 "prepare",
                 lambda: json.loads(json.dumps(dict(method.prepare(user)))),
                 tracker=self._tracker,
@@ -243,76 +248,76 @@ class _Run:
                 seed=user.seed,
                 method=label,
             )
-            self._note(label, made)
+            self._count(label, attempt)
             self._folder.append(
                 PrepareRecord(
                     method=label,
                     user_id=user_id,
-                    learned=made.result,
-                    failed=made.failed,
-                    usage=made.usage,
-                    seconds=made.seconds,
-                    prompts=made.prompts,
+                    learned=attempt.result,
+                    failed=attempt.failed,
+                    usage=attempt.usage,
+                    seconds=attempt.seconds,
+                    prompts=attempt.prompts,
                 )
             )
-            if made.failed is not None:
-                return made
-            learned = made.result or {}
+            if attempt.failed is not None:
+                return attempt
+            learned = attempt.result or {}
         with tracing(None):
-            opened = attempt(
+            prepared = run_attempt(
                 "prepare",
                 lambda: method.open(user, learned),
                 tracker=self._tracker,
                 lm=self._lm,
                 user_id=user_id,
             )
-        if opened.failed is not None:
-            self._note(label, opened)
-        return opened
+        if prepared.failed is not None:
+            self._count(label, prepared)
+        return prepared
 
-    def _keep(self, label: str, query: Query, made: Attempt[Answer]) -> None:
-        answer: dict[str, Any] = {} if made.result is None else vars(made.result)
+    def _save_answer(self, label: str, query: Query, attempt: Attempt[Answer]) -> None:
+        answer: dict[str, Any] = {} if attempt.result is None else vars(attempt.result)
         self._folder.append(
             AnswerRecord(
                 method=label,
                 user_id=query.user_id,
                 query_id=query.id,
-                failed=made.failed,
-                usage=made.usage,
-                seconds=made.seconds,
-                prompts=made.prompts,
+                failed=attempt.failed,
+                usage=attempt.usage,
+                seconds=attempt.seconds,
+                prompts=attempt.prompts,
                 **answer,
             )
         )
         self._on_answer(label)
 
-    def _note(self, label: str, made: Attempt[Any]) -> None:
-        """Count failures, and stop what cannot succeed."""
-        with self._counting:
-            if made.cause is None or made.failed is None:
-                # Preparing users is no success while none of them gets an answer.
-                if isinstance(made.result, Answer):
-                    self._in_a_row[label] = 0
+    def _count(self, label: str, attempt: Attempt[Any]) -> None:
+        """Count a failure; give up the method, or stop the run, if it cannot succeed."""
+        with self._lock:
+            if attempt.cause is None or attempt.failed is None:
+                # A preparation is not a success: its user may still get no answer.
+                if isinstance(attempt.result, Answer):
+                    self._consecutive_failures[label] = 0
                 return
-            self._errors[label] = made.cause
-            self._in_a_row[label] += 1
-            self._failed.setdefault(label, Counter())[made.failed.kind] += 1
-            if made.stops:
-                self._stop(made.cause)
-            elif self._in_a_row[label] >= self._limits.give_up_after:
+            self._errors[label] = attempt.cause
+            self._consecutive_failures[label] += 1
+            self._failures.setdefault(label, Counter())[attempt.failed.kind] += 1
+            if attempt.fatal:
+                self._stop(attempt.cause)
+            elif self._consecutive_failures[label] >= self._limits.give_up_after:
                 self._given_up.add(label)
 
-    def _stop(self, why: BaseException) -> None:
-        self._stopped = self._stopped or why
+    def _stop(self, reason: BaseException) -> None:
+        self._stop_reason = self._stop_reason or reason
         self._tracker.stopped = True
 
-    def _must_stop(self, label: str) -> bool:
-        if self._stopped is None:
+    def _should_skip(self, label: str) -> bool:
+        if self._stop_reason is None:
             self._check_budget()
-        return self._stopped is not None or label in self._given_up
+        return self._stop_reason is not None or label in self._given_up
 
     def _check_budget(self) -> None:
-        """Stop also for methods whose calls do not ask the tracker beforehand."""
+        """Stop at the limits even if a method's calls are not reserved."""
         budget, used = self._tracker.budget, self._tracker.total()
         if budget.max_calls is not None and used.calls >= budget.max_calls:
             self._stop(BudgetExceededError(f"the limit of {self._limits.max_calls} calls is reached"))
@@ -324,8 +329,8 @@ class _Run:
             self._stop(error)
 
 
-class _Spending(UsageTracker):
-    """The run's tracker: once the run has stopped it grants no further call, also in the middle of a job."""
+class _RunTracker(UsageTracker):
+    """The run's tracker. After a stop it refuses every call, so that running jobs end as well."""
 
     stopped = False
 
@@ -335,8 +340,8 @@ class _Spending(UsageTracker):
         super().reserve()
 
 
-def _ask(method: Method, prepared: Any, query: Query) -> Answer:
-    """Return a method's answer, once it is known that it can be kept."""
+def _answer_query(method: Method, prepared: Any, query: Query) -> Answer:
+    """Return a method's answer to a query without its gold; `TypeError` if it cannot be stored."""
     answer = method.answer(prepared, replace(query, gold=None))
     if not isinstance(answer, Answer):
         raise TypeError(f"`{method.name}` must return an `Answer`, got {type(answer).__name__}")

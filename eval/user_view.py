@@ -1,7 +1,7 @@
-"""What a method may see of a data set: one user's history, and nothing that is newer than the queries.
+"""Limits what a method sees of a data set: one user's history, and nothing newer than the queries.
 
-This is the only place where data reaches a method. Of other users it hands on counts of labels or
-ratings, never a text.
+Data reaches a method only through this module. Of other users it passes counts of labels or ratings,
+never a text.
 """
 
 from __future__ import annotations
@@ -24,62 +24,65 @@ _NEVER = datetime.max.replace(tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Responses:
-    """When all histories together gave each label or rating: times in ascending order.
+    """The times at which all histories together gave each label or rating.
 
-    Empty where responses are text.
+    Attributes:
+        times: Label or rating to times, ascending; undated responses come first. Empty if responses
+            are text.
     """
 
     times: Mapping[str, Sequence[datetime]]
 
-    def of_others(self, user: EvalUser) -> Counter[str]:
-        """Return the counts without ``user``'s own, and without what is not older than its queries."""
-        asked = min((query.timestamp for query in user.queries if query.timestamp), default=_NEVER)
-        own = Counter(i.response for i in user.history if (i.timestamp or _UNDATED) < asked)
-        return Counter({r: bisect_left(times, asked) for r, times in self.times.items()}) - own
+    def count_others(self, user: EvalUser) -> Counter[str]:
+        """Return the counts of all other users before the first query of ``user``."""
+        first_query = min((query.timestamp for query in user.queries if query.timestamp), default=_NEVER)
+        own = Counter(i.response for i in user.history if (i.timestamp or _UNDATED) < first_query)
+        return Counter({r: bisect_left(times, first_query) for r, times in self.times.items()}) - own
 
 
-def survey(data: Iterable[EvalUser], task: Task) -> tuple[list[QueryRecord], Responses]:
-    """Return all queries, and what all histories together answer."""
+def scan_users(data: Iterable[EvalUser], task: Task) -> tuple[list[QueryRecord], Responses]:
+    """Return all queries of the data, and the responses of all histories."""
     queries: list[QueryRecord] = []
     times: dict[str, list[datetime]] = {}
-    counted = not isinstance(task.response_type, Text)
+    countable = not isinstance(task.response_type, Text)
     for user in data:
         queries += [QueryRecord(user_id=user.user_id, query_id=q.id, gold=q.gold) for q in user.queries]
-        for item in user.history if counted else ():
+        for item in user.history if countable else ():
             times.setdefault(item.response, []).append(item.timestamp or _UNDATED)
-    return queries, Responses({response: sorted(found) for response, found in times.items()})
+    return queries, Responses({response: sorted(unsorted) for response, unsorted in times.items()})
 
 
 def user_views(
     data: Iterable[EvalUser], task: Task, seed: int, responses: Responses
 ) -> Iterator[tuple[UserView, Sequence[Query]]]:
-    """Yield each user as methods may see it, and its queries.
+    """Yield the view of each user, and the user's queries.
 
     Args:
         data: The users.
-        task: What they are asked.
-        seed: Of everything random.
-        responses: Of all users together, from `survey`.
+        task: The task of the run.
+        seed: Seed of every random choice.
+        responses: The responses of all histories, from `scan_users`.
 
     Raises:
-        DataError: A history is not older than its queries.
+        DataError: A history item is newer than a query, is itself a query, or belongs to another user.
     """
     for user in data:
-        _check_time(user)
-        others = responses.of_others(user)
+        _check_history(user)
+        others = responses.count_others(user)
         yield (
             UserView(user_id=user.user_id, task=task, history=user.history, seed=seed, others=others),
             user.queries,
         )
 
 
-def _check_time(user: EvalUser) -> None:
-    """Refuse a history that is not older than the queries; the loaders never make one."""
-    asked = {query.id for query in user.queries}
-    first = min((query.timestamp for query in user.queries if query.timestamp), default=None)
+def _check_history(user: EvalUser) -> None:
+    """Check that the history leaks nothing; our own loaders guarantee it."""
+    query_ids = {query.id for query in user.queries}
+    first_query = min((query.timestamp for query in user.queries if query.timestamp), default=_NEVER)
     for number, item in enumerate(user.history):
-        newer = first is not None and item.timestamp is not None and item.timestamp > first
-        if item.user_id != user.user_id or item.id in asked or newer:
+        newer = item.timestamp is not None and item.timestamp > first_query
+        if item.user_id != user.user_id or item.id in query_ids or newer:
             raise DataError(
-                f"history item {number} of a user is one of its queries, newer than them, or another user's"
+                f"history item {number} of a user is one of the user's queries, newer than a query, "
+                "or another user's"
             )

@@ -1,1 +1,1 @@
-"""One file per method."""
+"""Evaluation methods, one file each."""

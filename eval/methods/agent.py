@@ -1,4 +1,4 @@
-"""What all methods share that let a `PersonaAgent` answer: one agent for each user, one persona."""
+"""Methods that answer with a `PersonaAgent`: one agent and one persona for each user."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import dspy
 
 from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
-from eval.methods.final_answer import plain
-from eval.methods.profiles import plain_profile, profile_from
-from eval.methods.retrieval import check_retrieval, memory_of
+from eval.methods.final_answer import steps_as_dicts
+from eval.methods.profiles import profile_as_dict, restore_profile
+from eval.methods.retrieval import check_retrieval, make_memory
 from optimizers.trainset import examples
 from program.agent import PersonaAgent
 from program.errors import UnparsableAnswerError
@@ -29,19 +29,19 @@ from program.tools.toolset import ToolSet
 
 @dataclass(frozen=True, kw_only=True)
 class AgentMethod(BaseMethod):
-    """The agent under the persona that its user's profile gives; what to do with it is `_learn`'s.
+    """An agent under the initial persona, which is made from the user's profile.
 
-    An ablation or an optimizer replaces one of the small methods below and nothing else.
+    Ablations and optimizers override one of the small methods below.
 
     Attributes:
         k: Interactions returned by one memory search.
-        max_steps: Most steps of the agent before it must answer.
-        min_actions: Fewest tool calls before an answer counts.
-        retrieval: How the memory is searched.
-        prose: Whether the profile has a model's summary beside its counts; None: unless the model is
-            known to invent.
-        wikipedia: Whether the agent may search Wikipedia; its search words then leave the machine.
-        item_chars: Longest text shown of one interaction, in characters.
+        max_steps: Most tool calls before the final answer is requested.
+        min_actions: Fewest tool calls before an answer is accepted.
+        retrieval: How the memory is searched: bm25, dense, hybrid or recency.
+        prose: Whether a model adds a summary to the profile's counts; ``None``: unless the model's
+            summaries are known to be unreliable.
+        wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
+        item_chars: Most characters shown of one interaction.
     """
 
     k: int = AgentSettings.k
@@ -54,46 +54,62 @@ class AgentMethod(BaseMethod):
 
     def __post_init__(self) -> None:
         check_retrieval(self.k, self.retrieval, self.item_chars)
-        self._settings()
+        self._agent_settings()
 
     def prepare(self, user: UserView) -> Mapping[str, Any]:
-        """Summarise the history, write the first persona, improve it."""
+        """Summarise the history, write the initial persona and optimize it."""
         profile = self._profile(user)
-        agent = self._agent(user, profile, self._first_persona(profile))
-        trainset = examples(memory_of(user), user.task, seed=user.seed)
-        learned = {"profile": plain_profile(profile), "persona_initial": agent.persona}
-        found = self._learn(agent, trainset, user) if trainset else {}
-        return {"persona": agent.persona, **learned, **found}
+        agent = self._make_agent(user, profile, self._initial_persona(profile))
+        trainset = examples(make_memory(user), user.task, seed=user.seed)
+        optimized = self._optimize(agent, trainset, user) if trainset else {}
+        return {
+            "persona": agent.persona,
+            "profile": profile_as_dict(profile),
+            "persona_initial": agent.persona,
+            **optimized,
+        }
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> PersonaAgent:
-        """Return the user's agent under the persona it ended with."""
-        return self._agent(user, profile_from(learned["profile"], user), learned["persona"])
+        """Return the user's agent under the final persona."""
+        return self._make_agent(user, restore_profile(learned["profile"], user), learned["persona"])
 
     def answer(self, prepared: PersonaAgent, query: Query) -> Answer:
-        """Let the agent answer."""
+        """Run the agent on the query; an unparsable answer is kept as invalid."""
         try:
-            said = prepared(query=query.text)
+            prediction = prepared(query=query.text)
         except UnparsableAnswerError as error:
             return Answer(text=error.raw, valid=False)
-        return Answer(text=said.answer, steps=plain(said.steps), probabilities=said.probabilities)
+        return Answer(
+            text=prediction.answer,
+            steps=steps_as_dicts(prediction.steps),
+            probabilities=prediction.probabilities,
+        )
 
-    def _learn(self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView) -> dict[str, Any]:
-        """Return the ``persona`` that is better than the agent's, and how it came about."""
+    def _optimize(
+        self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView
+    ) -> dict[str, Any]:
+        """Return what an optimizer adds to the stored state; its ``persona`` replaces the initial one.
+
+        Args:
+            agent: The agent under the initial persona; do not change it.
+            trainset: The user's interactions, oldest first; not empty.
+            user: The user.
+        """
         return {}
 
     def _profile(self, user: UserView) -> Profile:
-        return build_profile(memory_of(user), user.task, prose=self.prose)
+        return build_profile(make_memory(user), user.task, prose=self.prose)
 
-    def _first_persona(self, profile: Profile) -> str:
+    def _initial_persona(self, profile: Profile) -> str:
         return initial_persona(profile)
 
     def _memory(self, user: UserView) -> Memory:
-        return memory_of(user, self.retrieval)
+        return make_memory(user, self.retrieval)
 
     def _tools(self) -> ToolSet:
         return default_tools(home() / "cache", wikipedia=self.wikipedia)
 
-    def _agent(self, user: UserView, profile: Profile, persona: str) -> PersonaAgent:
+    def _make_agent(self, user: UserView, profile: Profile, persona: str) -> PersonaAgent:
         return PersonaAgent.for_user(
             user.user_id,
             self._memory(user),
@@ -101,11 +117,11 @@ class AgentMethod(BaseMethod):
             task=user.task,
             profile=profile,
             persona=persona,
-            settings=self._settings(),
+            settings=self._agent_settings(),
         )
 
-    def _settings(self) -> AgentSettings:
-        # Every method answers the same question: an answer inside a step has no hint of its type.
+    def _agent_settings(self) -> AgentSettings:
+        # The other methods request the answer with its type and hint, which an agent's step lacks.
         return AgentSettings(
             max_steps=self.max_steps,
             min_actions=self.min_actions,
@@ -116,21 +132,22 @@ class AgentMethod(BaseMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningMethod(AgentMethod):
-    """An agent whose persona is rewritten by a model, its own or a stronger one.
+class OptimizedAgentMethod(AgentMethod):
+    """An agent whose persona is rewritten by a model.
 
     Attributes:
-        prompt_model: The model of feedback and proposals, as for ``--model``; empty: the agent's.
+        prompt_model: The model of feedback and proposals, named as for ``--model``; empty: the model
+            that answers.
     """
 
     prompt_model: str = ""
 
     def check(self, task: Task) -> None:
-        """Accept every task, with a prompt model that can be had."""
-        self._model_of_prompts(seed=0)
+        """Accept every task if the prompt model can be loaded."""
+        self._load_prompt_model(seed=0)
 
-    def _model_of_prompts(self, seed: int) -> Any:
-        """Return the prompt model; ``None``: the agent's."""
+    def _load_prompt_model(self, seed: int) -> Any:
+        """Return the prompt model; ``None`` means the model that answers."""
         if not self.prompt_model:
             return None
         from program.models.resolve import resolve_lm, with_seed

@@ -1,4 +1,4 @@
-"""What most methods share: settings are their dataclass fields, nothing is learned beforehand."""
+"""The base class of most methods: its dataclass fields are the settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,24 @@ from program.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class BaseMethod(ABC):
-    """A method as a frozen dataclass: its fields are its settings (see `eval.contracts.Method`).
+    """A method as a frozen dataclass whose fields are its settings (see `eval.contracts.Method`).
 
-    A subclass gives ``name`` and `answer`; without more it learns nothing, and `answer` gets the
-    `UserView` itself.
+    A subclass defines ``name`` and `answer`. By default it prepares nothing, and `answer` receives the
+    `UserView`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from eval import Answer, BaseMethod
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Latest(BaseMethod):
+        ...     name = "latest"
+        ...     trivial = True  # it needs no model
+        ...     back: int = 1
+        ...
+        ...     def answer(self, prepared, query):
+        ...         return Answer(text=prepared.history[-self.back].response)
+        >>> Latest(back=2).settings()
+        {'back': 2}
     """
 
     name: ClassVar[str]
@@ -30,7 +44,7 @@ class BaseMethod(ABC):
         """Accept every task."""
 
     def prepare(self, user: UserView) -> Mapping[str, Any]:
-        """Learn nothing."""
+        """Prepare nothing."""
         return {}
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Floors: what needs no model. A method that is not above them has shown nothing."""
+"""Trivial baselines, which need no model. A useful method beats all that fit the task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from program.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(BaseMethod):
-    """Always the same answer.
+    """Gives the same answer to every query.
 
     Attributes:
         value: The answer; empty means the first label, or the middle of the scale (rounded up).
@@ -29,15 +29,15 @@ class Constant(BaseMethod):
     value: str = ""
 
     def check(self, task: Task) -> None:
-        """Refuse a value that is no answer to the task, and text tasks without a value."""
+        """Refuse a value that is not an answer to the task, and text tasks without a value."""
         if isinstance(task.answer, Text) and not self.value:
             raise ConfigError(
-                f"`constant` needs a `value` for `{task.name}`, whose answers are text; `lead` is its floor"
+                f"`constant` needs a `value` for `{task.name}`, which has text answers; or use `lead`"
             )
         try:
             task.answer.parse(self.value or self._default(task))
         except UnparsableAnswerError as error:
-            raise ConfigError(f"`value` is no answer to `{task.name}`: {error}") from error
+            raise ConfigError(f"`value` is not an answer to `{task.name}`: {error}") from error
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> str:
         """Return the answer."""
@@ -55,44 +55,44 @@ class Constant(BaseMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Counted(BaseMethod):
-    """A floor that needs histories whose responses are answers to the task."""
+class HistoryBaseline(BaseMethod):
+    """A baseline that repeats a label or rating from histories; `open` chooses it."""
 
     trivial: ClassVar[bool] = True
 
     def check(self, task: Task) -> None:
-        """Refuse tasks whose histories hold no answers of the task's own closed type."""
+        """Refuse text tasks, and tasks whose history responses have another type than the answers."""
         if isinstance(task.answer, Text) or task.response_type != task.answer:
             raise ConfigError(
-                f"`{self.name}` needs histories of labels or ratings; those of `{task.name}` hold none"
+                f"`{self.name}` needs histories of labels or ratings, and those of `{task.name}` have none"
             )
 
     def answer(self, prepared: str, query: Query) -> Answer:
-        """Return what `open` chose."""
+        """Return the response that `open` chose."""
         return Answer(text=prepared)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalMajority(_Counted):
-    """The response most frequent in the histories of all other users (ties: alphabetical)."""
+class GlobalMajority(HistoryBaseline):
+    """The most frequent response of all other users (ties: alphabetical)."""
 
     name: ClassVar[str] = "global-majority"
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> str:
-        """Choose the response."""
+        """Choose the response; without other users, that of `Constant`."""
         if not user.others:
             return Constant().open(user, learned)
         return min(user.others, key=lambda response: (-user.others[response], response))
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserMajority(_Counted):
-    """The user's own most frequent response (ties: the one given last)."""
+class UserMajority(HistoryBaseline):
+    """The user's own most frequent response (ties: the latest)."""
 
     name: ClassVar[str] = "user-majority"
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> str:
-        """Choose the response."""
+        """Choose the response; without a history, that of `GlobalMajority`."""
         newest_first = [item.response for item in reversed(user.history)]
         if not newest_first:
             return GlobalMajority().open(user, learned)
@@ -101,18 +101,18 @@ class UserMajority(_Counted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserMedian(_Counted):
-    """The median of the user's ratings (of two middle ones the lower): the best constant for MAE."""
+class UserMedian(HistoryBaseline):
+    """The median of the user's ratings (the lower of two middle ones): the best constant for MAE."""
 
     name: ClassVar[str] = "user-median"
 
     def check(self, task: Task) -> None:
         """Refuse tasks without ratings."""
         if not isinstance(task.answer, Rating):
-            raise ConfigError(f"`{self.name}` needs a task of ratings, `{task.name}` is none")
+            raise ConfigError(f"`{self.name}` needs a rating task, and `{task.name}` is not one")
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> str:
-        """Choose the rating."""
+        """Choose the rating; without a history, that of `GlobalMajority`."""
         if not user.history:
             return GlobalMajority().open(user, learned)
         return str(statistics.median_low(int(item.response) for item in user.history))
@@ -120,9 +120,9 @@ class UserMedian(_Counted):
 
 @dataclass(frozen=True, kw_only=True)
 class CitedBefore(BaseMethod):
-    """LaMP-1: the option that the user's papers cite already, else the first.
+    """LaMP-1: the option that the user's papers already cite, otherwise the first.
 
-    Only histories that name a cited title can say so (OPPU's layout).
+    Only histories in OPPU's layout name the cited titles.
     """
 
     name: ClassVar[str] = "cited-before"
@@ -131,28 +131,28 @@ class CitedBefore(BaseMethod):
     def check(self, task: Task) -> None:
         """Refuse tasks other than LaMP-1."""
         if task.name != "LaMP-1":
-            raise ConfigError(f"`{self.name}` is a floor of LaMP-1, not of `{task.name}`")
+            raise ConfigError(f"`{self.name}` is a baseline of LaMP-1, not of `{task.name}`")
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> frozenset[str]:
-        """Return the titles cited so far."""
-        return frozenset(_plain(item.response) for item in user.history if item.response)
+        """Return the cited titles."""
+        return frozenset(_normalize_title(item.response) for item in user.history if item.response)
 
     def answer(self, prepared: frozenset[str], query: Query) -> Answer:
-        """Return the option cited before."""
+        """Return the option whose title was cited; if both or neither was, the first."""
         try:
-            cited = [_plain(title) in prepared for title in options(query.text)]
+            cited = [_normalize_title(title) in prepared for title in options(query.text)]
         except DataError:
-            # One of the known defects of the files: a query that shows no two options.
+            # A known defect of LaMP's files: a query without two options.
             return Answer(text="[1]")
         return Answer(text="[2]" if cited == [False, True] else "[1]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lead(BaseMethod):
-    """Text tasks: the beginning of the text that was asked about.
+    """Text tasks: the first words of the query.
 
     Attributes:
-        words: How many words of it.
+        words: How many words.
     """
 
     name: ClassVar[str] = "lead"
@@ -160,14 +160,14 @@ class Lead(BaseMethod):
     words: int = 10
 
     def check(self, task: Task) -> None:
-        """Refuse tasks whose answers are no text."""
+        """Refuse tasks without text answers."""
         if not isinstance(task.answer, Text):
-            raise ConfigError(f"`{self.name}` needs a task whose answers are text, `{task.name}` is none")
+            raise ConfigError(f"`{self.name}` needs a task with text answers, and `{task.name}` has none")
 
     def answer(self, prepared: UserView, query: Query) -> Answer:
         """Return the first words."""
         return Answer(text=" ".join(query.text.split()[: self.words]))
 
 
-def _plain(title: str) -> str:
+def _normalize_title(title: str) -> str:
     return " ".join(title.lower().split())

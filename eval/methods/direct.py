@@ -1,4 +1,4 @@
-"""No personalization: the question alone (the paper's "Prompt")."""
+"""No personalization: only the question and the query (the paper's "Prompt")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eval.methods.final_answer import final_answer
 
 @dataclass(frozen=True, kw_only=True)
 class Direct(BaseMethod):
-    """The model sees the question and the query, and nothing of the user."""
+    """The model sees the question and the query, and nothing about the user."""
 
     name: ClassVar[str] = "direct"
 

@@ -1,4 +1,4 @@
-"""What DSPy's optimizers share as rivals: the same agent, the same interactions, a budget of agent runs."""
+"""The base class of methods that optimize the persona with one of DSPy's optimizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import UserView
-from eval.methods.agent import LearningMethod
+from eval.methods.agent import OptimizedAgentMethod
 from optimizers.dspy_optimizers import OptimizableAgent
 from program.agent import PersonaAgent
 from program.errors import ConfigError, PersonaError
@@ -18,14 +18,14 @@ from program.usage import current_tracker, track_lm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rival(LearningMethod):
-    """An optimizer that may let the agent answer past interactions ``runs`` times.
+class DspyOptimizerMethod(OptimizedAgentMethod):
+    """A DSPy optimizer that learns from the same interactions as `personaagent`, with a rollout budget.
 
-    For an equal comparison give `personaagent` as many: ``steps`` times ``batch`` runs.
+    For an equal comparison give `personaagent` the same number: ``steps`` times ``batch`` rollouts.
 
     Attributes:
-        runs: Most agent runs for one user.
-        batch: The latest interactions it learns from and selects on.
+        runs: Most agent rollouts for one user.
+        batch: The latest interactions, used as trainset and valset.
     """
 
     least_batches: ClassVar[int]
@@ -41,22 +41,34 @@ class Rival(LearningMethod):
                 f"that, got {self.batch!r} and {self.runs!r}"
             )
 
-    def _learn(self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView) -> dict[str, Any]:
+    def _optimize(
+        self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView
+    ) -> dict[str, Any]:
         latest = list(trainset[-self.batch :])
         optimizable = OptimizableAgent(agent, traced=self.traced)
         try:
-            persona = self._compile(optimizable, latest, user, self._metered_model(user.seed))
+            persona = self._compile(optimizable, latest, user, self._tracked_prompt_model(user.seed))
         except PersonaError as error:
-            return {"agent_runs": optimizable.runs.count, "note": str(error)}
-        return {"persona": persona, "agent_runs": optimizable.runs.count}
+            return {"agent_runs": optimizable.rollouts.count, "note": str(error)}
+        return {"persona": persona, "agent_runs": optimizable.rollouts.count}
 
-    def _metered_model(self, seed: int) -> Any:
-        """Return the model that proposes, its calls counted like all others; ``None``: the agent's."""
-        model, tracker = self._model_of_prompts(seed), current_tracker()
+    def _tracked_prompt_model(self, seed: int) -> Any:
+        """Return the prompt model with its calls counted; ``None`` means the model that answers."""
+        model, tracker = self._load_prompt_model(seed), current_tracker()
         return model if model is None or tracker is None else track_lm(model, tracker)
 
     @abstractmethod
     def _compile(
         self, optimizable: OptimizableAgent, latest: list[dspy.Example], user: UserView, prompt_model: Any
     ) -> str:
-        """Return the best persona found."""
+        """Return the best persona.
+
+        Args:
+            optimizable: The agent to compile.
+            latest: The ``batch`` latest interactions, oldest first; fewer if the history is shorter.
+            user: Gives the task and the seed.
+            prompt_model: The model of proposals; ``None`` means the model that answers.
+
+        Raises:
+            PersonaError: The optimizer's text cannot be a persona; the initial one stays.
+        """

@@ -1,7 +1,7 @@
-"""The last call of every method: the same question, the same answer type, the same words as the agent's.
+"""The last call of every method: the same question, answer type and wording as the agent's.
 
-Methods without a persona differ from the agent in the system prompt and in what was found out
-beforehand, and in nothing else, so a comparison does not measure the answer format.
+Methods without a persona differ from the agent only in the system prompt and in the steps before the
+answer, so a comparison does not measure the answer format.
 """
 
 from __future__ import annotations
@@ -24,41 +24,42 @@ from program.task import Task
 from program.usage import reserve_call
 
 
-def final_answer(task: Task, query: str, *, steps: Sequence[Step] = (), seen: str = "") -> Answer:
-    """Ask the model for the answer, under a system prompt that knows no user.
+def final_answer(task: Task, query: str, *, steps: Sequence[Step] = (), observations: str = "") -> Answer:
+    """Ask the model for the answer under a generic system prompt.
+
+    An answer that does not fit the task's type is kept as raw text with ``valid=False``.
 
     Args:
         task: Gives the question and the answer's type.
         query: The query text.
-        steps: What was found out, as if the agent had done it.
-        seen: The same as text, where there are no steps.
+        steps: What was retrieved, as if the agent had called tools.
+        observations: Text to show instead of ``steps``.
 
     Raises:
-        BudgetExceededError: The call would pass the limit.
+        BudgetExceededError: The call would exceed a limit.
         dspy.LMError: The model failed.
     """
-    inputs: dict[str, Any] = {"task": task.question, "steps": seen or render(steps), "query": query}
+    inputs: dict[str, Any] = {"task": task.question, "steps": observations or render(steps), "query": query}
     client = decision_client(dspy.settings.lm, task.answer)
     if client is not None:
         inputs["lm"] = client
     reserve_call()
-    with program_adapter(), record_probabilities() as read:
+    with program_adapter(), record_probabilities() as read_probabilities:
         try:
-            said = dspy.Predict(conclusion(GENERIC, task.answer))(**inputs)
+            prediction = dspy.Predict(conclusion(GENERIC, task.answer))(**inputs)
         except AdapterParseError as error:
-            return Answer(text=str(error.lm_response), valid=False, steps=plain(steps))
-        found = read()
-    return _checked(task, said.answer, steps=plain(steps), probabilities=found)
+            return Answer(text=str(error.lm_response), valid=False, steps=steps_as_dicts(steps))
+        by_label = read_probabilities()
+    return _parse(task, prediction.answer, steps=steps_as_dicts(steps), probabilities=by_label)
 
 
-def _checked(task: Task, raw: object, **more: Any) -> Answer:
-    """Return ``raw`` as an answer; what does not fit the task's type is kept as it is, as invalid."""
+def _parse(task: Task, raw: object, **details: Any) -> Answer:
     try:
-        return Answer(text=task.answer.parse(raw), **more)
+        return Answer(text=task.answer.parse(raw), **details)
     except UnparsableAnswerError as error:
-        return Answer(text=error.raw, valid=False, **more)
+        return Answer(text=error.raw, valid=False, **details)
 
 
-def plain(steps: Sequence[Step]) -> tuple[dict[str, Any], ...]:
+def steps_as_dicts(steps: Sequence[Step]) -> tuple[dict[str, Any], ...]:
     """Return steps as plain data."""
     return tuple(asdict(step) for step in steps)

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import UserView
-from eval.methods.dspy_optimizer import Rival
+from eval.methods.dspy_optimizer import DspyOptimizerMethod
 from optimizers.dspy_optimizers import OptimizableAgent, PersonaProposer, persona_metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gepa(Rival):
+class Gepa(DspyOptimizerMethod):
     """Reflective evolution of the persona; feedback names the user's true response."""
 
     name: ClassVar[str] = "gepa"
@@ -22,22 +22,22 @@ class Gepa(Rival):
     def _compile(
         self, optimizable: OptimizableAgent, latest: list[dspy.Example], user: UserView, prompt_model: Any
     ) -> str:
-        # One iteration runs a minibatch under parent and child, and all interactions under a kept child.
+        # One iteration runs a minibatch under parent and child, and the valset if the child is kept.
         iteration = 3 * len(latest)
 
-        def out_of_runs(state: Any) -> bool:
-            return optimizable.runs.count + iteration > self.runs
+        def out_of_rollouts(state: Any) -> bool:
+            return optimizable.rollouts.count + iteration > self.runs
 
         optimizer = dspy.GEPA(
             persona_metric(user.task),
-            # Metric calls are not agent runs (it counts some twice): the stopper below is the budget.
+            # GEPA counts some metric calls twice, so the stopper below keeps the rollout budget.
             max_metric_calls=10 * self.runs,
             reflection_minibatch_size=len(latest),
-            instruction_proposer=PersonaProposer(on_refused=optimizable.runs.note),
+            instruction_proposer=PersonaProposer(on_refused=optimizable.rollouts.end_compile),
             reflection_lm=prompt_model,
             use_merge=False,
             num_threads=1,
             seed=user.seed,
-            gepa_kwargs={"stop_callbacks": [out_of_runs]},
+            gepa_kwargs={"stop_callbacks": [out_of_rollouts]},
         )
         return optimizable.compile(optimizer, trainset=latest, valset=latest)

@@ -1,4 +1,4 @@
-"""In-context learning: the same examples of the user's own answers with every query."""
+"""In-context learning: the same examples of the user's answers with every query."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from program.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class InContext(BaseMethod):
-    """The user's latest answers as examples, whatever is asked.
+    """The user's latest interactions as examples, whatever the query.
 
     Attributes:
-        k: How many.
-        item_chars: Longest text shown of one interaction, in characters.
+        k: Number of examples.
+        item_chars: Most characters shown of one interaction.
     """
 
     name: ClassVar[str] = "icl"
@@ -31,10 +31,9 @@ class InContext(BaseMethod):
         check_retrieval(self.k, "recency", self.item_chars)
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, Step]:
-        """Choose the examples."""
+        """Return the task and the examples."""
         latest = user.history[-self.k :]
-        examples = examples_step(user.user_id, latest, user.task, item_chars=self.item_chars)
-        return user.task, examples
+        return user.task, examples_step(user.user_id, latest, user.task, item_chars=self.item_chars)
 
     def answer(self, prepared: tuple[Task, Step], query: Query) -> Answer:
         """Answer in one call."""

@@ -1,11 +1,12 @@
 """MemoryBank: summarised days and a forgetting curve (Zhong et al. 2023, arXiv 2305.10250).
 
-What is theirs: events summarised by day, a portrait of the user made from the summaries, and
-retention R = exp(-t / S) by Ebbinghaus, where t is the time since a memory was last recalled and S,
-its strength, grows by one with each recall. What is ours: the wording; time counted in days on which the
-user was active, because histories have gaps of years; forgetting as a weight on the rank instead of a
-random draw, so that results can be repeated; recalls before the test are those that the user's own
-later interactions would have caused.
+From the paper: daily summaries of events, a portrait of the user from these summaries, and Ebbinghaus
+retention R = exp(-t / S). Here t is the time since a memory was last recalled; its strength S grows by
+one with each recall.
+
+Our deviations: the wording of the prompts; time counts only days on which the user was active, because
+histories have gaps of years; forgetting weights the rank instead of dropping memories at random, so
+results are reproducible; before the first query, each interaction recalls the memories it retrieves.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dspy.utils.exceptions import AdapterParseError
 from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
 from eval.methods.final_answer import final_answer
-from eval.methods.retrieval import check_retrieval, examples_step, memory_of, search_words, text_step
+from eval.methods.retrieval import check_retrieval, examples_step, make_memory, search_words, text_step
 from program.errors import ConfigError
 from program.loop import AgentSettings, Step
 from program.memory.episodic import EpisodicMemory
@@ -33,9 +34,9 @@ from program.task import Task
 from program.usage import reserve_call, stage
 
 _MAX_SUMMARY_CHARS = 400
-_ITEMS_READ = 12
+_MAX_EVENTS = 12
 _CANDIDATES = 4
-"""How many times `k` memories are ranked anew by what is left of them."""
+"""Retention reranks this many times `k` search results."""
 
 
 class SummarizeDay(dspy.Signature):  # type: ignore[misc]
@@ -56,14 +57,14 @@ class DescribeUser(dspy.Signature):  # type: ignore[misc]
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBank(BaseMethod):
-    """Memories weighted by how much of them is left, beside a portrait made from daily summaries.
+    """Memories weighted by retention, beside a portrait made from daily summaries.
 
     Attributes:
         k: Memories shown with a query.
-        days: Most days that are summarised, the latest; a day without a date has ``k`` interactions.
-        strength: Strength S of a memory never recalled, in days of activity.
-        retrieval: How memories are found, before forgetting counts.
-        item_chars: Longest text shown of one interaction, in characters.
+        days: How many of the latest days are summarised, at most; ``k`` undated interactions make a day.
+        strength: Strength S of a memory that was never recalled, in active days.
+        retrieval: How memories are searched before retention reranks them.
+        item_chars: Most characters shown of one interaction.
     """
 
     name: ClassVar[str] = "membank"
@@ -81,17 +82,17 @@ class MemoryBank(BaseMethod):
             )
 
     def prepare(self, user: UserView) -> Mapping[str, Any]:
-        """Summarise the latest days, then the user: ``days`` + 1 calls at most."""
-        latest = _by_day(user.history, self.k)[-self.days :]
+        """Summarise the latest days, then the user, in at most ``days`` + 1 calls."""
+        latest = _split_by_day(user.history, self.k)[-self.days :]
         with stage("profile"), program_adapter():
-            summaries = [_ask(SummarizeDay, user.task, events=_listed(day)) for day in latest]
+            summaries = [_summarize(SummarizeDay, user.task, events=_format_events(day)) for day in latest]
             listed = "\n".join(f"- {summary}" for summary in summaries)
-            portrait = _ask(DescribeUser, user.task, summaries=listed) if summaries else ""
+            portrait = _summarize(DescribeUser, user.task, summaries=listed) if summaries else ""
         return {"summaries": summaries, "portrait": portrait}
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> _Bank:
-        """Return the memories with what is left of each."""
-        memory = memory_of(user, self.retrieval)
+        """Return the memories, the retention of each, and the portrait."""
+        memory = make_memory(user, self.retrieval)
         text = "\n".join([learned["portrait"], *(f"- {summary}" for summary in learned["summaries"])])
         return _Bank(
             task=user.task,
@@ -103,8 +104,9 @@ class MemoryBank(BaseMethod):
     def answer(self, prepared: _Bank, query: Query) -> Answer:
         """Recall, then answer in one call."""
         recalled = prepared.recall(query.text, self.k)
-        shown = examples_step(prepared.memory.user_id, recalled, prepared.task, item_chars=self.item_chars)
-        return final_answer(prepared.task, query.text, steps=[prepared.portrait, shown])
+        user_id, task = prepared.memory.user_id, prepared.task
+        memories = examples_step(user_id, recalled, task, item_chars=self.item_chars)
+        return final_answer(task, query.text, steps=[prepared.portrait, memories])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,30 +117,32 @@ class _Bank:
     retention: Mapping[str, float]
 
     def recall(self, query: str, k: int) -> list[Interaction]:
-        """Return the ``k`` memories whose rank and retention are best together, in time order."""
-        found = self.memory.search(search_words(self.task, query), _CANDIDATES * k)
-        weight = {item.id: self.retention[item.id] / rank for rank, item in enumerate(found, 1)}
-        best = sorted(found, key=lambda item: -weight[item.id])[:k]
-        chosen = {item.id for item in best}
-        return [item for item in self.memory.latest() if item.id in chosen]
+        """Return the ``k`` memories with the highest retention / rank, in time order."""
+        candidates = self.memory.search(search_words(self.task, query), _CANDIDATES * k)
+        weight = {item.id: self.retention[item.id] / rank for rank, item in enumerate(candidates, 1)}
+        recalled = {item.id for item in sorted(candidates, key=lambda item: -weight[item.id])[:k]}
+        return [item for item in self.memory.latest() if item.id in recalled]
 
 
 def _retention(user: UserView, memory: EpisodicMemory, k: int, strength: float) -> dict[str, float]:
-    """Return R = exp(-t / S) of each memory after the whole history, in (0, 1]."""
-    days = _by_day(user.history, k)
-    last = {item.id: number for number, day in enumerate(days) for item in day}
-    recalls = dict.fromkeys(last, 0)
+    """Return R = exp(-t / S), in (0, 1), of each memory the day after the history ends."""
+    days = _split_by_day(user.history, k)
+    last_recall = {item.id: number for number, day in enumerate(days) for item in day}
+    recalls = dict.fromkeys(last_recall, 0)
     for number, day in enumerate(days):
         for item in day:
             for recalled in memory.search(item.query, k, before=item.id):
                 recalls[recalled.id] += 1
-                last[recalled.id] = number
+                last_recall[recalled.id] = number
     now = len(days)
-    return {item: math.exp(-(now - last[item]) / (strength + recalls[item])) for item in last}
+    return {
+        item_id: math.exp(-(now - number) / (strength + recalls[item_id]))
+        for item_id, number in last_recall.items()
+    }
 
 
-def _by_day(history: Sequence[Interaction], undated: int) -> list[list[Interaction]]:
-    """Split a history into days; interactions without a date into groups of ``undated``."""
+def _split_by_day(history: Sequence[Interaction], undated: int) -> list[list[Interaction]]:
+    """Split a history into days, and interactions without a date into groups of ``undated``."""
     days: list[list[Interaction]] = []
     for date, items in groupby(history, key=lambda item: item.timestamp and item.timestamp.date()):
         same = list(items)
@@ -149,16 +153,16 @@ def _by_day(history: Sequence[Interaction], undated: int) -> list[list[Interacti
     return days
 
 
-def _listed(day: Sequence[Interaction]) -> str:
-    return "\n".join(f"- {item.response}: {item.query[:MAX_ITEM_CHARS]}" for item in day[-_ITEMS_READ:])
+def _format_events(day: Sequence[Interaction]) -> str:
+    return "\n".join(f"- {item.response}: {item.query[:MAX_ITEM_CHARS]}" for item in day[-_MAX_EVENTS:])
 
 
-def _ask(signature: Any, task: Task, **inputs: str) -> str:
-    """Return a short text; an empty one where the model's cannot be read."""
+def _summarize(signature: Any, task: Task, **inputs: str) -> str:
+    """Return the model's text, shortened; empty if the reply cannot be parsed."""
     reserve_call()
     try:
-        said = dspy.Predict(signature)(task=task.question, **inputs)
+        prediction = dspy.Predict(signature)(task=task.question, **inputs)
     except AdapterParseError:
         return ""
-    text = str(said[next(iter(signature.output_fields))])
+    text = str(prediction[next(iter(signature.output_fields))])
     return " ".join(text.split())[:_MAX_SUMMARY_CHARS]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import UserView
-from eval.methods.dspy_optimizer import Rival
+from eval.methods.dspy_optimizer import DspyOptimizerMethod
 from optimizers.dspy_optimizers import OptimizableAgent, persona_metric
 from program.errors import ConfigError
 from program.task import Task
@@ -17,15 +17,16 @@ _CANDIDATES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiproV2(Rival):
-    """Proposes personas and searches among them; it never adds examples to the prompt."""
+class MiproV2(DspyOptimizerMethod):
+    """Proposes personas and searches among them, without adding examples to the prompt."""
 
     name: ClassVar[str] = "miprov2"
     least_batches: ClassVar[int] = 4
     traced: ClassVar[bool] = False
 
     def check(self, task: Task) -> None:
-        """Refuse to start without the library it searches with."""
+        """Accept every task if the prompt model can be loaded and optuna is installed."""
+        super().check(task)
         try:
             import optuna  # noqa: F401
         except ImportError as error:
@@ -34,7 +35,7 @@ class MiproV2(Rival):
     def _compile(
         self, optimizable: OptimizableAgent, latest: list[dspy.Example], user: UserView, prompt_model: Any
     ) -> str:
-        # At most two batches to bootstrap for its proposer, and one for the first persona.
+        # Its proposer bootstraps on at most two batches; the initial persona takes one.
         trials = self.runs // len(latest) - 3
         optimizer = dspy.MIPROv2(
             persona_metric(user.task),
@@ -44,7 +45,7 @@ class MiproV2(Rival):
             max_bootstrapped_demos=0,
             max_labeled_demos=0,
             num_threads=1,
-            # It takes 0 for "no seed".
+            # MIPROv2 replaces a seed of 0 by its default.
             seed=user.seed + 1,
             track_stats=False,
         )
@@ -54,6 +55,6 @@ class MiproV2(Rival):
             valset=latest,
             num_trials=trials,
             minibatch=False,
-            # It would put the source code of the agent into the prompt, more than a small model reads.
+            # Otherwise the prompt holds the agent's source code, too long for a small model.
             program_aware_proposer=False,
         )

@@ -1,4 +1,4 @@
-"""Profile-augmented generation: a summary of the user beside what retrieval finds."""
+"""Profile-augmented generation: a summary of the user beside the retrieved interactions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
 from eval.methods.final_answer import final_answer
-from eval.methods.profiles import plain_profile, profile_from
-from eval.methods.retrieval import check_retrieval, memory_of, profile_step, search_step
+from eval.methods.profiles import profile_as_dict, restore_profile
+from eval.methods.retrieval import check_retrieval, make_memory, profile_step, search_step
 from program.loop import AgentSettings, Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.summary import build_profile
 from program.task import Task
 
-Opened = tuple[Task, EpisodicMemory, Step]
+Prepared = tuple[Task, EpisodicMemory, Step]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,14 @@ class Pag(BaseMethod):
     """`rag` plus the profile that PersonaAgent starts from: exact counts and a model's summary.
 
     After Richardson et al. 2023 ("Integrating Summarization and Retrieval for Enhanced
-    Personalization"); the profile's wording is ours, and the same for all methods.
+    Personalization"); the profile's wording is ours and the same for all methods.
 
     Attributes:
-        k: How many past answers.
+        k: Interactions shown with a query.
         retrieval: As in `rag`.
-        prose: Whether a model writes a summary (one call for each user), or only the counts stand;
-            None: unless the model is known to invent.
-        item_chars: Longest text shown of one interaction, in characters.
+        prose: Whether a model adds a summary to the profile's counts, with one call for each user;
+            ``None``: unless the model's summaries are known to be unreliable.
+        item_chars: Most characters shown of one interaction.
     """
 
     name: ClassVar[str] = "pag"
@@ -45,16 +45,16 @@ class Pag(BaseMethod):
 
     def prepare(self, user: UserView) -> Mapping[str, Any]:
         """Summarise the history."""
-        profile = build_profile(memory_of(user), user.task, prose=self.prose)
-        return {"profile": plain_profile(profile)}
+        profile = build_profile(make_memory(user), user.task, prose=self.prose)
+        return {"profile": profile_as_dict(profile)}
 
-    def open(self, user: UserView, learned: Mapping[str, Any]) -> Opened:
-        """Return the searchable history and the profile."""
-        profile = profile_from(learned["profile"], user)
-        return user.task, memory_of(user, self.retrieval), profile_step(profile)
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> Prepared:
+        """Return the task, the indexed history and the profile."""
+        profile = restore_profile(learned["profile"], user)
+        return user.task, make_memory(user, self.retrieval), profile_step(profile)
 
-    def answer(self, prepared: Opened, query: Query) -> Answer:
+    def answer(self, prepared: Prepared, query: Query) -> Answer:
         """Search, then answer in one call."""
         task, memory, profile = prepared
-        found = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
-        return final_answer(task, query.text, steps=[profile, found])
+        search = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
+        return final_answer(task, query.text, steps=[profile, search])

@@ -1,4 +1,4 @@
-"""PersonaAgent: a persona from the user's history, aligned once before the queries, then fixed."""
+"""PersonaAgent: a persona made from the user's history and aligned once, before the queries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import UserView
-from eval.methods.agent import LearningMethod
+from eval.methods.agent import OptimizedAgentMethod
 from optimizers.alignment import PersonaAlignment
 from optimizers.config import PAPER, AlignmentConfig
 from program.agent import PersonaAgent
@@ -17,15 +17,15 @@ from program.errors import AlignmentFailedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aligned(LearningMethod):
-    """The paper's method; every default is the paper's or the project's for the paper's unknowns.
+class PersonaAgentMethod(OptimizedAgentMethod):
+    """The paper's method. Defaults are the paper's, or ours if the paper does not state a value.
 
     Attributes:
         steps: Iterations E of the alignment.
         batch: Interactions n of each iteration.
-        choice: Which interactions (see `optimizers.config.AlignmentConfig`).
-        gate: Which rewrites are kept.
-        skip_right: Make no feedback where the simulated answer was right.
+        choice: Which interactions: a batch rule by name or ``module:Class`` (see `optimizers.batches`).
+        gate: Which rewrites are kept: a gate by name or ``module:Class`` (see `optimizers.gates`).
+        skip_right: Make no feedback for an interaction whose rollout gave the user's own answer.
     """
 
     name: ClassVar[str] = "personaagent"
@@ -39,13 +39,15 @@ class Aligned(LearningMethod):
         super().__post_init__()
         self._config(seed=0)
 
-    def _learn(self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView) -> dict[str, Any]:
-        prompt_model = self._model_of_prompts(user.seed)
+    def _optimize(
+        self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView
+    ) -> dict[str, Any]:
+        prompt_model = self._load_prompt_model(user.seed)
         optimizer = PersonaAlignment(self._config(user.seed), prompt_model=prompt_model)
         try:
             aligned = optimizer.compile(agent, trainset=trainset)
         except AlignmentFailedError as error:
-            # Unreadable answers are the method's own: it goes on as it is, and its answers are scored.
+            # Unreadable rollouts are this method's own failure: it answers with the initial persona.
             return {"agent_runs": error.n_rollouts, "note": str(error)}
         record = aligned.alignment
         return {"persona": aligned.persona, "agent_runs": record.n_rollouts, "alignment": record.as_dict()}

@@ -1,4 +1,4 @@
-"""Retrieval-augmented generation: the user's answers most like the query, then one call."""
+"""Retrieval-augmented generation: the interactions most similar to the query, then one call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
 from eval.methods.final_answer import final_answer
-from eval.methods.retrieval import check_retrieval, memory_of, search_step
+from eval.methods.retrieval import check_retrieval, make_memory, search_step
 from program.loop import AgentSettings
 from program.memory.episodic import EpisodicMemory
 from program.task import Task
@@ -17,12 +17,12 @@ from program.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Rag(BaseMethod):
-    """LaMP's non-parametric baseline (lamp: `k` profile items by BM25), without a persona.
+    """LaMP's non-parametric baseline: the top `k` profile items by BM25, without a persona.
 
     Attributes:
-        k: How many past answers.
+        k: Interactions shown with a query.
         retrieval: bm25, dense, hybrid or recency (see `program.memory.retrieval.make_retriever`).
-        item_chars: Longest text shown of one interaction, in characters.
+        item_chars: Most characters shown of one interaction.
     """
 
     name: ClassVar[str] = "rag"
@@ -34,11 +34,11 @@ class Rag(BaseMethod):
         check_retrieval(self.k, self.retrieval, self.item_chars)
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, EpisodicMemory]:
-        """Return the searchable history."""
-        return user.task, memory_of(user, self.retrieval)
+        """Return the task and the indexed history."""
+        return user.task, make_memory(user, self.retrieval)
 
     def answer(self, prepared: tuple[Task, EpisodicMemory], query: Query) -> Answer:
         """Search, then answer in one call."""
         task, memory = prepared
-        found = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
-        return final_answer(task, query.text, steps=[found])
+        search = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
+        return final_answer(task, query.text, steps=[search])

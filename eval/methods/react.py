@@ -1,9 +1,9 @@
-"""ReAct: DSPy's stock agent with the same tools and no persona (Yao et al. 2023, arXiv 2210.03629)."""
+"""ReAct: DSPy's own agent with the same tools and no persona (Yao et al. 2023, arXiv 2210.03629)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import dspy
@@ -12,7 +12,7 @@ from dspy.utils.exceptions import AdapterParseError
 from eval.contracts import Answer, Query, UserView
 from eval.methods.base import BaseMethod
 from eval.methods.final_answer import final_answer
-from eval.methods.retrieval import check_retrieval, memory_of
+from eval.methods.retrieval import check_retrieval, make_memory
 from program.home import home
 from program.loop import AgentSettings
 from program.memory.base import Before
@@ -21,7 +21,7 @@ from program.models.adapter import program_adapter
 from program.persona import GENERIC
 from program.task import Task
 from program.tools import default_tools
-from program.tools.base import ToolContext
+from program.tools.base import Tool, ToolContext
 from program.usage import reserve_call
 
 
@@ -35,14 +35,14 @@ class Ask(dspy.Signature):  # type: ignore[misc]
 
 @dataclass(frozen=True, kw_only=True)
 class React(BaseMethod):
-    """Stock `dspy.ReAct` finds out; the answer is asked for as in every other method.
+    """`dspy.ReAct` calls the tools; the final answer is requested as in every other method.
 
     Attributes:
         k: Interactions returned by one memory search.
         max_steps: Most tool calls.
-        retrieval: How the memory is searched.
-        wikipedia: Whether it may search Wikipedia; the search words then leave the machine.
-        item_chars: Longest text shown of one interaction, in characters.
+        retrieval: How the memory is searched: bm25, dense, hybrid or recency.
+        wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
+        item_chars: Most characters shown of one interaction.
     """
 
     name: ClassVar[str] = "react"
@@ -56,38 +56,38 @@ class React(BaseMethod):
         check_retrieval(self.k, self.retrieval, self.item_chars)
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, dspy.ReAct]:
-        """Return the agent with the user's tools."""
+        """Return the task and an agent with the user's tools."""
         profile = Profile(facts=count_facts(user.history, user.task.response_type))
 
         def profile_at(before: Before) -> Profile:
             return profile
 
         context = ToolContext(
-            memory=memory_of(user, self.retrieval),
+            memory=make_memory(user, self.retrieval),
             profile=profile_at,
             k=self.k,
             max_chars=self.item_chars,
             response_noun=user.task.response_noun,
         )
-        shared = default_tools(home() / "cache", wikipedia=self.wikipedia).tools.values()
+        tools = default_tools(home() / "cache", wikipedia=self.wikipedia).tools.values()
         agent = dspy.ReAct(
-            Ask.with_instructions(GENERIC), [_bound(tool, context) for tool in shared], self.max_steps
+            Ask.with_instructions(GENERIC), [_as_dspy_tool(tool, context) for tool in tools], self.max_steps
         )
-        agent.react = _Reserving(agent.react)
-        agent.extract = _TrajectoryOnly()
+        agent.react = _BudgetedPredict(agent.react)
+        agent.extract = _ReturnTrajectory()
         return user.task, agent
 
     def answer(self, prepared: tuple[Task, dspy.ReAct], query: Query) -> Answer:
-        """Let the agent look around, then answer in one more call."""
+        """Let the agent call tools, then answer in one more call."""
         task, agent = prepared
         with program_adapter():
-            found = agent(task=task.question, query=query.text)
-        answer = final_answer(task, query.text, seen=found.seen or "nothing yet")
-        return Answer(**{**vars(answer), "steps": ({"trajectory": found.trajectory},)})
+            prediction = agent(task=task.question, query=query.text)
+        answer = final_answer(task, query.text, observations=prediction.observations)
+        return replace(answer, steps=({"trajectory": prediction.trajectory},))
 
 
-class _Reserving(dspy.Module):  # type: ignore[misc]
-    """The agent's own predictor, asking the tracker before each call; an unreadable step ends the search."""
+class _BudgetedPredict(dspy.Module):  # type: ignore[misc]
+    """ReAct's predictor, which reserves each call; an unparsable step ends the tool calls."""
 
     def __init__(self, predict: dspy.Predict) -> None:
         super().__init__()
@@ -98,20 +98,19 @@ class _Reserving(dspy.Module):  # type: ignore[misc]
         try:
             return self.predict(**inputs)
         except AdapterParseError:
-            # ReAct would let it end the whole answer; to raise what it expects instead would have it log
-            # what the model said.
+            # ReAct would lose the whole answer, or log the model's text if it got the error it expects.
             return dspy.Prediction(next_thought="", next_tool_name="finish", next_tool_args={})
 
 
-class _TrajectoryOnly(dspy.Module):  # type: ignore[misc]
-    """Stands in for ReAct's own last call: what was seen is handed out as it would have been read."""
+class _ReturnTrajectory(dspy.Module):  # type: ignore[misc]
+    """Replaces ReAct's own last call: returns the formatted trajectory."""
 
     def forward(self, *, trajectory: str, **inputs: Any) -> dspy.Prediction:
-        return dspy.Prediction(seen=trajectory)
+        return dspy.Prediction(observations=trajectory)
 
 
-def _bound(tool: Any, context: ToolContext) -> dspy.Tool:
-    """Return one of our tools as DSPy's, for this user."""
+def _as_dspy_tool(tool: Tool, context: ToolContext) -> dspy.Tool:
+    """Return a tool, bound to one user, as DSPy's type."""
 
     def run(**arguments: Any) -> Any:
         return tool.run(*([context] if tool.needs_context else []), **arguments)

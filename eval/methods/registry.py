@@ -1,7 +1,7 @@
-"""Methods by name, with settings: ``rag``, ``rag:k=8,retrieval=dense``, ``my_module:MyMethod:size=3``.
+"""Creates methods from specs: ``rag``, ``rag:k=8,retrieval=dense``, ``my_module:MyMethod:size=3``.
 
-A method of a user is found through the entry point group ``personaagent.methods`` or as
-``module:Class``. Its settings are the arguments of its class.
+A user's own method is an entry point in the group ``personaagent.methods``, or a path ``module:Class``.
+Its settings are the arguments of its class.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BUILT_IN: Mapping[str, str] = {
     "pag": "eval.methods.pag:Pag",
     "react": "eval.methods.react:React",
     "membank": "eval.methods.membank:MemoryBank",
-    "personaagent": "eval.methods.personaagent:Aligned",
+    "personaagent": "eval.methods.personaagent:PersonaAgentMethod",
     "personaagent-alignment": "eval.methods.without_alignment:WithoutAlignment",
     "personaagent-persona": "eval.methods.without_persona:WithoutPersona",
     "personaagent-memory": "eval.methods.without_memory:WithoutMemory",
@@ -35,11 +35,10 @@ BUILT_IN: Mapping[str, str] = {
     "miprov2": "eval.methods.miprov2:MiproV2",
     "simba": "eval.methods.simba:Simba",
 }
-"""Our own methods, in the order of the tables."""
+"""Name to class of the built-in methods, in the order of report tables."""
 
 BASELINES = ("baselines", "floors")
-"""Either word names all trivial baselines that fit the task."""
-
+"""Names for all trivial baselines that fit the task."""
 
 METHODS = Registry(
     kind="method",
@@ -48,22 +47,29 @@ METHODS = Registry(
     members=("name", "settings", "check", "prepare", "open", "answer"),
     listing="personaagent eval methods",
 )
-"""Every method that can be named."""
+"""All methods: built-in, installed, or by path."""
 
 
 def make_methods(
     specs: Sequence[str], task: Task, defaults: Mapping[str, str] | None = None
 ) -> dict[str, Method]:
-    """Return methods by label.
+    """Return methods by label; the label is the spec.
 
     Args:
-        specs: As on the command line; one spec may name several methods, separated by commas.
-        task: The methods have to fit it; ``floors`` becomes those that do.
-        defaults: Settings for every method that has them and does not name them itself; one has to.
+        specs: As for ``--method``; one spec may name several methods, separated by commas.
+        task: The task to check the methods against; ``baselines`` becomes those that fit it.
+        defaults: Settings for every method that has them, unless its spec sets them; at least one
+            method must have each.
 
     Raises:
-        ConfigError: An unknown method or setting, a value that does not fit, a method that does not
-            fit the task, or one named twice.
+        ConfigError: A method or setting is unknown, a value is invalid, a method does not fit the
+            task, or a spec is repeated.
+
+    Example:
+        >>> from program import get_task
+        >>> methods = make_methods(["baselines,rag:k=8"], get_task("LaMP-4"))
+        >>> list(methods)
+        ['lead', 'rag:k=8']
     """
     methods: dict[str, Method] = {}
     for spec in split_specs(specs):
@@ -74,7 +80,7 @@ def make_methods(
                 raise ConfigError(f"method {label!r} is named twice")
             methods[label] = method
     if not methods:
-        raise ConfigError("name at least one method with `--method`")
+        raise ConfigError("no method is given; name at least one with `--method`")
     for key in defaults or {}:
         if not any(key in parameters(type(method)) for method in methods.values()):
             raise ConfigError(f"none of the methods has a setting `{key}`; see `personaagent eval methods`")
@@ -82,13 +88,23 @@ def make_methods(
 
 
 def with_setting(spec: str, key: str, value: str) -> str:
-    """Return ``spec`` with one setting replaced or added."""
+    """Return ``spec`` with one setting replaced or added.
+
+    Example:
+        >>> with_setting("rag:k=8", "k", "2")
+        'rag:k=2'
+    """
     name, settings = split_spec(spec)
     return f"{name}:" + ",".join(f"{k}={v}" for k, v in {**settings, key: value}.items())
 
 
 def split_specs(specs: Sequence[str]) -> Iterator[str]:
-    """Yield one spec for each method: split at the commas between methods, not between settings."""
+    """Split specs at the commas between methods, but not between settings.
+
+    Example:
+        >>> list(split_specs(["direct,rag:k=8,retrieval=dense", "icl"]))
+        ['direct', 'rag:k=8,retrieval=dense', 'icl']
+    """
     for spec in specs:
         current = ""
         for piece in filter(None, map(str.strip, spec.split(","))):

@@ -1,7 +1,6 @@
-"""What methods without an agent find out before they answer, in the agent's own words.
+"""Retrieval for methods without an agent, as steps in the words of the agent's tools.
 
-The texts are those of the agent's tools, so that a baseline and the agent read a user's history in
-the same form.
+A baseline and the agent therefore read a user's history in the same form.
 """
 
 from __future__ import annotations
@@ -9,23 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.contracts import UserView
+from eval.methods.profiles import EMPTY_PROFILE
 from eval.tasks.base import LampTask
 from program.errors import DataError
 from program.loop import AgentSettings, Step
 from program.memory.base import Before, Memory
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
-from program.memory.semantic import Facts, Profile, render
+from program.memory.semantic import Profile, render
 from program.task import Task
 from program.tools.base import ToolContext
 from program.tools.search_memory import search_memory
 
 
 def check_retrieval(k: int, retrieval: str, item_chars: int) -> None:
-    """Refuse settings that cannot work, before anything is paid.
+    """Check retrieval settings without a model call.
 
     Raises:
-        ConfigError: No such retriever, ``k`` below 1, or ``item_chars`` too small to read.
+        ConfigError: The retriever is unknown, ``k`` is below 1, or ``item_chars`` is too small.
         ModelSetupError: The retriever's encoder cannot be used.
     """
     from program.memory.retrieval import make_retriever
@@ -34,8 +34,8 @@ def check_retrieval(k: int, retrieval: str, item_chars: int) -> None:
     make_retriever(retrieval)
 
 
-def memory_of(user: UserView, retrieval: str = "bm25") -> EpisodicMemory:
-    """Return the user's history as a memory that is searched in what LaMP's retrievers read of an item."""
+def make_memory(user: UserView, retrieval: str = "bm25") -> EpisodicMemory:
+    """Return the user's history as a memory that indexes the same fields as LaMP's retrievers."""
     text = LampTask.of(user.task).retrieval_text
     return EpisodicMemory(user.user_id, user.history, retrieval=retrieval, indexed=text)
 
@@ -45,36 +45,36 @@ def search_words(task: Task, query: str) -> str:
     try:
         return LampTask.of(task).retrieval_query(query)
     except DataError:
-        # One of the known defects of the files: a LaMP-1 query that shows no two options.
+        # A known defect of LaMP's files: a LaMP-1 query without two options.
         return query
 
 
 def search_step(memory: Memory, task: Task, query: str, *, k: int, item_chars: int) -> Step:
-    """Return what a search of the memory gives for a query."""
+    """Return a memory search for ``query`` and its results."""
     words = search_words(task, query)
-    return _step("search_memory", {"query": words}, _search(memory, task, words, k, item_chars))
+    return _make_step("search_memory", {"query": words}, _search(memory, task, words, k, item_chars))
 
 
 def examples_step(user_id: str, examples: Sequence[Interaction], task: Task, *, item_chars: int) -> Step:
-    """Return given interactions as a search would have shown them, newest first."""
+    """Return the given interactions in the form of search results, newest first."""
     memory = EpisodicMemory(user_id, examples, retrieval="recency")
-    return _step("read_examples", {}, _search(memory, task, "", len(examples) or 1, item_chars))
+    return _make_step("read_examples", {}, _search(memory, task, "", len(examples) or 1, item_chars))
 
 
 def profile_step(profile: Profile) -> Step:
-    """Return what reading the profile gives."""
-    return _step("read_profile", {}, render(profile))
+    """Return the profile as the agent's `read_profile` tool shows it."""
+    return _make_step("read_profile", {}, render(profile))
 
 
 def text_step(tool: str, text: str) -> Step:
-    """Return any text as what a tool of that name gave."""
-    return _step(tool, {}, text)
+    """Return ``text`` as the observation of a tool without arguments."""
+    return _make_step(tool, {}, text)
 
 
 def _search(memory: Memory, task: Task, words: str, k: int, item_chars: int) -> str:
     context = ToolContext(
         memory=memory,
-        profile=_no_profile,
+        profile=_empty_profile,
         k=k,
         max_chars=item_chars,
         response_noun=task.response_noun,
@@ -82,9 +82,9 @@ def _search(memory: Memory, task: Task, words: str, k: int, item_chars: int) -> 
     return search_memory(context, words)
 
 
-def _step(tool: str, arguments: dict[str, str], text: str) -> Step:
-    return Step(thought="", tool=tool, arguments=arguments, observation=text)
+def _make_step(tool: str, arguments: dict[str, str], observation: str) -> Step:
+    return Step(thought="", tool=tool, arguments=arguments, observation=observation)
 
 
-def _no_profile(before: Before) -> Profile:
-    return Profile(facts=Facts(interactions=0))
+def _empty_profile(before: Before) -> Profile:
+    return EMPTY_PROFILE

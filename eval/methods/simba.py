@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import UserView
-from eval.methods.dspy_optimizer import Rival
+from eval.methods.dspy_optimizer import DspyOptimizerMethod
 from optimizers.dspy_optimizers import OptimizableAgent, persona_metric
 
 _CANDIDATES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simba(Rival):
-    """Appends rules to the persona, made by contrasting good and bad runs; it adds no examples."""
+class Simba(DspyOptimizerMethod):
+    """Appends rules to the persona by contrasting good and bad rollouts; adds no examples."""
 
     name: ClassVar[str] = "simba"
     least_batches: ClassVar[int] = 2 * _CANDIDATES + 3
@@ -29,7 +29,7 @@ class Simba(Rival):
             metric=persona_metric(user.task),
             bsize=n,
             num_candidates=_CANDIDATES,
-            max_steps=_steps(self.runs // n),
+            max_steps=_max_steps(self.runs // n),
             max_demos=0,
             prompt_model=prompt_model,
             num_threads=1,
@@ -37,8 +37,11 @@ class Simba(Rival):
         return optimizable.compile(optimizer, trainset=latest, seed=user.seed)
 
 
-def _steps(batches: int) -> int:
-    """Return the most steps that ``batches`` allow: samples and candidates in each, winners at the end."""
+def _max_steps(batches: int) -> int:
+    """Return the most steps, at least 1, that ``batches`` of rollouts allow.
+
+    A step runs one batch for each sample and candidate; the winners run once more at the end.
+    """
     steps = 1
     while (steps + 1) * (2 * _CANDIDATES + 1) + min(steps + 2, _CANDIDATES + 1) <= batches:
         steps += 1

@@ -1,19 +1,19 @@
-"""Ablation: no tools; the aligned persona answers in one call."""
+"""Ablation without tools: the aligned persona answers in one call."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eval.methods.personaagent import Aligned
+from eval.methods.personaagent import PersonaAgentMethod
 from program.tools.toolset import ToolSet
 
 _NO_TOOLS = ToolSet([])
 
 
 @dataclass(frozen=True, kw_only=True)
-class WithoutAction(Aligned):
-    """PersonaAgent without tools, in alignment and in answering."""
+class WithoutAction(PersonaAgentMethod):
+    """PersonaAgent without tools, both in alignment and in answering."""
 
     name: ClassVar[str] = "personaagent-action"
 

@@ -1,4 +1,4 @@
-"""Ablation: the persona stays as the profile made it."""
+"""Ablation without alignment: the initial persona answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from eval.methods.agent import AgentMethod
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutAlignment(AgentMethod):
-    """PersonaAgent under its first persona."""
+    """PersonaAgent under its initial persona."""
 
     name: ClassVar[str] = "personaagent-alignment"

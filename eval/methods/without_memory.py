@@ -1,4 +1,4 @@
-"""Ablation: neither episodic nor semantic memory; the persona is aligned from an empty beginning."""
+"""Ablation without episodic and semantic memory: alignment starts from a persona without facts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eval.contracts import UserView
-from eval.methods.personaagent import Aligned
+from eval.methods.personaagent import PersonaAgentMethod
+from eval.methods.profiles import EMPTY_PROFILE
 from program.agent import PersonaAgent
 from program.memory.base import Before, Memory
 from program.memory.interaction import Interaction
-from program.memory.semantic import Facts, Profile
+from program.memory.semantic import Profile
 
 
 @dataclass(frozen=True)
 class NoMemory:
-    """A `program.memory.base.Memory` that remembers nothing, whatever ``before`` names."""
+    """A `program.memory.base.Memory` that is always empty."""
 
     user_id: str
 
@@ -26,31 +27,28 @@ class NoMemory:
     def search(
         self, query: str, k: int, *, before: Before = None, exclude: Collection[str] = ()
     ) -> list[Interaction]:
-        """Find nothing."""
+        """Return no interactions."""
         return []
 
     def latest(
         self, n: int | None = None, *, before: Before = None, exclude: Collection[str] = ()
     ) -> list[Interaction]:
-        """Find nothing."""
+        """Return no interactions."""
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
-class WithoutMemory(Aligned):
-    """PersonaAgent whose tools find nothing. The alignment batch is still the user's latest answers."""
+class WithoutMemory(PersonaAgentMethod):
+    """PersonaAgent with an empty memory. Alignment still learns from the user's latest interactions."""
 
     name: ClassVar[str] = "personaagent-memory"
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> PersonaAgent:
-        """Return the user's agent, without a profile."""
-        return self._agent(user, _NOTHING, learned["persona"])
+        """Return the user's agent with an empty profile."""
+        return self._make_agent(user, EMPTY_PROFILE, learned["persona"])
 
     def _profile(self, user: UserView) -> Profile:
-        return _NOTHING
+        return EMPTY_PROFILE
 
     def _memory(self, user: UserView) -> Memory:
         return NoMemory(user.user_id)
-
-
-_NOTHING = Profile(facts=Facts(interactions=0))

@@ -1,4 +1,4 @@
-"""Ablation: a system prompt that knows no user, hence nothing to align."""
+"""Ablation without a persona: a generic system prompt, so there is nothing to align."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class WithoutPersona(AgentMethod):
 
     name: ClassVar[str] = "personaagent-persona"
 
-    def _first_persona(self, profile: Profile) -> str:
+    def _initial_persona(self, profile: Profile) -> str:
         return GENERIC

@@ -35,7 +35,7 @@ def test_constant_is_the_first_label_or_the_middle_of_the_scale() -> None:
 
 
 def test_constant_refuses_what_is_no_answer() -> None:
-    with pytest.raises(ConfigError, match="no answer to `LaMP-3`"):
+    with pytest.raises(ConfigError, match="not an answer to `LaMP-3`"):
         Constant(value="6").check(get_task("LaMP-3"))
     with pytest.raises(ConfigError, match="needs a `value`"):
         Constant().check(get_task("LaMP-4"))
@@ -91,7 +91,7 @@ def test_a_floor_refuses_tasks_it_makes_no_sense_for(method: Any, task: str) -> 
 
 def test_others_are_counts_of_labels_and_never_text() -> None:
     from eval.contracts import EvalUser
-    from eval.user_view import survey, user_views
+    from eval.user_view import scan_users, user_views
 
     task = get_task("LaMP-4")
     users = [
@@ -102,13 +102,13 @@ def test_others_are_counts_of_labels_and_never_text() -> None:
         )
         for name in ("a", "b")
     ]
-    _, responses = survey(users, task)
+    _, responses = scan_users(users, task)
     assert [dict(given.others) for given, _ in user_views(users, task, 0, responses)] == [{}, {}]
 
 
 def test_what_others_said_after_the_query_is_not_counted() -> None:
     from eval.contracts import EvalUser
-    from eval.user_view import survey, user_views
+    from eval.user_view import scan_users, user_views
 
     def day(number: int) -> datetime:
         return datetime(2024, 1, number, tzinfo=timezone.utc)
@@ -132,6 +132,6 @@ def test_what_others_said_after_the_query_is_not_counted() -> None:
         user("early", 5, ("comedy", 1), ("action", 4)),
         user("late", 20, ("comedy", 2), ("action", 5), ("action", 9), ("classic", None)),
     ]
-    _, responses = survey(users, task)
+    _, responses = scan_users(users, task)
     others = [given.others for given, _ in user_views(users, task, 0, responses)]
     assert others == [{"comedy": 1, "classic": 1}, {"comedy": 1, "action": 1}]

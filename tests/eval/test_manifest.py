@@ -6,7 +6,7 @@ from pathlib import Path
 import dspy
 import pytest
 
-from eval.manifest import check_same, describe_model, make_manifest
+from eval.manifest import check_resumable, describe_model, make_manifest
 from eval.methods.rag import Rag
 from eval.records import Manifest, read_manifest, write_json
 from program.errors import ConfigError
@@ -34,17 +34,17 @@ def test_the_first_setting_that_differs_is_named_the_selection_before_its_conseq
 ) -> None:
     now = replace(manifest, data={"selection": {"users": 6}, "users": 6})
     with pytest.raises(ConfigError, match=r"`data.selection.users` 5, not 6"):
-        check_same(manifest, now, Path("run"))
+        check_resumable(manifest, now, Path("run"))
 
 
 def test_a_method_under_the_same_name_must_have_the_same_settings(manifest: Manifest, movies: Task) -> None:
     now = make_manifest(task=movies, data=manifest.data, methods={"rag": Rag(k=8)}, seed=3)
     with pytest.raises(ConfigError, match=r"`methods.rag.settings.k` 4, not 8"):
-        check_same(manifest, now, Path("run"))
+        check_resumable(manifest, now, Path("run"))
 
 
 def test_time_command_and_further_methods_are_no_difference(manifest: Manifest, movies: Task) -> None:
     methods = {"rag:k=8": Rag(k=8), "rag": Rag()}
     now = make_manifest(task=movies, data=manifest.data, methods=methods, seed=3, command="again")
-    check_same(manifest, replace(now, started_at="later"), Path("run"))
-    check_same(now, manifest, Path("run"))
+    check_resumable(manifest, replace(now, started_at="later"), Path("run"))
+    check_resumable(now, manifest, Path("run"))

@@ -10,9 +10,9 @@ import pytest
 
 from eval.contracts import Answer, EvalUser, UserView
 from eval.methods.final_answer import final_answer
-from eval.methods.membank import MemoryBank, _by_day
+from eval.methods.membank import MemoryBank, _split_by_day
 from eval.methods.registry import METHODS, make_methods
-from eval.methods.retrieval import memory_of
+from eval.methods.retrieval import make_memory
 from program.agent import PersonaAgent
 from program.errors import ConfigError, ModelSetupError, UnknownTaskError
 from program.loop import Step
@@ -62,12 +62,12 @@ def test_the_agent_is_asked_for_its_answer_as_every_method_is(
     alone = scripted_lm(reply)
     with track_usage(UsageTracker(), alone):
         text = prompts(lm)[-1][1]
-        final_answer(task, make_user("anna").queries[0].text, seen=_seen(text))
+        final_answer(task, make_user("anna").queries[0].text, observations=_steps_in(text))
     assert prompts(alone) == prompts(lm)[-1:]
     assert len(prompts(lm)) == 4
 
 
-def _seen(prompt: str) -> str:
+def _steps_in(prompt: str) -> str:
     marked = re.search(r"\[\[ ## steps ## \]\]\n(.*?)\n\n\[\[ ## query", prompt, re.S)
     plain = re.search(r"Steps:\n(.*?)\n\nQuery:", prompt, re.S)
     found = marked or plain
@@ -167,8 +167,8 @@ def test_days_without_a_date_are_groups(make_user: Callable[..., EvalUser]) -> N
     from dataclasses import replace
 
     undated = [replace(item, timestamp=None) for item in make_user("anna", history=5).history]
-    assert [len(day) for day in _by_day(undated, 2)] == [2, 2, 1]
-    assert [len(day) for day in _by_day(make_user("anna", history=3).history, 2)] == [1, 1, 1]
+    assert [len(day) for day in _split_by_day(undated, 2)] == [2, 2, 1]
+    assert [len(day) for day in _split_by_day(make_user("anna", history=3).history, 2)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("spec", ["gepa", "miprov2", "simba"])
@@ -249,7 +249,7 @@ def test_a_rival_proposes_with_the_prompt_model(
 ) -> None:
     strong = scripted_lm(lambda system, user: "This user loves action.")
     monkeypatch.setattr(
-        "eval.methods.dspy_optimizer.Rival._model_of_prompts",
+        "eval.methods.dspy_optimizer.DspyOptimizerMethod._load_prompt_model",
         lambda self, seed: strong if self.prompt_model == "strong" else None,
     )
     user = make_user("anna", labels="action")
@@ -262,7 +262,7 @@ def test_search_reads_of_an_item_what_lamps_retrievers_read(make_user: Callable[
     labels = "a headline about whales,a headline about rain,a headline about snow"
     user = make_user("anna", labels=labels)
     user = UserView(user_id="anna", task=get_task("LaMP-4"), history=user.history, seed=0)
-    found = memory_of(user).search("whales", 1)
+    found = make_memory(user).search("whales", 1)
     assert found[0].response == "a headline about whales"
 
 
@@ -315,7 +315,7 @@ def test_floors_are_those_that_fit_the_task() -> None:
         ("no_such_module:Method", "cannot load method"),
         ("json:JSONDecoder", "is not a method: it has no `name`"),
         ("rag,rag", "named twice"),
-        ("", "at least one method"),
+        ("", "name at least one"),
     ],
 )
 def test_a_wrong_spec_is_refused_in_one_line(spec: str, message: str, movies: Task) -> None:

@@ -14,7 +14,7 @@ from eval.contracts import Answer, EvalUser, Method, Query, UserView
 from eval.manifest import make_manifest
 from eval.methods.base import BaseMethod
 from eval.methods.baselines import UserMajority
-from eval.methods.personaagent import Aligned
+from eval.methods.personaagent import PersonaAgentMethod
 from eval.methods.rag import Rag
 from eval.records import AnswerRecord, read_run
 from eval.run_folder import RunFolder
@@ -180,7 +180,13 @@ def test_a_wrong_key_stops_the_run_at_once(tmp_path: Path, movies: Task, make_us
 def test_cost_is_counted_by_stage_and_attempt(
     tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
 ) -> None:
-    go(tmp_path, [make_user("anna")], movies, Aligned(min_actions=0, max_steps=2), lm=scripted_lm(obliging))
+    go(
+        tmp_path,
+        [make_user("anna")],
+        movies,
+        PersonaAgentMethod(min_actions=0, max_steps=2),
+        lm=scripted_lm(obliging),
+    )
     run = read_run(tmp_path)
     prepared = run.prepared["personaagent", "anna"]
     # Three simulations of two steps and one answer each, three losses, one update, one summary.
@@ -202,15 +208,15 @@ def test_a_limit_stops_before_the_next_call_and_the_folder_continues(
 ) -> None:
     users = [make_user("anna"), make_user("bert")]
     lm = scripted_lm(obliging)
-    outcome = go(tmp_path / "a", users, movies, Aligned(), lm=lm, max_calls=40)
+    outcome = go(tmp_path / "a", users, movies, PersonaAgentMethod(), lm=lm, max_calls=40)
     assert isinstance(outcome.stopped, BudgetExceededError)
     assert not outcome.complete
     assert len(lm.engine.prompts) == 40 == read_run(tmp_path / "a").spent().calls
     # The limit is the folder's: the same command has nothing left to spend.
-    assert go(tmp_path / "a", users, movies, Aligned(), lm=lm, max_calls=40).stopped is not None
+    assert go(tmp_path / "a", users, movies, PersonaAgentMethod(), lm=lm, max_calls=40).stopped is not None
     assert len(lm.engine.prompts) == 40
-    assert go(tmp_path / "a", users, movies, Aligned(), lm=lm).complete
-    go(tmp_path / "b", users, movies, Aligned(), lm=lm)
+    assert go(tmp_path / "a", users, movies, PersonaAgentMethod(), lm=lm).complete
+    go(tmp_path / "b", users, movies, PersonaAgentMethod(), lm=lm)
     final = [
         (r.method, r.user_id, r.query_id, r.text, r.steps) for r in read_run(tmp_path / "a").answers.values()
     ]
@@ -222,7 +228,7 @@ def test_a_limit_stops_before_the_next_call_and_the_folder_continues(
 def test_threads_change_nothing(tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any) -> None:
     users = [make_user(f"user{i}") for i in range(6)]
     lm = scripted_lm(obliging)
-    methods = (Aligned(), Rag(), UserMajority())
+    methods = (PersonaAgentMethod(), Rag(), UserMajority())
     go(tmp_path / "1", users, movies, *methods, lm=lm)
     go(tmp_path / "8", users, movies, *methods, lm=lm, threads=8)
     assert essence(tmp_path / "1") == essence(tmp_path / "8")
@@ -307,7 +313,12 @@ def test_a_run_that_stops_ends_other_jobs_before_their_next_call(
         return obliging(system, user)
 
     outcome = go(
-        tmp_path, [make_user("anna"), make_user("bert")], movies, Aligned(), lm=scripted_lm(reply), threads=2
+        tmp_path,
+        [make_user("anna"), make_user("bert")],
+        movies,
+        PersonaAgentMethod(),
+        lm=scripted_lm(reply),
+        threads=2,
     )
     assert isinstance(outcome.stopped, dspy.LMAuthError)
     assert len(calls) == 1
@@ -324,7 +335,7 @@ def test_two_processes_cannot_write_one_folder(tmp_path: Path, movies: Task, mak
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(ConfigError, match="not empty and no run folder"):
+    with pytest.raises(ConfigError, match="not empty and not a run folder"):
         go(tmp_path, [make_user("anna")], movies, Echo())
 
 
