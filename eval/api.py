@@ -1,4 +1,4 @@
-"""Evaluation from Python: `evaluate` runs methods on a data set; the command line calls the same."""
+"""Runs methods on a data set: `evaluate`, which `personaagent eval run` calls as well."""
 
 from __future__ import annotations
 
@@ -33,24 +33,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A finished evaluation: how the run ended, and the folder with every answer.
+    """The result of `evaluate`: how the run ended, and the folder with every answer.
 
     Attributes:
-        out: The run folder; `make_report` makes tables, figures and a page of it.
-        outcome: What was answered, what failed and why.
+        out: The run folder; `make_report` turns it into tables, figures and a page.
+        outcome: Counts of answers and failures, and the errors.
+
+    Example:
+        >>> from eval.demo import SAMPLE
+        >>> result = evaluate(task="LaMP-2M", data=SAMPLE, methods=["user-majority"], out="run")
+        >>> result.outcome.answered
+        {'user-majority': 32}
+        >>> interval = result.scores()["user-majority"]["accuracy"]
+        >>> print(f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]")
+        0.44 [0.38, 0.50]
+        >>> len(result.run().answers)
+        32
     """
 
     out: Path
     outcome: Outcome
 
     def run(self) -> Run:
-        """Read the run folder: one record for each answer, with its cost."""
+        """Read the run folder: one record for each attempt, with its cost."""
         return read_run(self.out)
 
     def scores(self) -> dict[str, dict[str, Interval | None]]:
-        """Return the value of each metric with its interval over users, by method and metric name.
+        """Return each metric's value with its interval over users, by method and metric name.
 
-        A method without an answer has ``None``.
+        The value is ``None`` for a method without answers.
 
         Raises:
             DataError: The data have no golds.
@@ -85,7 +96,7 @@ def evaluate(
     trace_content: Content = "full",
     command: str = "",
     tracker: UsageTracker | None = None,
-    on_plan: Callable[[int, int], None] = lambda total, left: None,
+    on_plan: Callable[[int, int], None] = lambda total, missing: None,
     on_answer: Callable[[str], None] = lambda label: None,
     on_defects: Callable[[Sequence[Mapping[str, Any]]], None] = lambda defects: None,
 ) -> Evaluation:
@@ -99,27 +110,29 @@ def evaluate(
         data: A file or folder in LaMP's, OPPU's, the parquet or the Arrow layout.
         methods: Methods, or their specs, such as ``rag:k=8`` or ``mine:MyMethod``; ``baselines`` names
             all trivial baselines that fit the task.
-        out: The run folder; it is made if it does not exist.
+        out: The run folder; created if it does not exist.
         model: The model that answers: a name as for ``--model``, or a `dspy.LM`; ``None`` for the
-            embedded model. It is not loaded if no method needs one.
+            embedded model. It is loaded only if a method needs one.
         temperature: Sampling temperature, 0 or more; ``None`` for the model's default.
-        settings: Settings, as text, for every method that has them: ``{"k": "8"}``.
+        settings: Settings, as text, for every method given as a spec that has them: ``{"k": "8"}``.
         selection: Which users, history items and queries; ``None`` for all.
-        layout: How the data lie in ``data``.
-        split: Which of LaMP's files in a folder: train, dev or test.
-        official: Whether the data are LaMP's own files; otherwise results are called LaMP-like.
-        seed: Seed of everything random.
+        layout: The layout of ``data``; ``auto`` detects it.
+        split: Which split of a folder in LaMP's layout: train, dev or test.
+        official: Whether the data are LaMP's own files, if they were not fetched by ``eval download``,
+            which is detected. Otherwise results are called LaMP-like.
+        seed: Seed of every random choice.
         limits: Threads and budgets; ``None`` for one thread and no budget.
         trace: Where traces go: ``off``, ``local`` or ``wandb:ENTITY/PROJECT``.
-        trace_content: What of users' texts is kept in traces: ``full``, ``hash`` or ``none``.
+        trace_content: How traces store users' texts: ``full``, ``hash`` or ``none``.
         command: The command line that is stored in the manifest, to reproduce the run.
         tracker: Counts all calls, to show progress; its own budget holds as well.
-        on_plan: Called once with the number of all answers and of those still to give.
+        on_plan: Called once with the number of all answers and of the missing ones.
         on_answer: Called after each attempt to answer, with the method's label, from any thread.
-        on_defects: Called once with what is wrong with the data but can be used.
+        on_defects: Called once with the known defects of the data that do not prevent a run.
 
     Raises:
-        ConfigError: A wrong setting, a method that does not fit the task, or a folder of another run.
+        ConfigError: A setting is wrong, a method does not fit the task or is given twice, ``task`` is
+            an object that `get_task` cannot find, or ``out`` belongs to another run.
         DataError: The data cannot be read.
         ModelSetupError: The model cannot be used as configured.
 
@@ -131,37 +144,37 @@ def evaluate(
         >>> result.outcome.complete
         True
         >>> print(f"{result.scores()['user-majority']['accuracy'].value:.2f}")
-        0.47
+        0.44
     """
     data, out = Path(data), Path(out)
-    target = task if isinstance(task, Task) else get_task(task)
-    chosen = _make_methods(methods, target, settings)
-    dataset = open_data(data, target, layout=layout, split=split, selection=selection or Selection())
-    lm = _resolve_model(model, temperature, seed, chosen)
+    task, task_spec = _resolve_task(task)
+    by_label = _make_methods(methods, task, settings)
+    dataset = open_data(data, task, layout=layout, split=split, selection=selection or Selection())
+    lm = _resolve_model(model, temperature, seed, by_label)
     manifest = make_manifest(
-        task=target,
+        task=task,
         data=dataset.manifest,
-        methods=chosen,
+        methods=by_label,
         lm=lm,
         seed=seed,
         official=official or is_official(data, dataset.manifest["files"]),
         command=command,
-        task_spec=_task_spec(target, task),
+        task_spec=task_spec,
     )
     on_defects(dataset.manifest["defects_in_files"])
     tracker = tracker or UsageTracker()
-    total = int(dataset.manifest["queries"]) * len(chosen)
+    total = int(dataset.manifest["queries"]) * len(by_label)
     with _use_model(lm, trace, trace_content) as tracer:
         outcome = run_methods(
             dataset,
-            chosen,
-            task=target,
+            by_label,
+            task=task,
             manifest=manifest,
             out=out,
             lm=lm,
             limits=limits,
             tracker=tracker,
-            on_plan=lambda left: on_plan(total, left),
+            on_plan=lambda missing: on_plan(total, missing),
             on_answer=on_answer,
         )
         if tracer is not None and outcome.complete and tracker.total().calls:
@@ -177,28 +190,32 @@ def check_methods(
     temperature: float | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> None:
-    """Raise `ConfigError` if the methods, their settings or the model cannot be used; call nothing.
+    """Raise `ConfigError` if the methods, their settings or the model cannot be used; call no model.
 
     Example:
-        >>> check_methods(["rag:k=8"], "LaMP-2M")
+        >>> check_methods(["user-majority"], "LaMP-2M")
+        >>> check_methods(["user-median"], "LaMP-2M")
+        Traceback (most recent call last):
+        program.errors.ConfigError: `user-median` needs a rating task, and `LaMP-2M` is not one
     """
-    chosen = _make_methods(methods, task if isinstance(task, Task) else get_task(task), settings)
-    _resolve_model(model, temperature, 0, chosen)
+    task, _ = _resolve_task(task)
+    _resolve_model(model, temperature, 0, _make_methods(methods, task, settings))
 
 
 def _make_methods(
     methods: Sequence[str | Method], task: Task, settings: Mapping[str, str] | None
 ) -> dict[str, Method]:
+    """Return the methods by label, those from specs first."""
     specs = [method for method in methods if isinstance(method, str)]
-    objects = {METHODS.spec_of(method): method for method in methods if not isinstance(method, str)}
-    for method in objects.values():
+    objects = [method for method in methods if not isinstance(method, str)]
+    by_label = make_methods(specs, task, settings) if specs or settings or not objects else {}
+    for method in objects:
         method.check(task)
-    if objects and not specs:
-        return objects
-    from_specs = make_methods(specs, task, settings)
-    if twice := from_specs.keys() & objects.keys():
-        raise ConfigError(f"method {min(twice)!r} is named twice")
-    return {**from_specs, **objects}
+        label = METHODS.spec_of(method)
+        if label in by_label:
+            raise ConfigError(f"method {label!r} is named twice")
+        by_label[label] = method
+    return by_label
 
 
 def _resolve_model(model: Any, temperature: float | None, seed: int, methods: Mapping[str, Method]) -> Any:
@@ -212,24 +229,25 @@ def _resolve_model(model: Any, temperature: float | None, seed: int, methods: Ma
     return with_seed(resolve_lm(model, temperature=temperature), seed)
 
 
-def _task_spec(task: Task, given: str | Task) -> str:
-    """Return what `get_task` finds the task by again: its name, or what the caller gave."""
+def _resolve_task(task: str | Task) -> tuple[Task, str]:
+    """Return the task, and the name or path by which `get_task` finds it again."""
+    target = task if isinstance(task, Task) else get_task(task)
     try:
-        if get_task(task.name) is task:
-            return task.name
+        if get_task(target.name) is target:
+            return target, target.name
     except UnknownTaskError:
         pass
-    if isinstance(given, Task):
+    if isinstance(task, Task):
         raise ConfigError(
             f"task {task.name!r} is not installed, so the run could not be read again; give its path, "
             "`module:TASK`"
         )
-    return given
+    return target, task
 
 
 @contextmanager
 def _use_model(lm: Any, trace: str, content: Content) -> Iterator[WeaveTracer | None]:
-    """Run under the model, and trace it; without a model there is nothing to trace."""
+    """Set the model for DSPy and open the tracer; do neither if there is no model."""
     if lm is None:
         yield None
         return

@@ -1,8 +1,7 @@
-"""`personaagent demo`: the whole loop on a small sample, with nothing but the embedded model."""
+"""`personaagent demo`: alignment and evaluation on a small sample with the embedded model."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ import typer
 from rich.rule import Rule
 from rich.table import Table
 
-from eval.contracts import EvalUser, Query
+from eval.contracts import EvalUser, Query, UserView
 from eval.data import users as read_users
+from eval.methods.baselines import UserMajority
 from optimizers.config import PAPER
 from optimizers.stored import align_user
 from program.agent import PersonaAgent
@@ -31,14 +31,22 @@ from program.task import Task, get_task
 from program.usage import UsageTracker, current_tracker, track_usage
 
 QUICK = AgentSettings(max_steps=2, k=3, item_chars=160)
-"""Two short looks, then the answer, so that the demo takes minutes on two cores."""
+"""Two short tool calls before the answer, so that the demo takes minutes on two cores."""
 
 SAMPLE = Path(__file__).parent / "data" / "sample" / "movies.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """How one way of answering did on the held-out queries."""
+    """The scores of one way of answering on the held-out queries.
+
+    Attributes:
+        agreement: Mean agreement with the golds, in [0, 1]; an unparsable answer counts 0.
+        n: Number of queries.
+        unreadable: Number of unparsable answers.
+        calls: Number of model calls.
+        seconds: Wall time for all queries.
+    """
 
     name: str
     agreement: float
@@ -60,42 +68,42 @@ def demo(
     trace: Trace = "local",
 ) -> None:
     """Import users, align one persona, answer that user's held-out queries."""
-    asked = get_task(task)
-    people = list(read_users(data or SAMPLE, asked))
-    subject = _choose(people, user)
-    where = home() / "demo.db"
-    for leftover in (where, where.with_name("demo.db-wal"), where.with_name("demo.db-shm")):
+    target = get_task(task)
+    people = list(read_users(data or SAMPLE, target))
+    subject = _select_user(people, user)
+    path = home() / "demo.db"
+    for leftover in (path, path.with_name("demo.db-wal"), path.with_name("demo.db-shm")):
         leftover.unlink(missing_ok=True)
-    with UserStore(where) as store, model_in_use(model, trace) as lm, track_usage(UsageTracker()) as tracker:
+    with UserStore(path) as store, model_in_use(model, trace) as lm, track_usage(UsageTracker()) as tracker:
         for person in people:
-            store.append(person.user_id, person.history, task=asked.name)
+            store.append(person.user_id, person.history, task=target.name)
         name = subject.user_id
         err.print(f"1. {len(people)} users imported; aligning {name!r} with {lm.model}", markup=False)
-        first = open_session(store, name, home=home(), wikipedia=wikipedia, settings=QUICK)
+        initial = open_session(store, name, home=home(), wikipedia=wikipedia, settings=QUICK)
         aligned = align_user(store, name, PAPER, home=home(), wikipedia=wikipedia, settings=QUICK)
-        _show_alignment(aligned)
+        _print_alignment(aligned)
         held_out = subject.queries[-queries:]
         err.print(f"2. answering {len(held_out)} held-out queries of {name!r}, three times", markup=False)
-        nobody = first.agent.deepcopy()
-        nobody.persona = GENERIC
-        arms = [_floor(subject, held_out, asked)]
+        generic = initial.agent.deepcopy()
+        generic.persona = GENERIC
+        arms = [_score_majority(subject, held_out, target)]
         with progress(tracker, 3 * len(held_out), "answers") as bar:
             for label, agent in (
-                ("no persona", nobody),
-                ("initial persona", first.agent),
+                ("no persona", generic),
+                ("initial persona", initial.agent),
                 ("aligned persona", aligned),
             ):
-                arms.append(_answer_all(label, agent, held_out, asked, bar))
-    _show_arms(arms, subject, lm.model, sample=data is None)
+                arms.append(_score_agent(label, agent, held_out, target, bar))
+    _print_arms(arms, subject, lm.model, sample=data is None)
     err.print(
-        f"\n{tracker.total().calls} model calls in {tracker.seconds:.0f} s. All is stored; look around:\n"
-        f"  personaagent persona history {name} --store {where}\n"
-        f"  personaagent ask {name} 'two rivals share a flat' --store {where}",
+        f"\n{tracker.total().calls} model calls in {tracker.seconds:.0f} s. Everything is stored; try:\n"
+        f"  personaagent persona history {name} --store {path}\n"
+        f"  personaagent ask {name} 'two rivals share a flat' --store {path}",
         markup=False,
     )
 
 
-def _choose(people: Sequence[EvalUser], user: str | None) -> EvalUser:
+def _select_user(people: Sequence[EvalUser], user: str | None) -> EvalUser:
     if user is None:
         return people[0]
     for person in people:
@@ -106,20 +114,20 @@ def _choose(people: Sequence[EvalUser], user: str | None) -> EvalUser:
     )
 
 
-def _answer_all(
+def _score_agent(
     label: str, agent: PersonaAgent, queries: Sequence[Query], task: Task, bar: ProgressBar
 ) -> Arm:
     score, unreadable = 0.0, 0
     with track_usage(UsageTracker(parent=current_tracker())) as tracker:
         for query in queries:
-            with about(user_id=query.user_id), span("ask", query=query.text, arm=label) as asked:
+            with about(user_id=query.user_id), span("ask", query=query.text, arm=label) as trace:
                 try:
                     answer = agent(query=query.text).answer
                 except UnparsableAnswerError:
                     unreadable += 1
                 else:
                     score += task.answer.agreement(answer, str(query.gold))
-                    asked.output(answer=answer, truth=query.gold)
+                    trace.output(answer=answer, truth=query.gold)
             bar.advance(label)
     return Arm(
         name=label,
@@ -131,29 +139,32 @@ def _answer_all(
     )
 
 
-def _floor(subject: EvalUser, queries: Sequence[Query], task: Task) -> Arm:
-    favourite = Counter(item.response for item in subject.history).most_common(1)[0][0]
-    score = sum(task.answer.agreement(favourite, str(query.gold)) for query in queries)
-    label = f"always {favourite!r}, no model"
+def _score_majority(user: EvalUser, queries: Sequence[Query], task: Task) -> Arm:
+    """Score the user's most frequent response, a baseline without a model."""
+    view = UserView(user_id=user.user_id, task=task, history=user.history, seed=0)
+    answer = UserMajority().open(view, {})
+    score = sum(task.answer.agreement(answer, str(query.gold)) for query in queries)
+    label = f"always {answer!r}, no model"
     return Arm(name=label, agreement=score / len(queries), n=len(queries), unreadable=0, calls=0, seconds=0.0)
 
 
-def _show_alignment(aligned: PersonaAgent) -> None:
+def _print_alignment(aligned: PersonaAgent) -> None:
     for step in aligned.alignment.steps:
         out.print(Rule(f"step {step.number}: the agent answers past interactions again", align="left"))
-        for made in step.rollouts:
-            verdict = "right" if made.score == 1.0 else made.error or "wrong"
-            out.print(f"  said {made.answer!r}, the user said {made.truth!r}: {verdict}", markup=False)
-        out.print(Rule("the feedback made from that", align="left"))
+        for rollout in step.rollouts:
+            verdict = "right" if rollout.score == 1.0 else rollout.error or "wrong"
+            line = f"  answered {rollout.answer!r}, the user said {rollout.truth!r}: {verdict}"
+            out.print(line, markup=False)
+        out.print(Rule("the feedback", align="left"))
         for item in step.feedback:
             out.print(f"  - {item.text or item.skipped}", markup=False)
         out.print(Rule(f"the persona, before and after ({step.note or step.decision.reason})", align="left"))
         out.print(diff_text(step.persona_before, step.persona_after, "before", "after"))
 
 
-def _show_arms(arms: Sequence[Arm], subject: EvalUser, model: str, *, sample: bool) -> None:
-    what = "made-up sample" if sample else "your data"
-    out.print(Rule(f"held-out queries of {subject.user_id} ({what})", align="left"))
+def _print_arms(arms: Sequence[Arm], subject: EvalUser, model: str, *, sample: bool) -> None:
+    source = "made-up sample" if sample else "your data"
+    out.print(Rule(f"held-out queries of {subject.user_id} ({source})", align="left"))
     table = Table("", "agreement", "n", "unreadable", "model calls", "s per query", box=None)
     for arm in arms:
         table.add_row(
@@ -166,7 +177,7 @@ def _show_arms(arms: Sequence[Arm], subject: EvalUser, model: str, *, sample: bo
         )
     out.print(table)
     out.print(
-        f"One user, n = {arms[0].n}, model {model}: this shows that the loop runs, not that it helps. "
-        "`personaagent eval` measures that.",
+        f"One user, n = {arms[0].n}, model {model}: this shows that alignment runs, not that it helps. "
+        "Measure that with `personaagent eval`.",
         markup=False,
     )

@@ -1,4 +1,4 @@
-"""A finished run as Weave evaluation results, one for each method that asks the model."""
+"""Publishes a finished run as Weave evaluations, one for each method that calls the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def publish_run(tracer: WeaveTracer, out: Path) -> None:
-    """Write the answers and scores of a run folder to where traces go, without the queries' texts."""
+    """Write the answers and scores of a run folder to the tracer, without the texts of queries."""
     from program.tracing.weave.evaluations import log_evaluation
 
     run = read_run(out)
@@ -66,5 +66,6 @@ def _summary(run: Run, label: str, task: Task) -> dict[str, float | int]:
     if not answered:
         return missing
     texts, golds, valid = zip(*answered, strict=True)
-    found = {score.name: score.value for score in scores(texts, golds, task)}
-    return {**missing, **found, "invalid": invalid_share(list(zip(texts, valid, strict=True)), task) or 0.0}
+    by_metric = {score.name: score.value for score in scores(texts, golds, task)}
+    invalid = invalid_share(list(zip(texts, valid, strict=True)), task) or 0.0
+    return {**missing, **by_metric, "invalid": invalid}

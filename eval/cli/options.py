@@ -10,50 +10,50 @@ import typer
 TaskName = Annotated[str, typer.Option("--task", help="LaMP-1, 2M, 2N, 3, 4, 5, 7, or module:TASK.")]
 Data = Annotated[
     Path,
-    typer.Option(help="A file or folder in LaMP's, OPPU's or the parquet layout, or Arrow made from one."),
+    typer.Option(help="A file or folder in LaMP's, OPPU's or the parquet layout, or from `eval convert`."),
 ]
 Methods = Annotated[
     list[str],
-    typer.Option("--method", help="Names, with settings where wanted: baselines,rag:k=8,personaagent."),
+    typer.Option("--method", help="Methods with settings: baselines,rag:k=8,personaagent. Repeatable."),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting for every method that has it: k=8, max_steps=3. Repeatable."),
 ]
-Out = Annotated[Path, typer.Option(help="The run's folder; a run that was stopped continues there.")]
+Out = Annotated[Path, typer.Option(help="The run folder; an existing one is resumed.")]
 Over = Annotated[
     str | None,
     typer.Option(
         help="Run once for each value of one setting (a method's, model, history, users, queries or seed): "
-        "batch=1,3,5. Limits hold for each run."
+        "batch=1,3,5. Limits apply to each run."
     ),
 ]
-Users = Annotated[int | None, typer.Option(help="How many users; default: all.")]
-Order = Annotated[Literal["file", "most-active", "random"], typer.Option(help="Which users those are.")]
-History = Annotated[int | None, typer.Option(help="How many history items of each user; default: all.")]
-HistoryFrom = Annotated[Literal["last", "first"], typer.Option(help="The latest of them, or the earliest.")]
-Queries = Annotated[int | None, typer.Option(help="How many queries of each user; default: all.")]
+Users = Annotated[int | None, typer.Option(help="Number of users; default: all.")]
+Order = Annotated[Literal["file", "most-active", "random"], typer.Option(help="Which users to select.")]
+History = Annotated[int | None, typer.Option(help="Number of history items of each user; default: all.")]
+HistoryFrom = Annotated[Literal["last", "first"], typer.Option(help="The latest items or the earliest.")]
+Queries = Annotated[int | None, typer.Option(help="Number of queries of each user; default: all.")]
 DropRepeats = Annotated[
     bool, typer.Option("--drop-repeats", help="Leave out history items that give an answer away.")
 ]
 LayoutName = Annotated[
     Literal["auto", "lamp", "oppu", "parquet", "arrow"],
-    typer.Option("--layout", help="How the data lie there."),
+    typer.Option("--layout", help="Layout of the data; auto detects it."),
 ]
-Split = Annotated[Literal["train", "dev", "test"], typer.Option(help="Which of LaMP's files in a folder.")]
+Split = Annotated[Literal["train", "dev", "test"], typer.Option(help="Split of a folder in LaMP's layout.")]
 Official = Annotated[
     bool,
     typer.Option(
         "--official",
-        help="The data are LaMP's own files (known of those that `eval download` fetched); "
-        "otherwise results are called LaMP-like.",
+        help="The data are LaMP's own files; detected for files from `eval download`. "
+        "Otherwise results are called LaMP-like.",
     ),
 ]
 PromptModel = Annotated[
-    str | None, typer.Option(help="Model of feedback and update; default: the model that answers.")
+    str | None, typer.Option(help="Model of feedback and rewrites; default: the model that answers.")
 ]
 Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; default: the model's.")]
-Threads = Annotated[int, typer.Option(help="Users and methods served at the same time.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
-MaxCalls = Annotated[int | None, typer.Option(help="Stop before the folder has cost more model calls.")]
-MaxUsd = Annotated[float | None, typer.Option(help="Stop once the folder has cost this much.")]
+Threads = Annotated[int, typer.Option(help="Jobs (one user, one method) that run at the same time.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+MaxCalls = Annotated[int | None, typer.Option(help="Most model calls of the run folder, over all resumes.")]
+MaxUsd = Annotated[float | None, typer.Option(help="Most US dollars of the run folder, over all resumes.")]

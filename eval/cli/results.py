@@ -26,8 +26,8 @@ Format = Annotated[
     Literal["terminal", "markdown", "csv", "latex"], typer.Option("--format", help="How to print it.")
 ]
 
-_LEAST_WIDTH = 140
-"""Columns of a table in the terminal; a narrower one wraps lines instead of losing digits."""
+_MIN_WIDTH = 140
+"""Columns of a table; a narrower terminal wraps lines instead of cutting digits."""
 
 
 def score(
@@ -43,23 +43,23 @@ def score(
         return
     if golds is None or task is None:
         raise ConfigError("a prediction file needs both `--golds` and `--task`")
-    found = score_files(path, golds, get_task(task))
+    scores = score_files(path, golds, get_task(task))
     if json:
-        print_json([vars(value) for value in found])
+        print_json([vars(score) for score in scores])
         return
-    for value in found:
-        out.print(f"{value.name}: {value.value:.4f} {value.unit}, {value.better} is better, n = {value.n}")
+    for score in scores:
+        out.print(f"{score.name}: {score.value:.4f} {score.unit}, {score.better} is better, n = {score.n}")
 
 
 def compare(
     path: RunFolder,
-    a: Annotated[str | None, typer.Argument(help="A method; default: each pair with the reference.")] = None,
-    b: Annotated[str | None, typer.Argument(help="The method to hold it against.")] = None,
+    a: Annotated[str | None, typer.Argument(help="A method; default: the reference.")] = None,
+    b: Annotated[str | None, typer.Argument(help="The method to compare it with; default: all.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every pair.")] = False,
     format_: Format = "terminal",
     json: Json = False,
 ) -> None:
-    """Compare methods on the same queries: differences with intervals, corrected p-values, power."""
+    """Compare methods on the same queries: differences, intervals, corrected p-values, power."""
     from eval.report.analysis import FULL_METHOD
     from eval.report.differences import comparison_table
 
@@ -70,11 +70,11 @@ def compare(
     if b is not None:
         pairs = [pair for pair in pairs if pair.b == b]
         if not pairs:
-            known = ", ".join(method.name for method in analysis.methods)
-            raise ConfigError(f"method {b!r} took no part in this run; choose one of: {known}")
+            names = ", ".join(method.name for method in analysis.methods)
+            raise ConfigError(f"method {b!r} is not in this run; choose one of: {names}")
     if not pairs:
         raise ConfigError(
-            f"there is nothing to compare: `{path}` has one method; add more, such as {FULL_METHOD}"
+            f"cannot compare: `{path}` has only one method; add another one, such as {FULL_METHOD}"
         )
     title = f"{analysis.run.label}, {analysis.main.title}: {analysis.reference.name} (A) against others (B)"
     _print(comparison_table("compare", title, pairs), format_, json)
@@ -82,40 +82,42 @@ def compare(
 
 def predictions(
     path: RunFolder,
-    method: Annotated[str, typer.Argument(help="Whose answers.")],
+    method: Annotated[str, typer.Argument(help="The method.")],
     to: Annotated[Path, typer.Option("--out", help="The file to write.")],
 ) -> None:
     """Write a method's answers in LaMP's submission format."""
     run = read_run(path)
     if method not in run.labels:
-        raise ConfigError(
-            f"method {method!r} took no part in this run; choose one of: {', '.join(run.labels)}"
-        )
+        raise ConfigError(f"method {method!r} is not in this run; choose one of: {', '.join(run.labels)}")
     missing = run.missing(method)
     if missing:
         raise DataError(
-            f"{missing} answers of {method!r} are missing, and LaMP scores complete files only; run on"
+            f"{missing} answers of {method!r} are missing, but LaMP scores only complete files; "
+            "resume the run first"
         )
     if len({query.query_id for query in run.queries}) < len(run.queries):
-        raise DataError("two users have queries of one id, and LaMP's format knows no users; use another run")
-    found = {query.query_id: run.answer(method, query) for query in run.queries}
-    texts = {query_id: record.text or "" for query_id, record in found.items() if record is not None}
+        raise DataError(
+            "two users have a query with the same id, but LaMP's format has no user ids; use another run"
+        )
+    answers = {query.query_id: run.answer(method, query) for query in run.queries}
+    texts = {query_id: record.text or "" for query_id, record in answers.items() if record is not None}
     write_predictions(to, texts, get_task(run.manifest.task))
     err.print(f"{len(texts)} predictions written to {to}", markup=False)
 
 
 def report(
-    path: Annotated[Path, typer.Argument(help="A run folder, a sweep folder, or one with sweeps in it.")],
+    path: Annotated[Path, typer.Argument(help="A run folder, a sweep folder, or a folder of sweeps.")],
     to: Annotated[
-        Path | None, typer.Option("--out", help="Where to write; default: the folder `report` in it.")
+        Path | None, typer.Option("--out", help="The report's folder; default: `report` in it.")
     ] = None,
-    reference: Annotated[str | None, typer.Option(help="The method that others are held against.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The method that others are compared with.")] = None,
     dense_map: Annotated[
-        bool, typer.Option("--dense-map", help="Map personas with the sentence encoder, not by their words.")
+        bool,
+        typer.Option("--dense-map", help="Map personas by sentence embeddings, not words."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Make tables, figures and one self-contained page."""
+    """Write tables, figures and a self-contained page."""
     from eval.report import make_report
 
     files = make_report(path, to, reference=reference, dense_map=dense_map)
@@ -141,7 +143,7 @@ def _analysis(path: Path, reference: str | None = None) -> Analysis:
 
     study = load(path)
     if study.run is None:
-        raise DataError(f"`{path}` is a sweep; give one of the run folders in it, or use `eval report`")
+        raise DataError(f"`{path}` is a sweep; give one of its run folders, or use `eval report`")
     return analyse(study.run, reference)
 
 
@@ -151,14 +153,15 @@ def _print(table: Table, format_: str, json: bool) -> None:
     if json:
         print_json([dict(row) for row in table.rows])
     elif format_ == "terminal":
-        shown = RichTable(title=Text(table.title, "table.title"), box=None, title_justify="left")
+        rich_table = RichTable(title=Text(table.title, "table.title"), box=None, title_justify="left")
         for column in table.columns:
-            shown.add_column(
+            rich_table.add_column(
                 Text(column.title), justify="right" if column.number else "left", overflow="fold"
             )
         for cells in table.cells:
-            shown.add_row(*map(Text, cells))
-        Console(width=max(out.width, _LEAST_WIDTH), soft_wrap=True, highlight=False, emoji=False).print(shown)
+            rich_table.add_row(*map(Text, cells))
+        width = max(out.width, _MIN_WIDTH)
+        Console(width=width, soft_wrap=True, highlight=False, emoji=False).print(rich_table)
         for note in table.notes:
             out.print(note, style="dim", markup=False)
     else:

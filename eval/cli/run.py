@@ -56,7 +56,7 @@ def run(
     trace_content: TraceContent = "full",
     json: Json = False,
 ) -> None:
-    """Let every method answer every query of a data set. The same command resumes a stopped run."""
+    """Run methods on a data set and score them. The same command resumes a stopped run."""
     if over is None and context.info_name == "sweep":
         raise ConfigError("`eval sweep` is `eval run --over`; give `--over`, such as `--over batch=1,3,5`")
     options: dict[str, Any] = dict(
@@ -114,7 +114,7 @@ def _run(options: dict[str, Any], json: bool) -> int:
 
 
 def _sweep(options: dict[str, Any], over: str, json: bool) -> int:
-    """Run the methods once for each value of a setting; limits hold for each run."""
+    """Run the methods once for each value of a setting, after checking all values."""
     key, values = _parse(over)
     runs = {value: _with(options, key, value) for value in values}
     for run in runs.values():
@@ -144,11 +144,11 @@ def _sweep(options: dict[str, Any], over: str, json: bool) -> int:
 
 
 def _evaluate(options: dict[str, Any], tracker: UsageTracker) -> Outcome:
-    """Evaluate with progress on stderr."""
+    """Call `evaluate` with a progress bar on stderr."""
     with progress(tracker, 0, "answers") as bar:
 
-        def plan(total: int, left: int) -> None:
-            bar.resize(total, done=total - left)
+        def plan(total: int, missing: int) -> None:
+            bar.resize(total, completed=total - missing)
 
         return evaluate(
             **options, tracker=tracker, on_plan=plan, on_answer=bar.advance, on_defects=_print_defects
@@ -156,7 +156,7 @@ def _evaluate(options: dict[str, Any], tracker: UsageTracker) -> Outcome:
 
 
 def _print_failures(outcome: Outcome) -> int:
-    """Print on stderr what failed; return the exit code."""
+    """Print failures on stderr; return the exit code."""
     for label, kinds in outcome.failed.items():
         counts = ", ".join(f"{number} x {kind}" for kind, number in sorted(kinds.items()))
         end = "; given up" if label in outcome.given_up else ""
@@ -182,14 +182,14 @@ def _print_next(out: Path) -> None:
 
 
 def _explain(error: BaseException) -> str:
-    """Return one line; of an unforeseen error only its kind, since its message may quote a user."""
+    """Return one line; of an unexpected error only its type, because its message may quote a user."""
     if isinstance(error, PersonaAgentError):
         return str(error)
     return explain(error) or f"{type(error).__name__} (the run folder has the message)"
 
 
 def _settings(settings: Sequence[str], prompt_model: str | None) -> dict[str, str]:
-    """Return the settings for every method that has them."""
+    """Return the settings of ``--set`` and ``--prompt-model`` as name to text."""
     parsed = {"prompt_model": prompt_model} if prompt_model else {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -200,11 +200,11 @@ def _settings(settings: Sequence[str], prompt_model: str | None) -> dict[str, st
 
 
 def _earlier_entries(out: Path, key: str) -> dict[str, SweepEntry]:
-    """Return the values that an earlier sweep into this folder ran, so that resuming it drops none."""
-    before = read_sweep(out)
-    if before is not None and before.over != key:
-        raise ConfigError(f"`{out}` holds a sweep over `{before.over}`, not `{key}`; give another `--out`")
-    return {entry.value: entry for entry in before.runs} if before else {}
+    """Return the entries of an existing sweep by value, which a resumed sweep keeps."""
+    sweep = read_sweep(out)
+    if sweep is not None and sweep.over != key:
+        raise ConfigError(f"`{out}` holds a sweep over `{sweep.over}`, not `{key}`; give another `--out`")
+    return {entry.value: entry for entry in sweep.runs} if sweep else {}
 
 
 def _parse(over: str) -> tuple[str, list[str]]:
@@ -218,7 +218,7 @@ def _parse(over: str) -> tuple[str, list[str]]:
 
 
 def _with(options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
-    """Return the options of one value's run, in its own folder."""
+    """Return the options of the run with one value, which has its own folder."""
     run = {**options, "out": options["out"] / f"{key}={re.sub(r'[^A-Za-z0-9._-]+', '-', value)}"}
     if key == "model":
         return {**run, "model": value}
@@ -231,7 +231,7 @@ def _with(options: dict[str, Any], key: str, value: str) -> dict[str, Any]:
     methods = list(split_specs(run["methods"]))
     if not any(_has(spec, key) for spec in methods):
         raise ConfigError(f"none of the methods has a setting `{key}`; see `personaagent eval methods`")
-    # Methods without the setting run beside those that are varied.
+    # Methods without the setting run unchanged, for comparison.
     return {
         **run,
         "methods": [with_setting(spec, key, value) if _has(spec, key) else spec for spec in methods],
@@ -244,5 +244,5 @@ def _has(spec: str, key: str) -> bool:
 
 def _whole_number(key: str, value: str) -> int:
     if not value.isdecimal():
-        raise ConfigError(f"`--over` {key} needs whole numbers, got {value!r}")
+        raise ConfigError(f"`--over {key}` needs whole numbers, got {value!r}")
     return int(value)
