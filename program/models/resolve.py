@@ -133,8 +133,8 @@ def explain(error: BaseException) -> str | None:
     model = getattr(error, "model", None) or "the model"
     provider = str(model).partition("/")[0]
     if isinstance(error, lm_errors.LMAuthError):
-        names = _KEYS.get(provider, ("its key",))
-        return f"{model} rejected the key: check `{names[0]}`"
+        key = f"`{_KEYS[provider][0]}`" if provider in _KEYS else "its value"
+        return f"{model} rejected the key: check {key}"
     if isinstance(error, lm_errors.LMBillingError):
         return f"{model} requires payment: check the account's credit"
     if isinstance(error, lm_errors.LMRateLimitError):

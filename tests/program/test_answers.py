@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from program.answers import Labels, Rating, Text
+from program.answers import Labels, Rating, Text, fits, rouge_scorer
 from program.errors import ConfigError, UnparsableAnswerError
 
 
@@ -44,3 +47,79 @@ def test_degenerate_answer_types_raise_config_error() -> None:
         Labels(("twice", "twice"))
     with pytest.raises(ConfigError):
         Rating(5, 5)
+
+
+RATINGS = st.builds(lambda low, size: Rating(low, low + size), st.integers(-9, 9), st.integers(1, 9))
+
+
+@given(rating=RATINGS, data=st.data())
+def test_rating_agreement_is_symmetric_and_one_only_for_equal_ratings(
+    rating: Rating, data: st.DataObject
+) -> None:
+    first, second = (str(data.draw(st.integers(rating.low, rating.high))) for _ in range(2))
+    agreement = rating.agreement(first, second)
+    assert 0.0 <= agreement <= 1.0
+    assert agreement == rating.agreement(second, first)
+    assert (agreement == 1.0) == (first == second)
+
+
+@given(rating=RATINGS, value=st.integers(-30, 30))
+def test_rating_parses_exactly_the_integers_of_its_range(rating: Rating, value: int) -> None:
+    assert fits(rating, f" {value}\n") == (rating.low <= value <= rating.high)
+
+
+def test_rating_normalizes_leading_zeros_and_negative_numbers() -> None:
+    assert Rating(1, 5).parse("04") == "4"
+    assert Rating(-2, 2).parse("-1") == "-1"
+    assert Rating(-2, 2).agreement("-2", "2") == 0.0
+
+
+def test_rating_rejects_a_number_of_thousands_of_digits_with_a_short_message() -> None:
+    with pytest.raises(UnparsableAnswerError) as raised:
+        Rating(1, 5).parse("9" * 10_000)
+    assert len(str(raised.value)) < 150
+    assert raised.value.raw == "9" * 10_000
+
+
+@given(st.lists(st.text(min_size=1).filter(lambda text: text == text.strip()), min_size=2, unique=True))
+def test_every_label_parses_to_itself(values: list[str]) -> None:
+    labels = Labels(tuple(values))
+    assert [labels.parse(value) for value in values] == values
+
+
+@given(st.text(), st.integers(1, 20))
+def test_parsing_a_parsed_text_changes_at_most_its_trailing_space(text: str, max_chars: int) -> None:
+    answer_type = Text(max_chars=max_chars, allow_empty=True)
+    parsed = answer_type.parse(text)
+    assert len(parsed) <= max_chars
+    assert answer_type.parse(parsed) == parsed.strip()
+
+
+def test_empty_text_is_valid_only_if_allowed() -> None:
+    assert Text(allow_empty=True).parse(" \n") == ""
+    assert fits(Text(allow_empty=True), "")
+    assert not fits(Text(), "")
+
+
+def test_rouge_uses_no_stemming_and_ignores_case() -> None:
+    assert Text().agreement("cats", "cat") == 0.0
+    assert Text().agreement("The Cat", "the cat") == 1.0
+
+
+def test_rouge_l_rewards_word_order_and_rouge_1_does_not() -> None:
+    scores = rouge_scorer().score("a b c", "c b a")
+    # The longest common subsequence has one of three words.
+    assert scores["rougeL"].fmeasure == pytest.approx(1 / 3)
+    assert scores["rouge1"].fmeasure == 1.0
+
+
+def test_non_text_values_are_parsed_as_text() -> None:
+    assert Rating(1, 5).parse(4) == "4"
+    assert Labels(("True", "False")).parse(True) == "True"
+    assert Text().parse(3.5) == "3.5"
+
+
+def test_annotations_accept_exactly_the_valid_answers() -> None:
+    assert TypeAdapter(Rating(1, 3).annotation).json_schema()["enum"] == [1, 2, 3]
+    assert TypeAdapter(Labels(("a", "b")).annotation).json_schema()["enum"] == ["a", "b"]
+    assert Text().annotation is str

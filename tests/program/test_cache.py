@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,3 +71,44 @@ def test_empty_cache_deletes_all_answers(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     use_cache(tmp_path)
     assert cache_answers(counting_ask(requests), "model")("chat", "what a user said") == "answer 2"
+
+
+def test_cache_folder_is_private(tmp_path: Path) -> None:
+    use_cache(tmp_path)
+    assert stat.S_IMODE((tmp_path / "cache" / "answers").stat().st_mode) == 0o700
+
+
+def test_emptying_a_cache_that_does_not_exist_does_nothing(tmp_path: Path) -> None:
+    empty_cache(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_cache_does_not_contain_the_request(tmp_path: Path) -> None:
+    set_answer_folder(tmp_path)
+    cache_answers(lambda kind, question: "yes", "model")("chat", "zebraword")
+    set_answer_folder(None)
+    stored = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert stored
+    assert not any(b"zebraword" in path.read_bytes() for path in stored)
+
+
+def test_answers_are_cached_in_memory_without_a_folder() -> None:
+    requests: list[str] = []
+    ask = cache_answers(counting_ask(requests), "model")
+    assert ask("chat", "a") == ask("chat", "a") == "answer 1"
+    assert cache_answers(counting_ask(requests), "model")("chat", "a") == "answer 2"
+
+
+def test_key_parts_are_separate(tmp_path: Path) -> None:
+    requests: list[str] = []
+    set_answer_folder(tmp_path)
+    assert cache_answers(counting_ask(requests), "m")("chat", "a") == "answer 1"
+    assert cache_answers(counting_ask(requests), "m chat")("", "a") == "answer 2"
+
+
+def test_folder_can_change_between_requests(tmp_path: Path) -> None:
+    requests: list[str] = []
+    for folder in ("one", "two", "one"):
+        set_answer_folder(tmp_path / folder)
+        cache_answers(counting_ask(requests), "model")("chat", "a")
+    assert len(requests) == 2

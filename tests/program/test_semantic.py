@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import dspy
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from program.answers import Labels, Rating, Text
 from program.errors import BudgetExceededError
@@ -125,3 +128,101 @@ def test_budget_applies_to_the_summary() -> None:
     with track_usage(UsageTracker(Budget(max_calls=0)), lm), pytest.raises(BudgetExceededError):
         build_profile(EpisodicMemory("u", history(["a"])), task())
     assert lm.engine.prompts == []
+
+
+def test_summary_is_cut_and_reads_at_most_400_characters_of_an_item() -> None:
+    lm = scripted_lm(lambda system, user: "word " * 100)
+    item = Interaction(id="i", user_id="u", query="x" * 1000, response="a")
+    with dspy.context(lm=lm):
+        profile = build_profile(EpisodicMemory("u", [item]), task(), max_chars=20)
+    assert profile.prose == "word word word word "
+    assert lm.engine.prompts[0][1].count("x") == 400
+
+
+def test_model_may_decline_prose_and_the_caller_may_override_it() -> None:
+    lm = scripted_lm(lambda system, user: "Likes a.")
+    lm.summarises = False
+    memory = EpisodicMemory("u", history(["a"]))
+    with dspy.context(lm=lm):
+        assert build_profile(memory, task()).prose == ""
+        assert build_profile(memory, task(), prose=True).prose == "Likes a."
+    assert len(lm.engine.prompts) == 1
+
+
+def test_failure_of_the_model_propagates() -> None:
+    def fail(system: str, user: str) -> str:
+        raise RuntimeError("offline")
+
+    with dspy.context(lm=scripted_lm(fail)), pytest.raises(dspy.LMError, match="offline"):
+        build_profile(EpisodicMemory("u", history(["a"])), task())
+
+
+def test_user_id_does_not_reach_the_prompt() -> None:
+    lm = scripted_lm(lambda system, user: "Likes a.")
+    item = Interaction(id="i", user_id="zebra", query="q", response="a")
+    with dspy.context(lm=lm):
+        build_profile(EpisodicMemory("zebra", [item]), task())
+    assert "zebra" not in "".join(lm.engine.prompts[0])
+
+
+def test_facts_without_recent_do_not_list_the_latest_answers() -> None:
+    facts = count_facts(history(["a", "b"]), LABELS)
+    assert "Latest answers, newest first: b, a." in render_facts(facts)
+    assert "Latest" not in render_facts(facts, recent=False)
+
+
+def test_first_and_last_ignore_missing_dates() -> None:
+    dated, undated = history(["a"])[0], history(["a"], dated=False)[0]
+    facts = count_facts([undated, dated], LABELS)
+    assert facts.first == facts.last == dated.timestamp
+    assert "between 2025-01-01 and 2025-01-01" in render_facts(facts)
+
+
+def test_profile_of_an_empty_history_is_stale_after_the_first_interaction() -> None:
+    empty = Profile(facts=count_facts([], LABELS))
+    assert not empty.is_stale(0)
+    assert empty.is_stale(1)
+
+
+def test_old_name_of_restricted_to_warns() -> None:
+    profile = Profile(facts=count_facts(history(["a"]), LABELS))
+    with pytest.warns(DeprecationWarning, match="`Profile.seen_from` is now `Profile.restricted_to`"):
+        assert profile.seen_from([], LABELS).facts.interactions == 0
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=20))
+def test_counts_sum_to_the_interactions_and_are_sorted(responses: list[str]) -> None:
+    facts = count_facts(history(responses), LABELS)
+    frequencies = [count for _, count in facts.counts]
+    assert sum(frequencies) == facts.interactions == len(responses)
+    assert frequencies == sorted(frequencies, reverse=True)
+    assert facts.recent == tuple(responses[::-1][:5])
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=20))
+def test_mean_and_spread_equal_numpy(ratings: list[int]) -> None:
+    facts = count_facts(history([str(rating) for rating in ratings]), Rating(1, 5))
+    assert facts.mean == pytest.approx(np.mean(ratings))
+    assert facts.spread == pytest.approx(np.std(ratings))
+
+
+@given(sizes=st.lists(st.integers(0, 60), max_size=12), max_tokens=st.integers(1, 60))
+def test_newest_within_is_the_longest_suffix_that_fits(sizes: list[int], max_tokens: int) -> None:
+    items = [
+        Interaction(id=str(n), user_id="u", query="x" * size, response="") for n, size in enumerate(sizes)
+    ]
+    newest = newest_within(items, max_tokens)
+    assert newest == items[::-1][: len(newest)]
+    chars = [len(item.query) + 8 for item in items[::-1]]
+    assert len(newest) <= 1 or sum(chars[: len(newest)]) <= 4 * max_tokens
+    if len(newest) < len(items):
+        assert sum(chars[: len(newest) + 1]) > 4 * max_tokens
+
+
+@given(responses=st.lists(st.sampled_from("abc"), min_size=1, max_size=10), size=st.integers(0, 10))
+def test_restricted_profile_equals_one_built_from_that_part(responses: list[str], size: int) -> None:
+    items = history(responses)
+    profile = Profile(facts=count_facts(items, LABELS), prose="Likes a.", interaction_ids=(items[-1].id,))
+    restricted = profile.restricted_to(items[:size], LABELS)
+    assert restricted.facts == count_facts(items[:size], LABELS)
+    assert bool(restricted.prose) == bool(restricted.interaction_ids) == (size >= len(items))
