@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from eval.files import explain_write_errors
 from eval.report import case_studies, costs, differences, persona_figures, results, sweeps
 from eval.report.analysis import analyse
 from eval.report.data import Study
 from eval.report.load import load
-from eval.report.overview import make_overview, reproduction_section
 from eval.report.persona_figures import Embed
 from eval.report.render import render_markdown, render_page
+from eval.report.run_info import make_introduction, reproduction_section
 from eval.report.section import Section
 from eval.report.table import to_csv, to_latex, to_markdown
-from eval.writing import writing
 
 _FILES = "files.txt"
 """Lists the tables and figures of a report, so that the next one can delete them."""
@@ -68,14 +68,14 @@ def make_report(
         ['differences.csv', 'differences.svg', 'scores.csv', 'scores.svg']
     """
     study = load(run)
-    overview = make_overview(study)
+    introduction = make_introduction(study)
     sections = _sections(study, reference, _encoder() if dense_map else None)
     out = out or run / "report"
     tables = [table for section in sections for table in (*section.tables, *section.folded_tables)]
     figures = [figure for section in sections for figure in section.figures]
     files = ReportFiles(
-        page=_write(out / "report.html", render_page(overview, sections)),
-        markdown=_write(out / "report.md", render_markdown(overview, sections)),
+        page=_write(out / "report.html", render_page(introduction, sections)),
+        markdown=_write(out / "report.md", render_markdown(introduction, sections)),
         tables=[
             _write(out / "tables" / f"{table.name}.{suffix}", render(table))
             for table in tables
@@ -127,7 +127,7 @@ def _delete_stale(out: Path, names: Sequence[str]) -> None:
 
 
 def _write(path: Path, text: str) -> Path:
-    with writing(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
     return path

@@ -7,15 +7,15 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.report.overview import Overview
+from eval.report.run_info import Introduction
 from eval.report.section import CaseStudy, Section
 from eval.report.table import to_markdown
 
 
-def render_markdown(overview: Overview, sections: Sequence[Section]) -> str:
+def render_markdown(introduction: Introduction, sections: Sequence[Section]) -> str:
     """Return the report as Markdown, without persona texts and with links instead of folded tables."""
-    guide = "\n".join(["How to read this:", "", *(f"- {line}" for line in overview.guide)])
-    blocks = [f"# {overview.title}", overview.lead, guide]
+    guide = "\n".join(["How to read this:", "", *(f"- {line}" for line in introduction.guide)])
+    blocks = [f"# {introduction.title}", introduction.lead, guide]
     for section in sections:
         blocks.append(f"## {section.title}")
         blocks.extend(section.text)
@@ -34,7 +34,7 @@ def render_markdown(overview: Overview, sections: Sequence[Section]) -> str:
     return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
 
 
-def render_page(overview: Overview, sections: Sequence[Section]) -> str:
+def render_page(introduction: Introduction, sections: Sequence[Section]) -> str:
     """Return the report as HTML: all text escaped, all charts embedded, no scripts, no network access."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -43,7 +43,7 @@ def render_page(overview: Overview, sections: Sequence[Section]) -> str:
     environment.filters["data_uri"] = _data_uri
     css = (Path(__file__).with_name("templates") / "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.jinja").render(
-        overview=overview,
+        introduction=introduction,
         sections=sections,
         css=Markup(css),
         css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),

@@ -53,16 +53,17 @@ def main_table(analysis: Analysis) -> Table:
             *(interval_column(metric.name, heading(metric)) for metric in analysis.metrics),
             invalid_column(),
             key_column("missing", "Missing"),
-            key_column("prepare_calls_each", "Calls per user (prepare)", digits=1),
+            key_column("prepare_calls_each", "Calls to prepare a user", digits=1),
             key_column("answer_calls_each", "Calls per answer", digits=1),
             key_column("answer_seconds_each", "Seconds per answer", digits=2),
-            key_column("tokens", "Total tokens"),
-            usd_column("Total USD"),
+            key_column("tokens", "Tokens"),
+            usd_column("USD"),
         ],
         notes=[
             "Brackets: 95 % intervals over users. n: scored answers.",
             "Invalid: share of scored answers that do not fit the answer's type; they are scored as LaMP's "
             "scorer does. Missing: queries without an answer; never scored as wrong.",
+            "Tokens and USD: preparing and answering together.",
             "“floor” marks a trivial baseline: it needs no model, and a method that does not beat it is not "
             "worth its calls.",
         ],

@@ -95,10 +95,10 @@ def _table(sweep: Sweep, metric: Metric) -> Table:
             *(shared if differs else []),
             Column("p (Holm)", lambda row: p_value(row["p_holm"])),
             key_column("verdict", "Verdict", number=False),
-            key_column("prepare_calls_each", "Calls per user (prepare)", digits=1),
+            key_column("prepare_calls_each", "Calls to prepare a user", digits=1),
             key_column("answer_calls_each", "Calls per answer", digits=1),
-            key_column("tokens", "Total tokens"),
-            usd_column("Total USD"),
+            key_column("tokens", "Tokens"),
+            usd_column("USD"),
         ],
     )
 

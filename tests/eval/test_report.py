@@ -35,7 +35,7 @@ from eval.records import (
 from eval.report import make_report
 from eval.report.charts import ForestRow, forest
 from eval.report.load import load
-from eval.report.overview import make_overview
+from eval.report.run_info import make_introduction
 from program.errors import ConfigError, DataError
 from program.usage import Usage
 
@@ -487,7 +487,7 @@ def test_sweep_of_numbers_is_sorted_as_numbers(tmp_path):
     ],
 )
 def test_lead_of_a_sweep_names_one_model_only_if_all_runs_share_it(tmp_path, over, lead):
-    assert make_overview(load(write_sweep(tmp_path, over, ["1", "2"]))).lead == lead
+    assert make_introduction(load(write_sweep(tmp_path, over, ["1", "2"]))).lead == lead
 
 
 def test_run_and_sweep_share_pseudonyms(run):

@@ -14,7 +14,7 @@ from eval.report.table import Row, Table, heading, key_column, percent, show
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overview:
+class Introduction:
     """The top of a report: title, one line about its size and model, and how to read it."""
 
     title: str
@@ -22,10 +22,10 @@ class Overview:
     guide: Sequence[str]
 
 
-def make_overview(study: Study) -> Overview:
+def make_introduction(study: Study) -> Introduction:
     """Return the top of a study's report."""
     run = study.any_run
-    return Overview(
+    return Introduction(
         title=f"{run.label}: {'method comparison' if study.run else 'sweep'}",
         lead=_lead(study),
         guide=_guide(run),
