@@ -270,6 +270,13 @@ class TestFiles:
         with pytest.raises(DataError, match="is not a regular file"):
             import_users(store, tmp_path, task="LaMP-2M")
 
+    def test_path_can_be_text_and_the_default_task_is_free_text(
+        self, store: UserStore, tmp_path: Path
+    ) -> None:
+        path = write(tmp_path / "a.jsonl", row("ann", "dinner?", "Lentils."))
+        assert import_users(store, str(path)).new == 1
+        assert store.user("ann").task == "free-text"
+
     def test_unknown_task_is_reported_before_the_missing_file(self, store: UserStore, tmp_path: Path) -> None:
         with pytest.raises(UnknownTaskError):
             import_users(store, tmp_path / "missing", task="LaMP-99")
@@ -304,6 +311,7 @@ def test_rejects_other_time_formats(text: str) -> None:
         parse_time("date", text)
 
 
+@pytest.mark.real_histories
 def test_imports_all_lamp_like_histories_in_both_layouts(store: UserStore, lamp_like: Path) -> None:
     folder = lamp_like / "LaMP_2M_like"
     report = import_users(store, folder / "user_top_100_history.json", task="LaMP-2M")

@@ -18,9 +18,9 @@ Progress = Callable[[int, int], None]
 
 def import_users(
     store: UserStore,
-    path: Path,
+    path: str | Path,
     *,
-    task: str,
+    task: str = "free-text",
     format: Format = "auto",  # noqa: A002 - the name of the command-line option
     skip_bad: bool = False,
     progress: Progress | None = None,
@@ -51,10 +51,10 @@ def import_users(
         >>> line = '{"user_id": "ana", "query": "Dinner?", "response": "Lentils."}'
         >>> _ = Path("history.jsonl").write_text(line)
         >>> with UserStore("users.db") as store:
-        ...     import_users(store, Path("history.jsonl"), task="free-text")
+        ...     import_users(store, "history.jsonl")
         ImportReport(users=1, interactions=1, new=1, skipped=())
     """
-    declared = get_task(task)
+    declared, path = get_task(task), Path(path)
     reader = open_reader(path, format, declared)
     size = path.stat().st_size
     skipped = _check(reader, skip_bad, lambda position: progress and progress(position, 2 * size))
