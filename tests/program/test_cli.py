@@ -305,8 +305,8 @@ def test_observe_prints_the_id_of_the_stored_interaction(run: Run, history: Path
     run("users", "import", str(history))
     observed = json.loads(run("observe", "ana", "--query", "q", "--response", "r", "--json").out)
     assert observed["user_id"] == "ana"
-    shown = json.loads(run("users", "show", "ana", "--json").out)
-    assert (shown["interactions"], shown["stale"], shown["alignments"]) == (6, True, [])
+    summary = json.loads(run("users", "show", "ana", "--json").out)
+    assert (summary["interactions"], summary["stale"], summary["alignments"]) == (6, True, [])
 
 
 def test_forget_without_confirmation_deletes_nothing(
