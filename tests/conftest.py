@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,12 @@ def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.fixture(scope="session")
 def lamp_like() -> Path:
-    """The folder of real histories in LaMP's layouts; absent on a user's machine."""
-    folder = Path(__file__).parents[2] / "shared" / "data" / "lamp_like"
+    """The folder of LaMP-like histories, for tests marked `real_histories`; skips if there is none.
+
+    ``PERSONAAGENT_HISTORIES`` names the folder; beside a checkout it is ``../shared/data/lamp_like``.
+    """
+    beside = Path(__file__).parents[2] / "shared" / "data" / "lamp_like"
+    folder = Path(os.environ.get("PERSONAAGENT_HISTORIES") or beside)
     if not folder.is_dir():
-        pytest.skip("the real histories of ../shared/data are not on this machine")
+        pytest.skip("needs LaMP-like histories; set PERSONAAGENT_HISTORIES to their folder")
     return folder

@@ -23,7 +23,6 @@ from program.errors import ConfigError, DataError
 from program.task import FREE_TEXT
 
 FIXTURES = Path(__file__).parent / "fixtures"
-LIKE = Path(__file__).parents[2] / ".." / "shared" / "data" / "lamp_like"
 TASKS = [CITATION, MOVIES, NEWS, RATING, HEADLINE, PAPER, EMAIL, TWEET]
 INSTRUCTION = RATING.lead
 
@@ -490,6 +489,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert float(megabytes) < 10
 
 
+@pytest.mark.real_histories
 @pytest.mark.parametrize(
     ("folder", "task", "counts"),
     [
@@ -500,10 +500,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         ("LaMP_4_like", HEADLINE, (38, 287)),
     ],
 )
-def test_lamp_like_data_is_read_whole(folder, task, counts):
-    if not (LIKE / folder).exists():
-        pytest.skip("the LaMP-like data is not beside this checkout")
-    data = open_data(LIKE / folder, task)
+def test_lamp_like_data_is_read_completely(lamp_like, folder, task, counts):
+    data = open_data(lamp_like / folder, task)
     assert (data.manifest["users"], data.manifest["queries"]) == counts
     assert defects(data).keys() <= {"repeats"}
     for user in data:

@@ -12,7 +12,6 @@ from program.memory.interaction import Interaction
 from program.task import FREE_TEXT, get_task
 
 FIXTURES = Path(__file__).parent / "fixtures"
-LIKE = Path(__file__).parents[2] / ".." / "shared" / "data" / "lamp_like"
 MODULES = {name: f"eval.tasks.lamp_{name[5:].lower()}:TASK" for name in (
     "LaMP-1", "LaMP-2M", "LaMP-2N", "LaMP-3", "LaMP-4", "LaMP-5", "LaMP-6", "LaMP-7"
 )}  # fmt: skip
@@ -238,11 +237,10 @@ def test_a_plain_task_gets_defaults():
     assert LampTask.of(lamp) is lamp
 
 
+@pytest.mark.real_histories
 @pytest.mark.parametrize("folder", ["LaMP_1_like", "LaMP_2M_like", "LaMP_2N_like", "LaMP_4_like"])
-def test_lamp_like_inputs_are_lamps_templates(folder):
-    path = LIKE / folder / "user_top_100_history.json"
-    if not path.exists():
-        pytest.skip("the LaMP-like data is not beside this checkout")
+def test_lamp_like_inputs_match_lamps_templates(lamp_like, folder):
+    path = lamp_like / folder / "user_top_100_history.json"
     task = task_of(folder.removesuffix("_like").replace("_", "-"))
     for user in json.loads(path.read_text()):
         for query in user["query"]:

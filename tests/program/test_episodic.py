@@ -16,7 +16,6 @@ from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.retrieval import Recency
 
-LAMP_LIKE = Path(__file__).parents[2] / ".." / "shared" / "data" / "lamp_like"
 DAY_ONE = datetime(2020, 1, 1, tzinfo=timezone.utc)
 
 
@@ -211,9 +210,9 @@ def test_search_before_an_id_returns_exactly_the_past(days: list[int], cut: int,
     assert ids(memory.latest(before=simulated.id)) == past
 
 
-@pytest.mark.skipif(not LAMP_LIKE.exists(), reason="the LaMP-like histories are not beside this checkout")
-def test_ranking_equals_rank_bm25_on_real_histories() -> None:
-    users = json.loads((LAMP_LIKE / "LaMP_2M_like" / "user_top_100_history.json").read_text(encoding="utf-8"))
+@pytest.mark.real_histories
+def test_ranking_equals_rank_bm25_on_real_histories(lamp_like: Path) -> None:
+    users = json.loads((lamp_like / "LaMP_2M_like" / "user_top_100_history.json").read_text(encoding="utf-8"))
     for user in users[:5]:
         texts = [item["description"] for item in user["profile"]]
         memory = EpisodicMemory("ann", [interaction(n, text) for n, text in enumerate(texts)])
