@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.files import explain_write_errors
 from eval.metrics import Score, is_valid, scores
 from eval.tasks.base import LampTask
-from eval.writing import writing
 from program.answers import Labels
 from program.errors import DataError
 from program.task import Task
@@ -28,7 +28,7 @@ def write_predictions(path: Path, predictions: Mapping[str, str], task: Task) ->
     """
     golds = [{"id": query_id, "output": output} for query_id, output in predictions.items()]
     content = {"task": LampTask.of(task).file_names[0], "golds": golds}
-    with writing(path):
+    with explain_write_errors(path):
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

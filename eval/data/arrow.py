@@ -15,7 +15,7 @@ from typing import Any
 from eval.contracts import EvalUser, Query
 from eval.data.layout import ARROW_FILE
 from eval.data.read import Reading, repeated
-from eval.writing import writing
+from eval.files import explain_write_errors
 from program.errors import DataError
 from program.memory.interaction import Interaction
 from program.task import Task
@@ -33,7 +33,7 @@ def write_arrow(users: Iterable[EvalUser], manifest: Mapping[str, Any], folder: 
     """
     import pyarrow as pa
 
-    with writing(folder):
+    with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     unfinished, file = folder / f"{ARROW_FILE}.part", folder / ARROW_FILE
     if (folder / _MANIFEST).exists() and not (file.exists() or unfinished.exists()):

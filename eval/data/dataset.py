@@ -12,11 +12,11 @@ from typing import Any
 from eval.contracts import EvalUser
 from eval.data.arrow import ArrowFile, write_arrow
 from eval.data.defects import Defect, summarise
-from eval.data.jsonlist import sha256
 from eval.data.layout import Layout, detect, raw_source
 from eval.data.merge import merged
 from eval.data.read import Reading, read_user
 from eval.data.selection import Selection
+from eval.files import sha256
 from program.errors import DataError
 from program.task import Task
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from eval.data.jsonlist import elements, sha256
+from eval.data.jsonlist import elements
+from eval.files import sha256
 from eval.submission import read_outputs
 from eval.tasks.base import LampTask
 from program.errors import ConfigError, DataError

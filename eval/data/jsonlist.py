@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,12 +50,3 @@ def open_file(path: Path) -> BinaryIO:
     raise DataError(
         f"`{path}` is not a JSON list" + (": it is empty" if not start else "; is it the outputs file?")
     )
-
-
-def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
