@@ -1,4 +1,4 @@
-"""Names for processes, so that a later process can tell that an earlier one has died."""
+"""Process names that a later process can check: is the process of that name still alive?"""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 def process_name() -> str:
-    """Return ``"host pid start"``; ``start`` tells apart two processes that had the same pid."""
+    """Return ``"host pid start"``; the start time tells apart two processes with the same pid."""
     return f"{socket.gethostname()} {os.getpid()} {_start(os.getpid())}"
 
 
 def is_dead(name: str) -> bool:
-    """Return whether the process that `process_name` named has certainly ended.
+    """Return whether the process with this `process_name` has certainly ended.
 
-    False if the answer is not certain: another host, or a system that does not tell. Zombies are
-    dead. Names that version 0.1 wrote into traces (``host/pid/start``) are read as well.
+    False if that is uncertain: the process ran on another host, or the system gives no process
+    information. Zombies are dead. Also reads the names of version 0.1 (``host/pid/start``).
 
     Example:
         >>> is_dead(process_name())

@@ -1,7 +1,7 @@
-"""Where the program says what it is doing: named spans, and nothing about where they go.
+"""Named spans around the steps of the program, for a tracer to record.
 
-Without a tracer a span costs two attribute reads. A tracer is installed per context, so threads
-that run in a copied context and asyncio tasks keep their parent.
+Without a tracer a span does nothing. The tracer is a context variable: asyncio tasks, and threads
+that run in a copied context, keep it and their parent span.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ class Span(Protocol):
     """An open span."""
 
     def output(self, **values: Any) -> None:
-        """Add to what the span produced; later values win."""
+        """Add output values; later values win."""
         ...
 
 
 class Tracer(Protocol):
-    """Receives spans. It must never raise into, slow down or change the traced program."""
+    """Receives spans. A tracer must never raise, block or change the traced program."""
 
     def span(self, name: str, inputs: Mapping[str, Any]) -> _SpanContext:
-        """Open a span under the current one; leaving it by an exception marks it as failed."""
+        """Open a span under the current one. An exception that leaves it marks it as failed."""
         ...
 
 
@@ -46,7 +46,7 @@ class _NoSpan:
 
 
 _NO_SPAN = _NoSpan()
-# Without a default, so that "never set here" and "switched off" can be told apart.
+# No default: "never set in this context" differs from "switched off".
 _tracer: ContextVar[Tracer | None] = ContextVar("personaagent_tracer")
 _about: ContextVar[Mapping[str, Any]] = ContextVar("personaagent_about", default={})  # noqa: B039
 _on_call: ContextVar[Callable[[Mapping[str, Any]], None] | None] = ContextVar(
@@ -55,24 +55,32 @@ _on_call: ContextVar[Callable[[Mapping[str, Any]], None] | None] = ContextVar(
 
 
 def span(name: str, **inputs: Any) -> _SpanContext:
-    """Open a span called ``name``; without a tracer this does nothing.
+    """Open a span called ``name``. Does nothing without a tracer.
 
     Names in use: ``align``, ``step``, ``simulate``, ``agent``, ``predict``, ``tool``,
-    ``textual_loss``, ``update``, ``gate``, ``persona``, ``profile``, ``ask``, ``evaluate``; the tracer itself
-    adds ``lm`` and, for optimizers of others, ``compile``.
+    ``textual_loss``, ``update``, ``gate``, ``persona``, ``profile``, ``ask``, ``evaluate``. The tracer
+    adds ``lm`` for model calls and ``compile`` for DSPy's own optimizers.
+
+    Example:
+        >>> with span("ask", query="Which tea?") as trace:
+        ...     trace.output(answer="Mint.")
     """
     tracer = _tracer.get(None)
     return _NO_SPAN if tracer is None else tracer.span(name, inputs)
 
 
 @contextmanager
-def about(**facts: Any) -> Iterator[None]:
-    """Say whom and what the spans inside are about: ``user_id``, ``run_id``, ``persona_version``.
+def about(**attributes: Any) -> Iterator[None]:
+    """Add attributes to every span inside: ``user_id``, ``run_id``, ``persona_version``.
 
-    They become attributes of every span inside, also of spans in copied contexts, and are what
-    traces are found, grouped and forgotten by. Inner facts win over outer ones.
+    Traces are searched, grouped and deleted by these attributes. Inner values win over outer ones;
+    copied contexts keep them.
+
+    Example:
+        >>> with about(user_id="ana"), span("ask"):
+        ...     pass
     """
-    token = _about.set({**_about.get(), **facts})
+    token = _about.set({**_about.get(), **attributes})
     try:
         yield
     finally:
@@ -90,9 +98,10 @@ def tracing(tracer: Tracer | None) -> Iterator[None]:
 
 
 def report_call(entry: Mapping[str, Any]) -> None:
-    """Tell the tracer what the model call in progress used, given DSPy's history entry of it.
+    """Report the usage of the model call in progress to the tracer.
 
-    Telling it twice counts once.
+    Args:
+        entry: DSPy's history entry of the call. A repeated report replaces the first.
     """
     listener = _on_call.get()
     if listener is not None:

@@ -1,4 +1,4 @@
-"""Telling a dead process from a living one."""
+"""Tests that dead and living processes are told apart."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from program.processes import is_dead, process_name
 NAME = "import program.processes as p; print(p.process_name(), flush=True); input()"
 
 
-def test_this_process_lives() -> None:
+def test_this_process_is_alive() -> None:
     assert not is_dead(process_name())
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere a process cannot be asked for safely")
-def test_a_process_is_dead_from_its_end_on_even_before_it_is_reaped() -> None:
+@pytest.mark.skipif(os.name != "posix", reason="process status is read on POSIX only")
+def test_ended_process_is_dead_even_before_it_is_reaped() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -33,10 +33,10 @@ def test_a_process_is_dead_from_its_end_on_even_before_it_is_reaped() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="start times are read from /proc")
-def test_another_process_with_the_same_pid_is_not_taken_for_it() -> None:
+def test_reused_pid_counts_as_dead() -> None:
     host, pid, start = process_name().rsplit(" ", 2)
     assert is_dead(f"{host} {pid} {int(start) + 1}")
 
 
-def test_a_process_on_another_host_counts_as_alive() -> None:
+def test_process_on_another_host_counts_as_alive() -> None:
     assert not is_dead("elsewhere 1 1")
