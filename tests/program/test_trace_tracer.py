@@ -1,4 +1,4 @@
-"""Spans become Weave calls: the tree holds, nothing raises, what is stored follows the policy."""
+"""Tests of the tracer: the call tree, failures, and the content policy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -16,7 +17,6 @@ import dspy
 import pytest
 
 from program.errors import ConfigError
-from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
 from program.spans import about, span, tracing
 from program.tracing.content import ContentPolicy, redact_secrets
@@ -64,16 +64,16 @@ def test_off_traces_nothing_and_imports_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("where", ["", "wandb", "wandb:project", "wandb:a/b/c", "remote", "LOCAL"])
-def test_unknown_destinations_are_refused(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("destination", ["", "wandb", "wandb:project", "wandb:a/b/c", "remote", "LOCAL"])
+def test_unknown_destination_is_rejected(tmp_path: Path, destination: str) -> None:
     with (
         pytest.raises(ConfigError, match="local, off or wandb:ENTITY/PROJECT"),
-        open_tracer(where, home=tmp_path),
+        open_tracer(destination, home=tmp_path),
     ):
         pass
 
 
-def test_a_tree_of_spans_is_a_tree_of_calls(tmp_path: Path) -> None:
+def test_nested_spans_become_a_tree_of_calls(tmp_path: Path) -> None:
     with (
         open_tracer("local", home=tmp_path),
         about(user_id="ana", run_id="r1"),
@@ -102,7 +102,7 @@ def test_a_tree_of_spans_is_a_tree_of_calls(tmp_path: Path) -> None:
     assert align["summary"]["weave"]["status"] == "descendant_error"
 
 
-def test_model_calls_are_leaves_whose_usage_adds_up(tmp_path: Path) -> None:
+def test_usage_of_model_calls_adds_up_in_parents(tmp_path: Path) -> None:
     lm = answering()
     tracker = UsageTracker()
     with (
@@ -127,7 +127,7 @@ def test_model_calls_are_leaves_whose_usage_adds_up(tmp_path: Path) -> None:
     assert ask["summary"]["cost"] == {"usd": 0.0, "unpriced": 2, "cache_hits": 0}
 
 
-def test_sixteen_threads_lose_no_span_and_no_parent(tmp_path: Path) -> None:
+def test_spans_of_sixteen_threads_keep_their_parents(tmp_path: Path) -> None:
     def work(worker: int) -> None:
         with about(user_id=f"u{worker}"), span("simulate", interaction_id=str(worker)):
             for n in range(10):
@@ -148,7 +148,7 @@ def test_sixteen_threads_lose_no_span_and_no_parent(tmp_path: Path) -> None:
     assert calls[0]["summary"]["status_counts"]["success"] == len(calls)
 
 
-async def test_tasks_of_asyncio_keep_their_own_branches(tmp_path: Path) -> None:
+async def test_asyncio_tasks_keep_their_own_branches(tmp_path: Path) -> None:
     async def work(n: int) -> None:
         with span("simulate", n=n):
             await asyncio.sleep(0.001 * (n % 3))
@@ -163,7 +163,7 @@ async def test_tasks_of_asyncio_keep_their_own_branches(tmp_path: Path) -> None:
     assert all(calls[tool["parent_id"]]["inputs"] == tool["inputs"] for tool in tools)
 
 
-def test_dspys_own_thread_pools_keep_the_tree_and_the_user(tmp_path: Path) -> None:
+def test_dspys_thread_pools_keep_the_tree_and_the_user(tmp_path: Path) -> None:
     class Program(dspy.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -189,7 +189,7 @@ def test_dspys_own_thread_pools_keep_the_tree_and_the_user(tmp_path: Path) -> No
     assert {call["attributes"].get("user_id") for call in calls} == {"ana"}
 
 
-def test_ops_of_weave_and_spans_of_ours_nest_in_each_other(tmp_path: Path) -> None:
+def test_weave_ops_and_spans_nest_in_each_other(tmp_path: Path) -> None:
     with open_tracer("local", home=tmp_path) as tracer:
         import weave
 
@@ -206,7 +206,7 @@ def test_ops_of_weave_and_spans_of_ours_nest_in_each_other(tmp_path: Path) -> No
     assert [call["summary"]["status_counts"]["success"] for call in calls] == [3, 2, 1]
 
 
-def test_a_failing_store_never_raises_and_is_said_once(
+def test_failing_store_never_raises_and_warns_once(
     tracer: WeaveTracer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -226,7 +226,7 @@ def test_a_failing_store_never_raises_and_is_said_once(
     ]
 
 
-def test_values_that_cannot_be_stored_do_not_matter(tmp_path: Path) -> None:
+def test_unserializable_values_are_replaced_by_their_type(tmp_path: Path) -> None:
     class Hostile:
         def __repr__(self) -> str:
             raise RuntimeError("no")
@@ -246,7 +246,7 @@ def test_values_that_cannot_be_stored_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["none", "hash"])
-def test_user_text_can_be_kept_out(tmp_path: Path, content: Any) -> None:
+def test_content_policy_keeps_user_text_out_of_the_file(tmp_path: Path, content: Any) -> None:
     words = ["the secret query", "the secret answer", "ana@mail", "secret persona"]
     with (
         open_tracer("local", home=tmp_path, content=content),
@@ -274,7 +274,7 @@ def test_user_text_can_be_kept_out(tmp_path: Path, content: Any) -> None:
         assert step["persona_before"] != step["persona_after"]
 
 
-def test_the_default_hook_blanks_secrets_and_another_can_replace_it(tmp_path: Path) -> None:
+def test_default_redaction_removes_secrets_and_is_replaceable(tmp_path: Path) -> None:
     query = "write to ana@example.org with sk-abcdefghijklmnop1234 or 4111 1111 1111 1111, call 2026"
     with open_tracer("local", home=tmp_path / "a"), span("ask", query=query):
         pass
@@ -288,9 +288,11 @@ def test_the_default_hook_blanks_secrets_and_another_can_replace_it(tmp_path: Pa
     assert second["inputs"]["query"] == "QUIET"
 
 
-def test_redaction_takes_time_in_proportion_to_the_text() -> None:
+def test_redaction_takes_linear_time() -> None:
+    started = time.perf_counter()
     for text in ("a" * 200_000 + "@", "1 " * 100_000, "a.b-" * 50_000 + "@" + "c." * 50_000):
         redact_secrets(text)
+    assert time.perf_counter() - started < 5.0
 
 
 def test_fingerprints_depend_on_the_installation() -> None:
@@ -299,7 +301,7 @@ def test_fingerprints_depend_on_the_installation() -> None:
     assert policies[0].clean("comedy") == policies[0].clean("comedy")
 
 
-def test_persona_versions_and_batches_are_weave_objects(tmp_path: Path) -> None:
+def test_personas_and_batches_are_published_as_weave_objects(tmp_path: Path) -> None:
     import weave
 
     def step(before: str, after: str) -> dict[str, Any]:
@@ -332,11 +334,9 @@ def test_persona_versions_and_batches_are_weave_objects(tmp_path: Path) -> None:
         assert weave.publish(weave.Dataset(name=own, rows=rows)).uri == calls[2]["output"]["interactions"]
         # Equal texts of two users are objects of their own.
         assert calls[2]["output"]["step"]["persona_before"] != first["persona_before"]
-        given = [Interaction(id="i9", user_id="ana", query="q", response="r")]
-        assert dict(weave.ref(tracer.publisher.interactions("ana", given)).get().rows[0])["response"] == "r"
 
 
-def test_an_evaluation_is_one_of_weaves_own(tmp_path: Path) -> None:
+def test_evaluation_is_written_as_a_weave_evaluation(tmp_path: Path) -> None:
     rows = [
         EvaluatedQuery(user_id="ana", query_id="1", query="night?", answer="jazz", scores={"accuracy": 1.0}),
         EvaluatedQuery(user_id="bob", query_id="2", query="day?", answer=None, error="LMTimeoutError"),
@@ -361,7 +361,7 @@ def test_an_evaluation_is_one_of_weaves_own(tmp_path: Path) -> None:
     assert [p.attributes["user_id"] for p in predictions] == ["ana", "bob"]
 
 
-def test_forgetting_a_user_leaves_no_byte_of_the_traces(tmp_path: Path) -> None:
+def test_forgetting_a_user_leaves_no_byte_in_the_traces(tmp_path: Path) -> None:
     with open_tracer("local", home=tmp_path), dspy.context(lm=answering()):
         for user in ("ana", "bob"):
             with about(user_id=user), span("step", number=1) as trace:
@@ -376,14 +376,14 @@ def test_forgetting_a_user_leaves_no_byte_of_the_traces(tmp_path: Path) -> None:
     assert forget_user(tmp_path / "nothing", "ana") == 0
 
 
-def test_spans_left_open_are_closed_as_interrupted(tmp_path: Path) -> None:
+def test_open_spans_are_closed_as_interrupted(tmp_path: Path) -> None:
     with open_tracer("local", home=tmp_path):
         span("align").__enter__()
     (call,) = read(tmp_path)
     assert json.loads(call["exception"])["type"] == "InterruptedError"
 
 
-def test_a_span_without_a_tracer_in_its_thread_is_nothing(tmp_path: Path) -> None:
+def test_span_without_a_tracer_is_not_recorded(tmp_path: Path) -> None:
     with open_tracer("local", home=tmp_path), span("align"):
         thread = threading.Thread(target=lambda: span("tool").__enter__())
         thread.start()
@@ -393,27 +393,29 @@ def test_a_span_without_a_tracer_in_its_thread_is_nothing(tmp_path: Path) -> Non
     assert tree(read(tmp_path)) == [("align", None)]
 
 
-def test_a_dead_destination_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, asked = 0.0, []
+def test_pauses_double_while_the_destination_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, attempts = 0.0, []
     monkeypatch.setattr("program.tracing.weave.circuit_breaker.time.monotonic", lambda: now)
     breaker = CircuitBreaker()
 
     def die() -> None:
-        asked.append(now)
+        attempts.append(now)
         raise ConnectionError
 
     for now in range(100):  # noqa: B007 - the clock
         breaker.attempt(die)
     # Three tries, then pauses of 5, 10, 20, 40 and 80 seconds.
-    assert asked == [0, 1, 2, 7, 17, 37, 77]
+    assert attempts == [0, 1, 2, 7, 17, 37, 77]
     assert breaker.failed == 100
     now = 200.0
     breaker.attempt(lambda: None)
     breaker.attempt(die)
-    assert asked[-1] == 200.0
+    assert attempts[-1] == 200.0
 
 
-def test_a_call_is_kept_where_its_objects_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_is_stored_even_if_its_objects_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_tracer("local", home=tmp_path) as tracer, about(user_id="ana"):
         assert tracer is not None
 

@@ -1,1 +1,1 @@
-"""Spans become Weave calls: the client side. Only this package imports weave."""
+"""Writes spans as Weave calls. Only this package uses Weave's client."""

@@ -1,4 +1,4 @@
-"""Failures of tracing: counted, said once, and never felt by the traced program."""
+"""Counts failures of tracing, logs the first one, and never lets one reach the traced program."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ _LONGEST_PAUSE = 300.0
 
 
 class CircuitBreaker:
-    """Runs what may fail; after some failures in a row it stops trying for a while.
+    """Runs actions that may fail; after three failures in a row it skips them for a while.
 
-    Each pause is twice as long as the one before, until something succeeds, so that a dead server
-    or a full disk costs next to no time.
+    The first pause is 5 seconds; each further failure doubles it, up to 300 seconds, until an
+    action succeeds. A dead server or a full disk then costs almost no time.
 
     Attributes:
-        failed: How many actions failed or were left out.
+        failed: Number of actions that failed or were skipped.
+
+    Example:
+        >>> breaker = CircuitBreaker()
+        >>> breaker.attempt(lambda: None)
+        >>> breaker.failed
+        0
     """
 
     def __init__(self) -> None:
@@ -32,19 +38,19 @@ class CircuitBreaker:
         self._lock = threading.Lock()
 
     def attempt(self, action: Callable[[], None]) -> None:
-        """Do something for the trace; a failure is counted and never raised."""
+        """Run an action, unless pausing. A failure is counted, never raised."""
         if time.monotonic() < self._paused_until:
             self.failed += 1
             return
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - a failing trace must never change what is traced
-            self._note(error)
+        except Exception as error:  # noqa: BLE001 - tracing must never change the traced program
+            self._record_failure(error)
         else:
             if self._in_a_row:
                 self._in_a_row, self._pause = 0, _FIRST_PAUSE
 
-    def _note(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         with self._lock:
             self.failed += 1
             self._in_a_row += 1
@@ -53,5 +59,5 @@ class CircuitBreaker:
                 self._paused_until = time.monotonic() + self._pause
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if first:
-            # The message of the error could hold what was to be stored.
+            # The error's message may quote user text.
             logger.warning("tracing failed (%s); the run goes on without its trace", type(error).__name__)

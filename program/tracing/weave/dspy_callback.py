@@ -1,4 +1,4 @@
-"""What DSPy tells the tracer: model calls, and optimizers and evaluations that are not ours."""
+"""Traces DSPy through its callbacks: model calls, optimizers and evaluations."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _UNSET: Any = object()
 
 
 class TraceCallback(BaseCallback):  # type: ignore[misc]
-    """Opens a span for every model call, and for compile and evaluate of DSPy's own optimizers.
+    """Opens a span for every model call, for `dspy.Evaluate`, and for DSPy's own optimizers.
 
-    DSPy's thread pools carry DSPy's settings to their workers and nothing else. The callback is
-    one of those settings, so it brings the tracer, the open spans and the facts along.
+    DSPy's thread pools pass only DSPy's settings to their workers. The callback is one of those
+    settings, so it passes the tracer, the open spans and the attributes along.
     """
 
     def __init__(self, tracer: WeaveTracer) -> None:
         self._trace = tracer
         self._calls: dict[str, tuple[_WeaveSpan, Token[Any] | None]] = {}
-        self._carried: tuple[ContextVar[Any], ...] = (_tracer, _about, tracer._stack._call_stack)
-        self._home = self._captured(installed=tracer)
-        self._scopes: dict[str, list[tuple[ContextVar[Any], Any]]] = {}
-        self._brought: dict[str, list[tuple[ContextVar[Any], Token[Any]]]] = {}
+        self._variables: tuple[ContextVar[Any], ...] = (_tracer, _about, tracer._stack._call_stack)
+        self._root_context = self._capture(tracer)
+        self._contexts: dict[str, list[tuple[ContextVar[Any], Any]]] = {}
+        self._tokens: dict[str, list[tuple[ContextVar[Any], Token[Any]]]] = {}
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Open a leaf with the messages; `report_call` tells it the usage."""
+        """Open a span with the messages; `report_call` adds the usage."""
         if _tracer.get(_UNSET) is not self._trace:
             return
         settings = {
@@ -39,54 +39,54 @@ class TraceCallback(BaseCallback):  # type: ignore[misc]
             for name, value in {**getattr(instance, "kwargs", {}), **(inputs.get("kwargs") or {})}.items()
             if not name.startswith("api_")
         }
-        asked = {"model": getattr(instance, "model", ""), "messages": _messages(inputs), "settings": settings}
-        leaf = self._trace.span("lm", asked)
-        leaf.__enter__()
-        self._calls[call_id] = (leaf, _on_call.set(leaf.used))
+        model = getattr(instance, "model", "")
+        span = self._trace.span("lm", {"model": model, "messages": _messages(inputs), "settings": settings})
+        span.__enter__()
+        self._calls[call_id] = (span, _on_call.set(span.record_usage))
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Close the leaf with what the model said."""
-        self._close(call_id, {"said": _said(outputs)}, exception)
+        """Close the span with the completion."""
+        self._close(call_id, {"said": _completion(outputs)}, exception)
 
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Open a span for an optimizer; ours have their own."""
+        """Open a span for an optimizer, unless it is one of ours, which open their own."""
         if not type(instance).__module__.startswith("optimizers."):
             self._open(call_id, "compile", {"optimizer": type(instance).__name__})
-        self._scopes[call_id] = self._captured()
+        self._contexts[call_id] = self._capture()
 
     def on_compile_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Close it."""
-        self._scopes.pop(call_id, None)
+        """Close the optimizer's span."""
+        self._contexts.pop(call_id, None)
         self._close(call_id, {}, exception)
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Open a span for one evaluation of a candidate."""
+        """Open a span for one evaluation of a program."""
         devset = inputs.get("devset") or getattr(instance, "devset", None) or ()
         self._open(call_id, "evaluate", {"examples": len(devset)})
-        self._scopes[call_id] = self._captured()
+        self._contexts[call_id] = self._capture()
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Close it with the score."""
-        self._scopes.pop(call_id, None)
+        """Close the evaluation's span with the score."""
+        self._contexts.pop(call_id, None)
         self._close(call_id, {"score": getattr(outputs, "score", None)}, exception)
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """In a worker thread of DSPy, take up the trace of whoever started it."""
+        """In one of DSPy's worker threads, restore the context of the thread that started it."""
         if _tracer.get(_UNSET) is _UNSET:
-            scope = self._scopes.get(ACTIVE_CALL_ID.get() or "", self._home)
-            self._brought[call_id] = [(variable, variable.set(value)) for variable, value in scope]
+            context = self._contexts.get(ACTIVE_CALL_ID.get() or "", self._root_context)
+            self._tokens[call_id] = [(variable, variable.set(value)) for variable, value in context]
         elif _tracer.get(_UNSET) is self._trace:
-            self._scopes[call_id] = self._captured()
+            self._contexts[call_id] = self._capture()
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Put the worker thread back as it was."""
-        self._scopes.pop(call_id, None)
-        for variable, token in reversed(self._brought.pop(call_id, [])):
+        """Reset the worker thread's context."""
+        self._contexts.pop(call_id, None)
+        for variable, token in reversed(self._tokens.pop(call_id, [])):
             variable.reset(token)
 
-    def _captured(self, installed: WeaveTracer | None = None) -> list[tuple[ContextVar[Any], Any]]:
-        values = {_tracer: installed or _tracer.get(None)}
-        return [(variable, values.get(variable, variable.get(None))) for variable in self._carried]
+    def _capture(self, tracer: WeaveTracer | None = None) -> list[tuple[ContextVar[Any], Any]]:
+        values = {_tracer: tracer or _tracer.get(None)}
+        return [(variable, values.get(variable, variable.get(None))) for variable in self._variables]
 
     def _open(self, call_id: str, name: str, inputs: Mapping[str, Any]) -> None:
         if _tracer.get(_UNSET) is self._trace:
@@ -107,7 +107,7 @@ def _messages(inputs: Mapping[str, Any]) -> Any:
     return inputs.get("messages") or inputs.get("request") or inputs.get("prompt")
 
 
-def _said(outputs: Any) -> Any:
-    """Return what a model said, as text where it is text: DSPy gives a list or a typed response."""
+def _completion(outputs: Any) -> Any:
+    """Return the text of DSPy's typed response; other outputs, such as lists, as they are."""
     text = getattr(outputs, "text", None)
     return text if isinstance(text, str) else outputs

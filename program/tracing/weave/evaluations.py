@@ -1,4 +1,4 @@
-"""LoopResult evaluations as Weave evaluation results, so that Weave can compare methods and runs."""
+"""Writes a method's evaluation as a Weave evaluation, so that Weave can compare methods and runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from program.tracing.weave.tracer import WeaveTracer
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedQuery:
-    """One query of an evaluation and what a method answered.
+    """One query of an evaluation and a method's answer to it.
 
     Attributes:
-        user_id: Whose query it is: the row is found and forgotten by it.
-        scores: By metric name; empty where there is no answer. A failure never becomes a score.
-        error: Why there is no answer; empty otherwise.
+        user_id: The user of the query; forgetting this user deletes the row.
+        scores: Metric name to score; empty without an answer. A failure never becomes a score.
+        error: Why there is no answer; otherwise empty.
     """
 
     user_id: str
@@ -37,35 +37,35 @@ def log_evaluation(
     rows: Iterable[EvaluatedQuery],
     summary: Mapping[str, Any],
 ) -> None:
-    """Write one method's finished evaluation. Like every span, it never raises.
+    """Write one method's finished evaluation. Never raises, like every span.
 
     Args:
-        tracer: Where to; with a tracer that is off, do not call this.
-        name: Of the evaluation: task and run, the same for all methods that are to be compared.
-        method: Becomes the Weave model.
+        tracer: The tracer that `open_tracer` yields.
+        name: Task and run; methods with the same name can be compared.
+        method: The method's label, which becomes a Weave model.
         settings: Every setting that changes the result.
-        rows: One for each query.
-        summary: The corpus metrics, with their n.
+        rows: One row per query.
+        summary: Metrics over all rows, with their n.
     """
 
     def write() -> None:
         import weave
 
-        # Ids only: the texts stay in calls, which can be forgotten user by user.
+        # No texts in the model or dataset: only calls can be deleted by user.
         log = weave.EvaluationLogger(
             name=name,
             model={"name": _class_name(method), **tracer.policy.clean(settings)},
             dataset=_class_name(name),
-            # One call per score and row would cost more than all else, and say nothing new.
+            # One more call per score and row would cost the most and add no information.
             trace_scores=False,
         )
         failure: BaseException | None = None
         try:
             for row in rows:
                 with weave.attributes({"user_id": tracer.policy.user(row.user_id)}):
-                    asked = tracer.policy.clean({"query_id": row.query_id, "query": row.query})
-                    said = tracer.policy.clean({"answer": row.answer, "error": row.error or None})
-                    log.log_example(inputs=asked, output=said, scores=dict(row.scores))
+                    inputs = tracer.policy.clean({"query_id": row.query_id, "query": row.query})
+                    output = tracer.policy.clean({"answer": row.answer, "error": row.error or None})
+                    log.log_example(inputs=inputs, output=output, scores=dict(row.scores))
             log.log_summary(dict(tracer.policy.clean(summary)))
         except BaseException as error:
             failure = error
@@ -77,6 +77,6 @@ def log_evaluation(
 
 
 def _class_name(text: str) -> str:
-    # Weave makes a class of it.
+    # Weave turns the name into a Python class name.
     cleaned = "".join(letter if letter.isalnum() else "_" for letter in text)
     return cleaned if cleaned[:1].isalpha() else f"m_{cleaned}"

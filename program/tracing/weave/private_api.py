@@ -1,6 +1,6 @@
-"""Every name of weave that is not its public API, in one place: what to look at when it moves.
+"""All uses of Weave's private API. Check this file when Weave is upgraded.
 
-Weave's own tests build clients the same way. Checked with weave 0.54 by the contract tests.
+Weave's own tests build clients the same way. The contract tests run with weave 0.54.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any
 from program.tracing.server.trace_store import TraceStore
 
 _ENVIRONMENT = {
-    # No reports to Sentry, no patches of other libraries, no links that lead nowhere.
+    # No reports to Sentry, no patches of other libraries, no dead links.
     "WANDB_ERROR_REPORTING": "false",
     "WEAVE_IMPLICITLY_PATCH_INTEGRATIONS": "false",
     "WEAVE_PRINT_CALL_LINK": "false",
     "WEAVE_LOG_LEVEL": "CRITICAL",
     # The cache would be a world-readable file in the temp directory, with user text in its keys.
     "WEAVE_USE_SERVER_CACHE": "false",
-    # Would write what could not be sent into the current directory.
+    # It would write unsent records to the current directory.
     "WEAVE_ENABLE_DISK_FALLBACK": "false",
     "WEAVE_CAPTURE_CODE": "false",
     "WEAVE_CAPTURE_CLIENT_INFO": "false",
     "WEAVE_CAPTURE_SYSTEM_INFO": "false",
-    # Reading a stored object must never run stored Python.
+    # Reading an object must never run stored Python code.
     "WEAVE_ALLOW_UNSAFE_CUSTOM_OBJ_DECODE": "false",
-    # Bounds how long an unreachable server can hold up the start: three tries.
+    # Seconds per try; with three tries, an unreachable server delays the start by 30.
     "WEAVE_HTTP_TIMEOUT": "10",
     # Importing litellm would otherwise ask GitHub for prices.
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -45,18 +45,18 @@ _RESOURCES = ("calls", "v2_calls", "objects", "tables", "refs", "files", "feedba
 
 
 def prepare_environment() -> None:
-    """Set what weave reads from the environment, before its first import; the user's values win."""
+    """Set Weave's environment variables before its first import. The user's values win."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Weave's own use of old names is no news to our users, and no error where warnings are errors.
+    # Weave itself uses deprecated names; our users cannot change that.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"weave(\.|$)")
 
 
 def local_client(store: TraceStore, project: str) -> Any:
-    """Return a Weave client whose server is the store, in this process, without a socket.
+    """Return a Weave client that writes to ``store`` in this process, without a socket.
 
     Args:
-        store: Where everything goes.
+        store: The open trace file.
         project: ``entity/project``.
     """
     import httpx
@@ -68,10 +68,10 @@ def local_client(store: TraceStore, project: str) -> Any:
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             headers = {name.lower(): value for name, value in request.headers.items()}
             path = request.url.raw_path.decode()
-            answer = store.handle(request.method, path, headers, request.read())
-            # The answer of a file does not get better by asking again.
-            sent = {"content-type": answer.content_type, "x-should-retry": "false"}
-            return httpx.Response(answer.status, headers=sent, content=answer.body)
+            response = store.handle(request.method, path, headers, request.read())
+            # A retry cannot change the answer of a local file.
+            headers = {"content-type": response.content_type, "x-should-retry": "false"}
+            return httpx.Response(response.status, headers=headers, content=response.body)
 
     class InProcessServer(RemoteHTTPTraceServer):  # type: ignore[misc]
         def _rebuild_client(self) -> None:
@@ -95,52 +95,52 @@ def local_client(store: TraceStore, project: str) -> Any:
     logging.getLogger("httpx").addFilter(_is_real_request)
     entity, _, name = project.partition("/")
     server = InProcessServer(_IN_PROCESS, should_batch=False)
-    # Two threads that first touch the vendored client at once can deadlock in its lazy imports.
+    # The client imports its resources lazily, and two threads that do so at once can deadlock.
     for resource in _RESOURCES:
         getattr(server._stainless_client, resource)
     return WeaveClient(entity, name, server, ensure_project_exists=False)
 
 
 def _is_real_request(record: logging.LogRecord) -> bool:
-    # httpx logs every request at INFO: ours would look as if something had left the machine.
+    # httpx logs every request at INFO, as if in-process requests had left the machine.
     return _IN_PROCESS not in record.getMessage()
 
 
-class _SayOnce(logging.Handler):
-    """Turns weave's pages of tracebacks about records that were not taken into one line."""
+class _WarnOnce(logging.Handler):
+    """Replaces Weave's tracebacks about rejected records by one warning."""
 
-    _said = False
+    _warned = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._said:
-            self._said = True
-            logger.warning("the trace server did not take some records; the run goes on without them")
+        if not self._warned:
+            self._warned = True
+            logger.warning("the trace server rejected some records; the run goes on without them")
 
 
 def remote_client(project: str) -> Any:
-    """Return a client of the W&B server the environment names, made by ``weave.init``.
+    """Return a client of the W&B server that the environment names, created by ``weave.init``.
 
     Raises:
-        Exception: Whatever weave raises where the server cannot be reached or refuses the key.
+        Exception: Any exception of Weave, if the server cannot be reached or refuses the key.
     """
     import weave
     from weave.trace import init_message, weave_init
 
-    lost = logging.getLogger("weave.trace_server_bindings")
-    lost.setLevel(logging.ERROR)
-    lost.propagate = False
-    lost.handlers = [_SayOnce()]
-    with ExitStack() as swapped:
+    sender_log = logging.getLogger("weave.trace_server_bindings")
+    sender_log.setLevel(logging.ERROR)
+    sender_log.propagate = False
+    sender_log.handlers = [_WarnOnce()]
+    with ExitStack() as disabled:
         # It would export the OpenTelemetry spans of the whole application, not only ours.
-        swapped.enter_context(_replaced(weave_init, "_setup_conversation_tracing"))
+        disabled.enter_context(_disable(weave_init, "_setup_conversation_tracing"))
         # It would ask pypi.org for a newer weave.
-        swapped.enter_context(_replaced(init_message, "_print_version_check"))
+        disabled.enter_context(_disable(init_message, "_print_version_check"))
         return weave.init(project)
 
 
 @contextmanager
-def _replaced(module: Any, name: str) -> Iterator[None]:
-    """Make a function of weave do nothing inside the block."""
+def _disable(module: Any, name: str) -> Iterator[None]:
+    """Make one of Weave's functions do nothing inside the block."""
     original = getattr(module, name)
     setattr(module, name, lambda *_args: None)
     try:
@@ -150,7 +150,7 @@ def _replaced(module: Any, name: str) -> Iterator[None]:
 
 
 def abandon(client: Any) -> None:
-    """Give up what a client has not sent: at exit weave would go on trying, for ever if need be."""
+    """Drop a client's unsent records; otherwise Weave may retry forever at exit."""
     for processor in (client.server.get_call_processor(), client.server.get_feedback_processor()):
         if processor is None:
             continue
@@ -162,7 +162,7 @@ def abandon(client: Any) -> None:
 
 
 def has_wandb_key() -> bool:
-    """Return whether a W&B key is in the environment or in the netrc file, without using it."""
+    """Return whether the environment or the netrc file has a W&B key. Does not use the key."""
     import netrc
     from urllib.parse import urlsplit
 
@@ -170,28 +170,28 @@ def has_wandb_key() -> bool:
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
-        found = netrc.netrc(Path(os.environ.get("NETRC", Path.home() / ".netrc"))).authenticators(host)
+        login = netrc.netrc(Path(os.environ.get("NETRC", Path.home() / ".netrc"))).authenticators(host)
     except (OSError, netrc.NetrcParseError):
         return False
-    return found is not None
+    return login is not None
 
 
 def install_client(client: Any) -> Callable[[], None]:
-    """Make ``client`` (or ``None``) Weave's current client; return what puts the one before back."""
+    """Make ``client`` (or ``None``) Weave's current client; return a function that undoes it."""
     from weave.trace.context import weave_client_context as context
 
-    def install(one: Any) -> None:
+    def install(current: Any) -> None:
         context.set_weave_client_global(None)
-        if one is not None:
-            context.set_weave_client_global(one)
+        if current is not None:
+            context.set_weave_client_global(current)
 
-    before = context.get_weave_client()
+    previous = context.get_weave_client()
     install(client)
-    return lambda: install(before)
+    return lambda: install(previous)
 
 
 def close_evaluation(log: Any, error: BaseException | None) -> None:
-    """Let go of an EvaluationLogger, which weave would otherwise keep, rows and all, until exit."""
+    """Finish an EvaluationLogger and free its rows, which Weave would keep until exit."""
     from weave.evaluation import eval_imperative
 
     log.finish(error)
@@ -200,14 +200,14 @@ def close_evaluation(log: Any, error: BaseException | None) -> None:
 
 
 def make_call(**fields: Any) -> Any:
-    """Return a call record as Weave keeps it on its stack while it is open."""
+    """Return a call record for Weave's stack of open calls."""
     from weave.trace.call import Call
 
     return Call(_op_name=fields.pop("op_name"), **fields)
 
 
 def call_stack() -> Any:
-    """Return Weave's own stack of open calls: ``push_call``, ``pop_call``, ``get_current_call``."""
+    """Return Weave's stack of open calls: ``push_call``, ``pop_call``, ``get_current_call``."""
     from weave.trace.context import call_context
 
     return call_context

@@ -1,8 +1,7 @@
-"""The tracer: spans of the program become Weave calls.
+"""The tracer: writes spans as Weave calls.
 
-Each span is written when it opens and again when it closes, so that a killed process leaves its
-finished spans whole and its open ones visible. Calls go through Weave's client to whatever server
-that has; the tree is Weave's own stack of open calls, so ops of Weave and spans of ours nest.
+A span is written when it opens and when it closes, so a killed process loses no finished span and
+its open spans stay visible. Open spans are on Weave's own call stack, so they nest with Weave ops.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from program.tracing.weave import private_api, usage
 from program.tracing.weave.circuit_breaker import CircuitBreaker
 from program.tracing.weave.publisher import Publisher
 
-_FACTS = ("user_id", "run_id", "persona_version", "step")
+_ATTRIBUTES = ("user_id", "run_id", "persona_version", "step")
 _KINDS = {"lm": "llm", "tool": "tool", "agent": "agent", "textual_loss": "scorer", "gate": "scorer"}
 
 
 class WeaveTracer:
     """Writes spans through a Weave client. Safe to share between threads.
 
-    Nothing it does is ever raised into the program, see `CircuitBreaker`.
+    Never raises into the program; see `CircuitBreaker`.
 
     Args:
-        client: A Weave client, which must be Weave's current one while spans are written.
-        policy: What of the content is stored.
-        process: Name of this process, stored with every span; for the local store only.
+        client: Weave's current client.
+        policy: How much of each text is stored.
+        process: Name of this process, stored with every span; only for the local store.
     """
 
     def __init__(self, client: Any, policy: ContentPolicy, *, process: str | None = None) -> None:
@@ -49,24 +48,21 @@ class WeaveTracer:
         self._lock = threading.Lock()
 
     def span(self, name: str, inputs: Mapping[str, Any]) -> _WeaveSpan:
-        """Return a span; it opens when it is entered."""
+        """Return a span, which opens on ``__enter__``."""
         return _WeaveSpan(self, name, inputs)
 
     def interrupt(self) -> None:
-        """Close the spans that are still open, as interrupted."""
+        """Close all open spans as interrupted."""
         for span in list(self._open.values()):
             span.close(InterruptedError("the trace was closed before this step ended"))
 
     @property
     def dropped(self) -> int:
-        """How many records and objects could not be written."""
+        """Number of records and objects that could not be written."""
         return self.records.failed + self._objects.failed
 
     def _op(self, name: str) -> str:
-        """Return the reference of the op that stands for spans called ``name``.
-
-        Where it cannot be published, its bare name: a call is worth more than its op.
-        """
+        """Return the reference of the op for spans called ``name``; its plain name if publishing fails."""
         if name not in self._ops:
 
             def publish() -> None:
@@ -81,10 +77,10 @@ class WeaveTracer:
         return self._ops.get(name, f"personaagent.{name}")
 
     def _attributes(self, name: str) -> dict[str, Any]:
-        facts = {key: value for key, value in _about.get().items() if value is not None}
-        attributes = {**facts, "weave": {"client": "personaagent", "kind": _KINDS.get(name, "")}}
-        if isinstance(facts.get("user_id"), str):
-            attributes["user_id"] = self.policy.user(facts["user_id"])
+        attributes = {key: value for key, value in _about.get().items() if value is not None}
+        attributes["weave"] = {"client": "personaagent", "kind": _KINDS.get(name, "")}
+        if isinstance(attributes.get("user_id"), str):
+            attributes["user_id"] = self.policy.user(attributes["user_id"])
         if self._process:
             attributes["process"] = self._process
         return attributes
@@ -108,11 +104,11 @@ class _WeaveSpan:
         self._sent = False
 
     def __enter__(self) -> _WeaveSpan:
-        facts = {key: self._inputs[key] for key in _FACTS if key in self._inputs}
+        attributes = {key: self._inputs[key] for key in _ATTRIBUTES if key in self._inputs}
         if self._name == "step" and "number" in self._inputs:
-            facts["step"] = self._inputs["number"]
-        if facts:
-            self._about = _about.set({**_about.get(), **facts})
+            attributes["step"] = self._inputs["number"]
+        if attributes:
+            self._about = _about.set({**_about.get(), **attributes})
         self._tracer.records.attempt(self._start)
         return self
 
@@ -122,19 +118,19 @@ class _WeaveSpan:
             try:
                 _about.reset(self._about)
             except ValueError:
-                # A generator was closed in another context than it was opened in.
+                # A generator may be closed in another context than the one that opened it.
                 self._about = None
 
     def output(self, **values: Any) -> None:
-        """Add to what the span produced; later values win."""
+        """Add output values; later values win."""
         self._outputs.update(values)
 
-    def used(self, entry: Mapping[str, Any]) -> None:
-        """Note what the model call of this span used (DSPy's history entry); the last word wins."""
+    def record_usage(self, entry: Mapping[str, Any]) -> None:
+        """Set the usage of this span's model call from DSPy's history entry; the last one counts."""
         self._own = usage.of_call(entry)
 
     def close(self, error: BaseException | None) -> None:
-        """Close the span; closing it again changes nothing."""
+        """Close the span. Closing it again changes nothing."""
         if self._tracer._open.pop(self.id, None) is None:
             return
         self._tracer._stack.pop_call(self.id)
@@ -154,11 +150,11 @@ class _WeaveSpan:
             inputs={},
             started_at=now,
         )
-        # On the stack before it is sent: a lost record must not break the tree below it.
+        # On the stack before it is sent, so that a lost record does not break the tree below it.
         tracer._stack.push_call(self._call)
         tracer._open[self.id] = self
         if parent is not None and parent.id not in tracer._open:
-            # Weave adds up the summaries of its own ops from this list.
+            # The parent is a Weave op, whose summary Weave adds up from this list.
             parent._children.append(self._call)
         self._call._op_name = op_name = tracer._op(self._name)
         start = {
@@ -172,7 +168,7 @@ class _WeaveSpan:
             "turn_id": None,
             "started_at": now,
             "attributes": tracer._attributes(self._name),
-            "inputs": self._linked(self._inputs),
+            "inputs": self._stored(self._inputs),
             "otel_dump": None,
             "wb_user_id": None,
             "wb_run_id": None,
@@ -189,12 +185,12 @@ class _WeaveSpan:
                 usage.add(self.totals, child.summary or {})
             self.totals["status_counts"]["error" if error else "success"] += 1
             call.summary = self.totals
-            if self._parent is not None and (above := tracer._open.get(self._parent.id)):
-                usage.add(above.totals, self.totals)
+            if self._parent is not None and (parent := tracer._open.get(self._parent.id)):
+                usage.add(parent.totals, self.totals)
         if not self._sent:
-            # Weave would wait minutes for the start of this end.
+            # An end without a start makes Weave wait for minutes.
             return
-        output = self._linked(self._outputs)
+        output = self._stored(self._outputs)
         end = {
             "project_id": tracer.project,
             "id": self.id,
@@ -209,10 +205,10 @@ class _WeaveSpan:
         }
         tracer.client.server.call_end({"end": end})
 
-    def _linked(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _stored(self, values: Mapping[str, Any]) -> dict[str, Any]:
         tracer = self._tracer
         plain = tracer.policy.clean(values)
-        return tracer.publisher.linked(self._name, self._user_id, plain, tracer._objects.attempt)
+        return tracer.publisher.link(self._name, self._user_id, plain, tracer._objects.attempt)
 
     def _title(self) -> str | None:
         if self._name == "step" and "number" in self._inputs:

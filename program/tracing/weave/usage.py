@@ -1,4 +1,4 @@
-"""What calls cost, in the form that adds up along the call tree."""
+"""Sums usage and cost along the call tree."""
 
 from __future__ import annotations
 
@@ -6,37 +6,45 @@ from collections.abc import Mapping
 from typing import Any
 
 Totals = dict[str, Any]
-"""Nested dicts of numbers; Weave adds a call's ``summary`` to its parent's, leaf by leaf."""
+"""Nested dicts of numbers, as in a call's ``summary``, which Weave adds to its parent's."""
 
 
-def add(to: Totals, more: Mapping[str, Any]) -> None:
-    """Add the numbers of ``more`` to those of ``to``; leaves of other types are left out."""
-    for name, value in more.items():
+def add(totals: Totals, summary: Mapping[str, Any]) -> None:
+    """Add the numbers of ``summary`` to ``totals`` in place; values of other types are ignored.
+
+    Example:
+        >>> totals = {"usage": {"m": {"requests": 1}}}
+        >>> add(totals, {"usage": {"m": {"requests": 2}}, "title": "step 1"})
+        >>> totals
+        {'usage': {'m': {'requests': 3}}}
+    """
+    for name, value in summary.items():
         if isinstance(value, Mapping):
-            inner = to.setdefault(name, {})
+            inner = totals.setdefault(name, {})
             if isinstance(inner, dict):
                 add(inner, value)
-        elif isinstance(value, (int, float)) and isinstance(to.get(name, 0), (int, float)):
-            to[name] = to.get(name, 0) + value
+        elif isinstance(value, (int, float)) and isinstance(totals.get(name, 0), (int, float)):
+            totals[name] = totals.get(name, 0) + value
 
 
 def of_call(entry: Mapping[str, Any]) -> Totals:
-    """Return the totals of one model call, given DSPy's history entry of it.
+    """Return the totals of one model call from DSPy's history entry.
 
-    ``usage`` is by model, as Weave wants it for its price table; ``cost`` is what DSPy knows:
-    ``usd`` is a lower bound where ``unpriced`` is above zero.
+    ``usage`` is by model, for Weave's price table. ``cost`` holds DSPy's price: ``usd`` is a lower
+    bound if ``unpriced`` is above zero. A cache hit costs nothing.
     """
     usage = entry.get("usage") or {}
     hit = bool(entry.get("cache_hit")) or not usage
     cost = entry.get("cost")
-    read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    input_tokens = int(usage.get("prompt_tokens") or 0)
+    output_tokens = int(usage.get("completion_tokens") or 0)
     return {
         "usage": {
             str(entry.get("model")): {
                 "requests": 1,
-                "prompt_tokens": read,
-                "completion_tokens": written,
-                "total_tokens": read + written,
+                "prompt_tokens": input_tokens,
+                "completion_tokens": output_tokens,
+                "total_tokens": input_tokens + output_tokens,
             }
         },
         "cost": {
