@@ -152,7 +152,7 @@ def listing(calls: int) -> None:
     from program.tracing.server.calls import write_end, write_start
     from program.tracing.server.trace_store import TraceStore
     from program.tracing.view import reader
-    from program.tracing.view.page import answer_viewer
+    from program.tracing.view.page.routes import answer_page
 
     project, users, per_trace = "local/personaagent", 1_000, 20
     with tempfile.TemporaryDirectory() as folder:
@@ -199,9 +199,9 @@ def listing(calls: int) -> None:
             "page of 100 failed calls": lambda: store.calls(project, query=failed, limit=100),
             "one trace": lambda: reader.show_trace(store, str(uuid.UUID(int=1))),
             "count of all calls": lambda: store.count(project),
-            "personas of one user": lambda: reader.persona_line(store, "user-0500"),
-            "page: first 200 users": lambda: answer_viewer(store, "/view/users"),
-            "page: runs": lambda: answer_viewer(store, "/view/runs"),
+            "personas of one user": lambda: reader.persona_history(store, "user-0500"),
+            "page: first 200 users": lambda: answer_page(store, "/view/users"),
+            "page: runs": lambda: answer_page(store, "/view/runs"),
         }
         for title, view in views.items():
             times = []

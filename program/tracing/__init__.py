@@ -1,4 +1,4 @@
-"""Where spans go: to Weave's wire API, to a local database, to the terminal and to one HTML page."""
+"""Tracing: `weave` writes spans, `server` stores them, `view` shows them. Start with `setup.open_tracer`."""
 
 from typing import Any
 

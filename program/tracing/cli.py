@@ -1,4 +1,4 @@
-"""`personaagent trace`: list, show, diff, export, serve."""
+"""The command `personaagent trace`: list, show, diff, export and serve traces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import store_path
 from program.tracing.view import reader, terminal
 
-app = typer.Typer(no_args_is_help=True, help="Look at traces: what was asked, answered, and learned.")
+app = typer.Typer(no_args_is_help=True, help="List, show, compare, export and serve traces.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Trace = Annotated[str, typer.Argument(help="The first characters of a trace or call id, or `last`.")]
@@ -43,7 +43,7 @@ def list_(
     run: Annotated[str | None, typer.Option(help="Only this run's traces.")] = None,
     name: Annotated[str | None, typer.Option(help="Only traces of this kind: align, ask, evaluate.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only traces in which something failed.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Most traces shown.")] = 30,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of traces.")] = 30,
     json_: Json = False,
 ) -> None:
     """List traces, newest first."""
@@ -69,43 +69,46 @@ def show(trace: Trace = "last", json_: Json = False) -> None:
 @app.command()
 def diff(
     user: Annotated[str, typer.Argument(help="User id.")],
-    before: Annotated[int | None, typer.Argument(help="Number of a persona; default: the first.")] = None,
-    after: Annotated[int | None, typer.Argument(help="Number of a persona; default: the latest.")] = None,
+    before: Annotated[int | None, typer.Argument(help="A persona's number; default: the first.")] = None,
+    after: Annotated[int | None, typer.Argument(help="A persona's number; default: the latest.")] = None,
     json_: Json = False,
 ) -> None:
-    """Show how a user's persona changed between two versions, and the feedback that caused it."""
+    """Show how a user's persona changed between two versions, and the feedback that led to it."""
     with _traces() as store:
-        changes = reader.persona_line(store, user)
+        changes = reader.persona_history(store, user)
     if not changes:
-        raise StoreError(f"no persona of {user!r} was traced; see `personaagent trace list`")
-    numbers = {change.number: change for change in reversed(changes)}
-    first, last = numbers.get(before or changes[0].number), numbers.get(after or changes[-1].number)
+        raise StoreError(f"no traced persona for user {user!r}; see `personaagent trace list`")
+    by_number = {change.number: change for change in reversed(changes)}
+    first = by_number.get(before or changes[0].number)
+    last = by_number.get(after or changes[-1].number)
     if first is None or last is None:
-        known = ", ".join(f"{number}" for number in sorted(numbers))
-        raise StoreError(f"no such persona of {user!r}; the traces know {known}")
+        numbers = ", ".join(f"{number}" for number in sorted(by_number))
+        raise StoreError(f"no such persona for user {user!r}; choose from {numbers}")
     between = [change for change in changes if first.at <= change.at <= last.at and change.source != "start"]
     if json_:
-        found = {"diff": reader.diff_lines(first.text, last.text), "steps": [asdict(c) for c in between]}
-        print_json(found)
+        diff = reader.diff_lines(first.text, last.text)
+        print_json({"diff": diff, "steps": [asdict(change) for change in between]})
     else:
-        out.print(terminal.persona_history(changes), "", terminal.persona_diff(first, last, between))
+        out.print(terminal.persona_table(changes), "", terminal.persona_diff(first, last, between))
 
 
 @app.command()
 def export(
     to: Annotated[Path, typer.Argument(help="File to write.")],
-    trace: Annotated[str | None, typer.Option(help="Only this trace (id, its start, or `last`).")] = None,
+    trace: Annotated[
+        str | None, typer.Option(help="Only this trace: the first characters of its id, or `last`.")
+    ] = None,
     user: User = None,
     format_: Annotated[
         Literal["html", "jsonl"], typer.Option("--format", help="A page for a browser, or Weave's records.")
     ] = "html",
 ) -> None:
-    """Write traces to one file. It holds what the traces hold: mind who gets it."""
-    from program.tracing.view.page import export_page
+    """Write traces to one file. It holds users' texts: share it with care."""
+    from program.tracing.view.page.build import export_page
 
     with _traces() as store:
         trace_id = None if trace is None else reader.find_trace(store, trace)
-        # Like the store, it holds what users wrote: nobody else on the machine may read it.
+        # It holds users' texts, so only the owner may read it.
         to.touch(mode=0o600)
         with to.open("w", encoding="utf-8") as file:
             if format_ == "html":
@@ -113,24 +116,24 @@ def export(
             else:
                 for call in reader.export_calls(store, trace_id=trace_id, user_id=user):
                     file.write(json.dumps(call, ensure_ascii=False) + "\n")
-    err.print(f"wrote {to}")
+    err.print(f"Wrote {to}")
 
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8765,
-    key: Annotated[str | None, typer.Option(help="Key that clients must send; default: a new one.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8765,
+    key: Annotated[str | None, typer.Option(help="Key that clients must send; default: random.")] = None,
 ) -> None:
-    """Offer the traces on this machine only: a page for a browser, and Weave's API."""
+    """Serve the traces on this machine only: a page for the browser, and Weave's API."""
     from program.tracing.server.http_server import TraceServer
 
     store = TraceStore(store_path(home()))
-    with TraceServer(store, port=port, key=key) as door:
-        err.print(f"Page:   {door.page_address}", soft_wrap=True)
-        err.print(f"Weave:  WANDB_BASE_URL={door.address} WANDB_API_KEY={door.key}", soft_wrap=True)
+    with TraceServer(store, port=port, key=key) as server:
+        err.print(f"Page:   {server.page_address}", soft_wrap=True)
+        err.print(f"Weave:  WANDB_BASE_URL={server.address} WANDB_API_KEY={server.key}", soft_wrap=True)
         err.print("Stop with Ctrl-C.")
         try:
-            door.serve_forever()
+            server.serve_forever()
         except KeyboardInterrupt:
             err.print("Stopped.")
         finally:

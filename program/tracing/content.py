@@ -1,4 +1,4 @@
-"""What of a value may be stored: everything, its fingerprint, or nothing but its shape."""
+"""Decides how much of each value a trace stores: the text, a fingerprint of it, or its length."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from program.errors import ConfigError
 Content = Literal["none", "hash", "full"]
 Redact = Callable[[str], str]
 
-_DEEPEST = 16
+_MAX_DEPTH = 16
 
-# Values under these names say what was done, in the program's own words, never a user's.
+# Values under these names are the program's own words, never a user's.
 _SAFE_NAMES = frozenset(
     "accept accepted batch decision_reason failed forced gate id interaction_id interaction_ids kind method "
     "metric model model_type name note number optimizer parent parent_version persona_version preset "
     "prompt_model query_id reason role run_id skipped source stage status step task tool type version "
     "versions".split()
 )
-# Mappings whose very keys may be a user's answers.
+# The keys of these mappings may be a user's answers.
 _OPEN_MAPPINGS = frozenset(("arguments", "counts", "metadata", "probabilities"))
 
-# Each pattern with what any match must hold: looking for that first is many times faster.
+# Every match contains one of the substrings; checking for those first is many times faster.
 _SECRETS = (
     (("@",), re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")),
     (("sk-", "pk-", "ghp_", "gho_", "xox"), re.compile(r"\b(?:sk|pk|ghp|gho|xox[abp])[-_][\w-]{16,}")),
@@ -42,23 +42,32 @@ _SECRETS = (
 
 
 def redact_secrets(text: str) -> str:
-    """Blank e-mail addresses, API keys, bearer tokens and card numbers; the default hook."""
-    for signs, pattern in _SECRETS:
-        if any(sign in text for sign in signs):
+    """Replace e-mail addresses, API keys, bearer tokens and card numbers by ``[redacted]``.
+
+    Example:
+        >>> redact_secrets("write to ana@example.org")
+        'write to [redacted]'
+    """
+    for substrings, pattern in _SECRETS:
+        if any(substring in text for substring in substrings):
             text = pattern.sub("[redacted]", text)
     return text
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContentPolicy:
-    """Turns values into what is stored of them.
+    """Turns values into the plain data that a trace stores.
 
     Attributes:
-        content: ``full`` stores text; ``hash`` its length and a keyed fingerprint, so that equal
-            texts can be seen to be equal; ``none`` its length. Numbers, truth values, ids and the
-            program's own words are stored in every case; user ids only with ``full``.
-        key: Secret of this installation: fingerprints cannot be looked up in a word list.
-        redact: Applied to every text before anything else; `None` changes nothing.
+        content: ``full`` stores text; ``hash`` stores its length and a keyed fingerprint, which is
+            equal for equal texts; ``none`` stores its length. Numbers, booleans, ids and the
+            program's own words are always stored; user ids only with ``full``.
+        key: This installation's secret, so that a word list cannot reverse fingerprints.
+        redact: Applied to every stored text; ``None`` changes nothing.
+
+    Example:
+        >>> ContentPolicy(content="none", key=b"secret").clean({"query": "Which tea?", "score": 1.0})
+        {'query': '<text: 10 characters>', 'score': 1.0}
     """
 
     content: Content
@@ -70,19 +79,19 @@ class ContentPolicy:
             raise ConfigError(f"`content` must be none, hash or full, got {self.content!r}")
 
     def pseudonym(self, user_id: str) -> str:
-        """Return the user's name in object names, and in attributes unless content is ``full``."""
+        """Return the name of a user's objects: ``u-`` and a keyed fingerprint of the id."""
         return "u-" + self._fingerprint(user_id)
 
     def user(self, user_id: str) -> str:
-        """Return the user's name in attributes and payloads."""
+        """Return the id to store in attributes and payloads: the pseudonym unless ``full``."""
         return user_id if self.content == "full" else self.pseudonym(user_id)
 
     def clean(self, value: Any) -> Any:
-        """Return ``value`` as plain data, without what may not be stored."""
+        """Return the part of ``value`` that may be stored, as plain data."""
         return self._clean(value, "", 0)
 
     def error(self, error: BaseException) -> str:
-        """Return an exception as Weave stores it: JSON with type, message and traceback."""
+        """Return an exception in Weave's format: JSON with type, message and traceback."""
         frames = "".join(traceback.format_tb(error.__traceback__)[-8:])
         return json.dumps(
             {
@@ -98,8 +107,8 @@ class ContentPolicy:
     def _text(self, text: str) -> str:
         if self.content == "full":
             return self.redact(text) if self.redact else text
-        print_ = f", #{self._fingerprint(text)}" if self.content == "hash" else ""
-        return f"<text: {len(text)} characters{print_}>"
+        fingerprint = f", #{self._fingerprint(text)}" if self.content == "hash" else ""
+        return f"<text: {len(text)} characters{fingerprint}>"
 
     def _clean(self, value: Any, name: str, depth: int) -> Any:
         if value is None or isinstance(value, (bool, int, float)):
@@ -110,7 +119,7 @@ class ContentPolicy:
             if value.startswith("weave:///"):
                 return value
             return value if name in _SAFE_NAMES and len(value) <= 200 else self._text(value)
-        if depth >= _DEEPEST:
+        if depth >= _MAX_DEPTH:
             return f"<{type(value).__name__}>"
         if isinstance(value, Enum):
             return self._clean(value.value, name, depth)
@@ -141,11 +150,11 @@ class ContentPolicy:
 
 
 def installation_key(home: Path) -> bytes:
-    """Return this installation's secret, made on first use with mode 0600."""
+    """Return this installation's secret, created on first use with mode 0600."""
     path = home / "trace.key"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
-        # Written beside and linked into place: another process never reads half a key.
+        # Written to a draft and linked into place, so that no process reads half a key.
         draft = path.with_name(f".trace.key.{os.getpid()}")
         descriptor = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         try:

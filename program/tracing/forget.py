@@ -1,4 +1,4 @@
-"""Forgetting a user: nothing of them stays in the local traces."""
+"""Deletes everything about one user from the local traces."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from program.tracing.setup import LOCAL_PROJECT, store_path
 
 
 def forget_user(home: Path, user_id: str) -> int:
-    """Delete a user's calls, personas and interactions from the local traces; return the calls deleted.
+    """Delete a user's calls, personas and interactions; return the number of calls deleted.
 
-    The file is rewritten, which takes time in proportion to its size. Exported files and traces
-    sent to W&B are not reached.
+    Rewrites the trace file, so the time grows with its size. Does not reach exported files or
+    traces sent to W&B.
 
     Args:
-        home: The data directory; without traces in it there is nothing to do.
-        user_id: As the program knows the user, also where the traces hold a pseudonym.
+        home: The data directory. Returns 0 if it has no traces.
+        user_id: The real id, even if the traces hold a pseudonym.
 
     Raises:
         StoreError: The trace file cannot be opened.

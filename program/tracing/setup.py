@@ -1,4 +1,7 @@
-"""Where traces go: chosen explicitly, never guessed from a key lying around."""
+"""Switches tracing on: to the local trace file, to W&B, or off.
+
+The destination is always explicit: a W&B key in the environment does not send anything.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from program.errors import ConfigError
+from program.home import home as default_home
 from program.processes import is_dead, process_name
 from program.spans import tracing
 from program.tracing.content import Content, ContentPolicy, Redact, installation_key, redact_secrets
@@ -25,12 +29,12 @@ LOCAL_PROJECT = "local/personaagent"
 """The Weave project of the local store."""
 
 _WANDB = re.compile(r"wandb:([^/\s]+/[^/\s]+)")
-_LAST_WORDS = 20.0
-"""Seconds that a trace server is given at the end to take what is left."""
+_FLUSH_TIMEOUT = 20.0
+"""Seconds to wait, at the end, for a remote server to accept the remaining records."""
 
 
 def store_path(home: Path) -> Path:
-    """Return the file of the local trace store."""
+    """Return the path of the local trace file."""
     return home / "traces.db"
 
 
@@ -38,24 +42,35 @@ def store_path(home: Path) -> Path:
 def open_tracer(
     where: str,
     *,
-    home: Path,
+    home: Path | None = None,
     content: Content = "full",
     redact: Redact | None = redact_secrets,
 ) -> Iterator[WeaveTracer | None]:
-    """Trace everything inside, and yield the tracer (``None`` for ``off``).
+    """Trace everything inside the block; yield the tracer, or ``None`` for ``off``.
 
-    While it is open, Weave's current client is ours.
+    Replaces Weave's current client until the block ends. If W&B cannot be reached, traces go to
+    the local file, with a warning.
 
     Args:
-        where: ``local`` (a SQLite file in ``home``, no socket is opened), ``off``, or
-            ``wandb:ENTITY/PROJECT``.
-        home: The data directory.
-        content: What of texts is stored; see `ContentPolicy`.
-        redact: Applied to every text that is stored.
+        where: ``local`` (a SQLite file in ``home``; opens no socket), ``wandb:ENTITY/PROJECT``, or
+            ``off``.
+        home: The data directory; ``None`` for `program.home.home`.
+        content: How much of each text is stored; see `ContentPolicy`.
+        redact: Applied to every stored text; ``None`` changes nothing.
 
     Raises:
-        ConfigError: An unknown ``where``, or W&B without a key.
+        ConfigError: ``where`` is unknown, or W&B has no key.
         StoreError: The local trace file cannot be opened.
+
+    Example:
+        >>> import dspy
+        >>> from program import open_tracer, scripted_lm
+        >>> lm = scripted_lm(lambda system, user: {"answer": "Mint."})
+        >>> with open_tracer("local"), dspy.context(lm=lm):
+        ...     dspy.Predict("question -> answer")(question="Which tea?").answer
+        'Mint.'
+
+        Show the trace with ``personaagent trace show``.
     """
     remote = _WANDB.fullmatch(where)
     if where == "off":
@@ -65,6 +80,7 @@ def open_tracer(
         raise ConfigError(f"`trace` must be local, off or wandb:ENTITY/PROJECT, got {where!r}")
     if remote is not None and not private_api.has_wandb_key():
         raise ConfigError(f"{where!r} needs a key: set WANDB_API_KEY, or trace with `local`")
+    home = default_home() if home is None else home
     policy = ContentPolicy(content=content, key=installation_key(home), redact=redact)
     private_api.prepare_environment()
     with ExitStack() as cleanup:
@@ -84,7 +100,7 @@ def _remote_tracer(cleanup: ExitStack, project: str, policy: ContentPolicy) -> W
     restore = private_api.install_client(None)
     try:
         client = private_api.remote_client(project)
-    except Exception as error:  # noqa: BLE001 - weave raises what it likes; the run must go on
+    except Exception as error:  # noqa: BLE001 - weave may raise anything; the run must go on
         restore()
         logger.warning("W&B cannot be reached (%s); tracing to the local store", type(error).__name__)
         return None
@@ -106,14 +122,14 @@ def _local_tracer(cleanup: ExitStack, home: Path, policy: ContentPolicy) -> Weav
 
 
 def _close_once(cleanup: ExitStack, tracer: WeaveTracer, flush: Callable[[], None]) -> None:
-    """End open spans and flush, at the end of the block or, where that is never reached, at exit.
+    """End open spans and flush when the block ends, or at exit if the block never ends.
 
-    Weave waits minutes at exit for the end of a call that is still open.
+    Otherwise Weave waits minutes at exit for open calls to end.
     """
     closed = threading.Event()
 
     def close() -> None:
-        # A block left open at exit is unwound once more, when no thread can be started any longer.
+        # A block that is still open at exit is unwound a second time, when threads cannot start.
         if closed.is_set():
             return
         closed.set()
@@ -128,10 +144,10 @@ def _close_once(cleanup: ExitStack, tracer: WeaveTracer, flush: Callable[[], Non
 
 
 def _flush_or_abandon(client: Any) -> None:
-    # A server that died while we were running must not keep the program from ending.
+    # A dead server must not keep the program from ending.
     worker = threading.Thread(target=client.flush, daemon=True)
     worker.start()
-    worker.join(_LAST_WORDS)
+    worker.join(_FLUSH_TIMEOUT)
     if worker.is_alive():
         private_api.abandon(client)
-        raise TimeoutError(f"the trace server did not answer within {_LAST_WORDS:.0f} s")
+        raise TimeoutError(f"the trace server did not answer within {_FLUSH_TIMEOUT:.0f} s")

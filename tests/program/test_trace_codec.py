@@ -1,4 +1,4 @@
-"""Payloads survive being packed, whatever is in them."""
+"""Packed payloads and encoded times decode to the originals."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Blobs(list[str]):
 
 
 @given(VALUES, st.lists(LONG, max_size=4))
-def test_unpack_gives_back_what_was_packed(value: object, texts: list[str]) -> None:
+def test_unpack_reverses_pack(value: object, texts: list[str]) -> None:
     blobs = Blobs()
     text = dumps({"value": value, "texts": texts, "\x010\x01": texts})
     assert unpack(pack(text, blobs.intern), blobs.__getitem__) == text
 
 
-def test_a_text_cannot_pretend_to_be_another_ones_blob() -> None:
+def test_text_cannot_forge_a_reference_to_a_blob() -> None:
     blobs = Blobs(["the secret of another user"])
     text = dumps({"query": "\x010\x01" + "x" * MIN_PASSAGE})
     assert "secret" not in unpack(pack(text, blobs.intern), blobs.__getitem__)
 
 
-def test_a_prompt_repeated_with_one_more_step_adds_only_the_step() -> None:
+def test_repeated_prompt_stores_only_the_new_step() -> None:
     blobs, persona = Blobs(), "You know this user. " * 20
     steps = [f"step {n}: " + "found something " * 20 for n in range(3)]
     for n in range(1, 4):
@@ -61,7 +61,7 @@ def test_unusual_values_become_json(value: object, text: str) -> None:
     assert dumps(value) == text
 
 
-def test_half_a_surrogate_pair_becomes_json_that_can_be_stored() -> None:
+def test_lone_surrogate_becomes_escaped_json() -> None:
     text = dumps({"broken": "\ud800"})
     assert json.loads(text) == {"broken": "\ud800"}
     assert text.isascii()
@@ -78,16 +78,16 @@ def test_half_a_surrogate_pair_becomes_json_that_can_be_stored() -> None:
         1767323045.6,
     ],
 )
-def test_every_spelling_of_a_time_is_one_number(spelling: object) -> None:
+def test_every_format_of_a_time_gives_the_same_number(spelling: object) -> None:
     assert micros(spelling) == 1_767_323_045_600_000
 
 
 @pytest.mark.parametrize("value", [None, True, "yesterday", {}])
-def test_what_is_no_time_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match=r"."):
+def test_value_that_is_not_a_time_is_rejected(value: object) -> None:
+    with pytest.raises(ValueError, match=r"not a time|Invalid isoformat"):
         micros(value)
 
 
 @given(st.integers(-(10**16), 10**17))
-def test_times_round_trip(value: int) -> None:
+def test_iso_times_round_trip(value: int) -> None:
     assert micros(iso(value)) == value

@@ -1,4 +1,4 @@
-"""One script through Weave's own client, by both doors: every route it needs, the same answers."""
+"""Weave's own client gets the same answers in process and over HTTP, on every route that it needs."""
 
 from __future__ import annotations
 
@@ -60,33 +60,33 @@ EXPECTED = {
 }
 
 
-class ListeningStore(TraceStore):
-    """Keeps what was asked and how it was answered."""
+class RecordingStore(TraceStore):
+    """Records the method, path and status of each request."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.seen: list[tuple[str, str, int]] = []
+        self.requests: list[tuple[str, str, int]] = []
 
     def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
-        answer = super().handle(method, path, headers, body)
-        self.seen.append((method, path.split("?")[0], answer.status))
-        return answer
+        response = super().handle(method, path, headers, body)
+        self.requests.append((method, path.split("?")[0], response.status))
+        return response
 
 
 @contextmanager
 def served(store: TraceStore) -> Iterator[TraceServer]:
-    with TraceServer(store, key=KEY) as door:
-        thread = threading.Thread(target=door.serve_forever, args=(0.02,))
+    with TraceServer(store, key=KEY) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield door
+            yield server
         finally:
-            door.shutdown()
+            server.shutdown()
             thread.join()
 
 
 def run(*arguments: str, **env: str) -> Any:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(SCRIPT), *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
@@ -94,10 +94,10 @@ def run(*arguments: str, **env: str) -> Any:
         check=False,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    digests = found["objects"].pop("digests")
-    return found, digests
+    assert process.returncode == 0, process.stderr
+    answers = json.loads(process.stdout.splitlines()[-1])
+    digests = answers["objects"].pop("digests")
+    return answers, digests
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +105,16 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run("in-process", str(tmp_path_factory.mktemp("own") / "t.db"))
 
 
-def test_the_in_process_door_answers_weaves_client(in_process: Any) -> None:
+def test_in_process_client_reads_back_what_it_wrote(in_process: Any) -> None:
     assert in_process[0] == EXPECTED
 
 
-def test_the_http_door_answers_plain_weave_init_alike(in_process: Any, tmp_path: Path) -> None:
-    store = ListeningStore(tmp_path / "t.db")
-    with served(store) as door:
-        found = run("http", WANDB_BASE_URL=door.address, WANDB_API_KEY=KEY)
-    assert found == in_process
-    # 404 only where the script reads what it deleted, which the client tries three times.
-    assert {entry for entry in store.seen if entry[2] != 200} <= {("POST", "/traces/obj/read", 404)}
-    assert len({path for _, path, _ in store.seen}) >= 20
+def test_http_server_gives_weave_init_the_same_answers(in_process: Any, tmp_path: Path) -> None:
+    store = RecordingStore(tmp_path / "t.db")
+    with served(store) as server:
+        answers = run("http", WANDB_BASE_URL=server.address, WANDB_API_KEY=KEY)
+    assert answers == in_process
+    # The script reads a deleted object, which the client tries three times.
+    assert {entry for entry in store.requests if entry[2] != 200} <= {("POST", "/traces/obj/read", 404)}
+    assert len({path for _, path, _ in store.requests}) >= 20
     store.close()

@@ -1,4 +1,4 @@
-"""What only whole processes show: no network, no trace lost to a kill, no wait at exit, W&B's door."""
+"""Tests with whole processes: network use, kills, exits, and the HTTP server."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from program.tracing.setup import LOCAL_PROJECT, open_tracer, store_path
 ROOT = Path(__file__).parents[2]
 KEY = "k" * 40
 
-WATCHED = """
+RECORD_CONNECTIONS = """
     import atexit, json, socket, sys
-    seen = []
-    def watch(name):
+    calls = []
+    def record(name):
         real = getattr(socket, name)
-        def watched(*a, **k):
-            seen.append(name)
+        def recorded(*a, **k):
+            calls.append(name)
             return real(*a, **k)
-        setattr(socket, name, watched)
+        setattr(socket, name, recorded)
     for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
-        watch(name)
-    class Watched(socket.socket):
+        record(name)
+    class RecordedSocket(socket.socket):
         def connect(self, *a):
-            seen.append("connect")
+            calls.append("connect")
             return super().connect(*a)
         connect_ex = connect
-    socket.socket = Watched
-    atexit.register(lambda: print(json.dumps(seen)))
+    socket.socket = RecordedSocket
+    atexit.register(lambda: print(json.dumps(calls)))
 """
 
 
@@ -66,13 +66,13 @@ def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[s
 @contextmanager
 def served(path: Path) -> Iterator[tuple[TraceServer, TraceStore]]:
     store = TraceStore(path)
-    with TraceServer(store, key=KEY) as door:
-        thread = threading.Thread(target=door.serve_forever, args=(0.02,))
+    with TraceServer(store, key=KEY) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield door, store
+            yield server, store
         finally:
-            door.shutdown()
+            server.shutdown()
             thread.join()
             store.close()
 
@@ -93,23 +93,23 @@ TRACED = """
 """
 
 
-def test_local_tracing_makes_no_connection_and_asks_for_no_name(tmp_path: Path) -> None:
+def test_local_tracing_opens_no_connection_and_resolves_no_name(tmp_path: Path) -> None:
     before = set(Path(tempfile.gettempdir()).iterdir())
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine api.wandb.ai login user password {KEY}\n")
     netrc.chmod(0o600)
     empty = tmp_path / "empty"
     empty.mkdir()
-    done = run(
-        f"import os; os.chdir({str(empty)!r})\n" + script(WATCHED) + script(TRACED),
+    process = run(
+        f"import os; os.chdir({str(empty)!r})\n" + script(RECORD_CONNECTIONS) + script(TRACED),
         "local",
         str(tmp_path / "home"),
         NETRC=str(netrc),
         HOME=str(tmp_path / "user"),
         DSPY_CACHEDIR=str(tmp_path / "cache"),
     )
-    assert done.returncode == 0, done.stderr
-    assert (json.loads(done.stdout), done.stderr) == ([], "")
+    assert process.returncode == 0, process.stderr
+    assert (json.loads(process.stdout), process.stderr) == ([], "")
     with_weave = [
         path for path in set(Path(tempfile.gettempdir()).iterdir()) - before if "weave" in path.name
     ]
@@ -124,7 +124,7 @@ def test_importing_tracing_does_not_import_weave() -> None:
     assert run(code).stdout == "False\n"
 
 
-def test_a_killed_process_loses_no_finished_span_and_open_ones_show_as_interrupted(tmp_path: Path) -> None:
+def test_killed_process_keeps_finished_spans_and_interrupts_open_ones(tmp_path: Path) -> None:
     code = script(
         """
         import sys, time
@@ -151,14 +151,16 @@ def test_a_killed_process_loses_no_finished_span_and_open_ones_show_as_interrupt
     store = TraceStore(store_path(tmp_path))
     calls = store.calls(LOCAL_PROJECT)
     store.close()
-    done = {c["inputs"]["n"] for c in calls if c["ended_at"] and not c["exception"] and "n" in c["inputs"]}
-    assert done >= set(range(finished + 1))
+    complete = {
+        c["inputs"]["n"] for c in calls if c["ended_at"] and not c["exception"] and "n" in c["inputs"]
+    }
+    assert complete >= set(range(finished + 1))
     kinds = [json.loads(call["exception"])["type"] for call in calls[:2]]
     assert kinds == ["Interrupted", "Interrupted"]
     assert all(call["ended_at"] for call in calls)
 
 
-def test_a_process_that_forgets_to_close_ends_at_once(tmp_path: Path) -> None:
+def test_process_with_an_open_tracer_exits_at_once(tmp_path: Path) -> None:
     code = script(
         """
         import sys
@@ -171,28 +173,28 @@ def test_a_process_that_forgets_to_close_ends_at_once(tmp_path: Path) -> None:
         sys.exit(3)
         """
     )
-    with served(tmp_path / "t.db") as (door, _):
-        env = {"WANDB_BASE_URL": door.address, "WANDB_API_KEY": KEY}
-        for where in ("local", "wandb:me/mine"):
+    with served(tmp_path / "t.db") as (server, _):
+        env = {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": KEY}
+        for destination in ("local", "wandb:me/mine"):
             started = time.monotonic()
-            done = run(code, where, str(tmp_path / "home"), **env)
-            assert (done.returncode, done.stderr) == (3, "")
+            process = run(code, destination, str(tmp_path / "home"), **env)
+            assert (process.returncode, process.stderr) == (3, "")
             assert time.monotonic() - started < 60
 
 
-def test_the_same_trace_reaches_wandbs_api_when_asked_to(tmp_path: Path) -> None:
-    with served(tmp_path / "remote.db") as (door, store):
-        env = {"WANDB_BASE_URL": door.address, "WANDB_API_KEY": KEY}
-        done = run(script(TRACED), "wandb:me/mine", str(tmp_path / "home"), **env)
-        assert (done.returncode, done.stderr) == (0, "")
+def test_wandb_receives_the_same_trace_as_the_local_store(tmp_path: Path) -> None:
+    with served(tmp_path / "remote.db") as (server, store):
+        env = {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": KEY}
+        process = run(script(TRACED), "wandb:me/mine", str(tmp_path / "home"), **env)
+        assert (process.returncode, process.stderr) == (0, "")
         remote = store.calls("me/mine")
     assert not store_path(tmp_path / "home").exists()
-    done = run(script(TRACED), "local", str(tmp_path / "home"))
+    process = run(script(TRACED), "local", str(tmp_path / "home"))
     local_store = TraceStore(store_path(tmp_path / "home"))
     local = local_store.calls(LOCAL_PROJECT)
     local_store.close()
 
-    def told(calls: list[dict[str, Any]]) -> list[Any]:
+    def comparable(calls: list[dict[str, Any]]) -> list[Any]:
         places = {call["id"]: n for n, call in enumerate(calls)}
         return [
             (
@@ -209,21 +211,23 @@ def test_the_same_trace_reaches_wandbs_api_when_asked_to(tmp_path: Path) -> None
             for call in calls
         ]
 
-    assert told(remote) == told(local)
+    assert comparable(remote) == comparable(local)
     assert len(remote) == 3
 
 
-def test_wandb_without_a_key_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
-    done = run(script(WATCHED) + script(TRACED), "wandb:me/mine", str(tmp_path), HOME=str(tmp_path))
-    assert "ConfigError: 'wandb:me/mine' needs a key: set WANDB_API_KEY" in done.stderr
-    assert json.loads(done.stdout) == []
+def test_wandb_without_a_key_is_rejected_before_any_request(tmp_path: Path) -> None:
+    process = run(
+        script(RECORD_CONNECTIONS) + script(TRACED), "wandb:me/mine", str(tmp_path), HOME=str(tmp_path)
+    )
+    assert "ConfigError: 'wandb:me/mine' needs a key: set WANDB_API_KEY" in process.stderr
+    assert json.loads(process.stdout) == []
 
 
-def test_an_unreachable_wandb_is_said_once_and_the_run_goes_on_locally(tmp_path: Path) -> None:
+def test_unreachable_wandb_warns_once_and_traces_locally(tmp_path: Path) -> None:
     env = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY}
-    done = run(script(TRACED), "wandb:me/mine", str(tmp_path), **env)
-    assert done.returncode == 0
-    assert done.stderr.count("W&B cannot be reached") == 1
+    process = run(script(TRACED), "wandb:me/mine", str(tmp_path), **env)
+    assert process.returncode == 0
+    assert process.stderr.count("W&B cannot be reached") == 1
     store = TraceStore(store_path(tmp_path))
     assert store.count(LOCAL_PROJECT) == 3
     store.close()
@@ -240,28 +244,28 @@ def test_an_unreachable_wandb_is_said_once_and_the_run_goes_on_locally(tmp_path:
         ({}, "/view/users", 401),
     ],
 )
-def test_the_door_opens_to_the_key_and_to_loopback_names_only(
+def test_server_requires_the_key_and_a_loopback_host_name(
     tmp_path: Path, headers: dict[str, str], path: str, status: int
 ) -> None:
     import httpx
 
-    with served(tmp_path / "t.db") as (door, _), httpx.Client(trust_env=False) as client:
+    with served(tmp_path / "t.db") as (server, _), httpx.Client(trust_env=False) as client:
         body = json.dumps({"project_id": "a/b", "id": "x"}).encode()
         method = "GET" if path.startswith("/view") else "POST"
         sent = {"content-type": "application/json", **headers}
-        assert client.request(method, door.address + path, content=body, headers=sent).status_code == status
+        assert client.request(method, server.address + path, content=body, headers=sent).status_code == status
 
 
-def test_a_server_that_dies_neither_stops_the_run_nor_its_end(tmp_path: Path) -> None:
-    server = script(
+def test_dying_server_neither_stops_the_run_nor_delays_its_exit(tmp_path: Path) -> None:
+    serving = script(
         """
         import sys
         from pathlib import Path
         from program.tracing.server.http_server import TraceServer
         from program.tracing.server.trace_store import TraceStore
-        door = TraceServer(TraceStore(Path(sys.argv[1])), key=sys.argv[2])
-        print(door.address, flush=True)
-        door.serve_forever()
+        server = TraceServer(TraceStore(Path(sys.argv[1])), key=sys.argv[2])
+        print(server.address, flush=True)
+        server.serve_forever()
         """
     )
     code = script(
@@ -280,18 +284,18 @@ def test_a_server_that_dies_neither_stops_the_run_nor_its_end(tmp_path: Path) ->
         """
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", server, str(tmp_path / "t.db"), KEY]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as door:
-        assert door.stdout is not None
-        env |= {"WANDB_BASE_URL": door.stdout.readline().strip(), "WANDB_API_KEY": KEY}
+    command = [sys.executable, "-c", serving, str(tmp_path / "t.db"), KEY]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        env |= {"WANDB_BASE_URL": server.stdout.readline().strip(), "WANDB_API_KEY": KEY}
         pipe = subprocess.PIPE
         command = [sys.executable, "-c", code, str(tmp_path / "home")]
         with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as traced:
             assert traced.stdout is not None
             assert traced.stdout.readline() == "ready\n"
-            door.kill()
-            door.wait()
-            _, said = traced.communicate("go\n", timeout=60)
+            server.kill()
+            server.wait()
+            _, errors = traced.communicate("go\n", timeout=60)
     assert traced.returncode == 0
-    assert said.count("tracing failed (APIConnectionError); the run goes on without its trace") == 1
-    assert "Traceback" not in said
+    assert errors.count("tracing failed (APIConnectionError); the run goes on without its trace") == 1
+    assert "Traceback" not in errors

@@ -1,4 +1,4 @@
-"""Queries mean in SQL what a plain reading of them means in Python."""
+"""Queries select the same rows in SQL as in a plain Python evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from program.tracing.server.call_fields import call_field
-from program.tracing.server.query import BadRequestError, compile_query
+from program.tracing.server.errors import BadRequestError
+from program.tracing.server.query import compile_query
 from program.tracing.server.trace_store import TraceStore
 
 PROJECT = "local/test"
@@ -54,10 +55,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TraceStore]:
 def value(expr: Any, inputs: dict[str, Any]) -> Any:
     if "$literal" in expr:
         return expr["$literal"]
-    found: Any = {"inputs": inputs}
+    node: Any = {"inputs": inputs}
     for part in expr["$getField"].split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def comparable(a: Any, b: Any) -> bool:
@@ -123,9 +124,9 @@ EXPRESSION = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EXPRESSION)
-def test_sql_finds_what_the_plain_reading_finds(store: TraceStore, expr: dict[str, Any]) -> None:
-    found = [row["id"] for row in store.calls(PROJECT, query={"$expr": expr})]
-    assert found == [f"c{n:04}" for n, inputs in enumerate(ROWS) if holds(expr, inputs)]
+def test_sql_selects_the_same_rows_as_python(store: TraceStore, expr: dict[str, Any]) -> None:
+    ids = [row["id"] for row in store.calls(PROJECT, query={"$expr": expr})]
+    assert ids == [f"c{n:04}" for n, inputs in enumerate(ROWS) if holds(expr, inputs)]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_sql_finds_what_the_plain_reading_finds(store: TraceStore, expr: dict[st
         ),
     ],
 )
-def test_times_statuses_and_conversions_can_be_asked_for(
+def test_queries_cover_times_statuses_and_conversions(
     store: TraceStore, expr: dict[str, Any], expected: int
 ) -> None:
     assert store.count(PROJECT, query={"$expr": expr}) == expected
@@ -174,12 +175,12 @@ def test_times_statuses_and_conversions_can_be_asked_for(
         {"$expr": []},
     ],
 )
-def test_what_is_not_understood_is_refused_and_never_ignored(query: dict[str, Any]) -> None:
+def test_invalid_query_is_rejected(query: dict[str, Any]) -> None:
     with pytest.raises(BadRequestError):
         compile_query(query, call_field)
 
 
-def test_values_of_a_query_never_become_sql(store: TraceStore) -> None:
+def test_query_values_are_never_executed_as_sql(store: TraceStore) -> None:
     evil = "x'); DROP TABLE calls; --"
     expr = {"$eq": [{"$getField": f"inputs.{evil}"}, {"$literal": evil}]}
     assert store.calls(PROJECT, query={"$expr": expr}) == []

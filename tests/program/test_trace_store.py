@@ -1,4 +1,4 @@
-"""The trace file: order of arrival, pages, sharing, deletion, versions."""
+"""Tests of the trace file: order of arrival, pages, sharing, deletion, versions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def file_bytes(store: TraceStore) -> bytes:
 
 
 @pytest.mark.parametrize("order", ["start first", "end first", "twice each"])
-def test_halves_of_a_call_meet_in_any_order(store: TraceStore, order: str) -> None:
+def test_start_and_end_of_a_call_arrive_in_any_order(store: TraceStore, order: str) -> None:
     halves: list[Any] = [
         lambda: store.call_start(start("a", inputs={"q": 1})),
         lambda: store.call_end(end("a", output="x")),
@@ -71,7 +71,7 @@ def test_halves_of_a_call_meet_in_any_order(store: TraceStore, order: str) -> No
     assert (call["inputs"], call["output"], call["summary"]["weave"]["latency_ms"]) == ({"q": 1}, "x", 1000)
 
 
-def test_a_call_without_its_start_is_not_shown_and_one_without_its_end_is_running(store: TraceStore) -> None:
+def test_call_without_start_is_hidden_and_call_without_end_is_running(store: TraceStore) -> None:
     store.call_end(end("a"))
     store.call_start(start("b"))
     (call,) = store.calls(PROJECT)
@@ -86,7 +86,7 @@ def test_a_call_without_its_start_is_not_shown_and_one_without_its_end_is_runnin
         ({"summary": {"status_counts": {"success": 1, "error": 2}}}, "descendant_error"),
     ],
 )
-def test_status_tells_own_failure_from_one_below(
+def test_status_distinguishes_own_failure_from_one_below(
     store: TraceStore, fields: dict[str, Any], status: str
 ) -> None:
     store.call_start(start("a"))
@@ -94,7 +94,7 @@ def test_status_tells_own_failure_from_one_below(
     assert store.calls(PROJECT)[0]["summary"]["weave"]["status"] == status
 
 
-def test_pages_are_complete_and_without_repeats_when_times_are_equal(store: TraceStore) -> None:
+def test_pages_with_equal_times_are_complete_and_disjoint(store: TraceStore) -> None:
     for n in range(50):
         store.call_start(start(f"c{n:02}", at=1_000.0 + n % 3))
     pages = [store.calls(PROJECT, limit=7, offset=offset) for offset in range(0, 56, 7)]
@@ -115,7 +115,7 @@ def test_sorting_follows_payload_fields_in_both_directions(store: TraceStore) ->
 
 
 @pytest.mark.parametrize(
-    ("filter_", "found"),
+    ("filter_", "ids"),
     [
         ({"trace_roots_only": True}, ["a", "x"]),
         ({"parent_ids": ["a"]}, ["b"]),
@@ -129,7 +129,7 @@ def test_sorting_follows_payload_fields_in_both_directions(store: TraceStore) ->
         ({"wb_run_ids": None}, ["a", "b", "x"]),
     ],
 )
-def test_filters_are_anded(store: TraceStore, filter_: dict[str, Any], found: list[str]) -> None:
+def test_all_filters_must_hold(store: TraceStore, filter_: dict[str, Any], ids: list[str]) -> None:
     store.call_start(start("a", at=1.0))
     store.call_start(
         start(
@@ -141,15 +141,15 @@ def test_filters_are_anded(store: TraceStore, filter_: dict[str, Any], found: li
         )
     )
     store.call_start(start("x", at=3.0))
-    assert [call["id"] for call in store.calls(PROJECT, filter=filter_)] == found
-    assert store.count(PROJECT, filter=filter_) == len(found)
+    assert [call["id"] for call in store.calls(PROJECT, filter=filter_)] == ids
+    assert store.count(PROJECT, filter=filter_) == len(ids)
 
 
-def test_unknown_filter_is_refused(store: TraceStore) -> None:
+def test_unknown_filter_is_rejected(store: TraceStore) -> None:
     assert post(store, "/calls/query_stats", {"project_id": PROJECT, "filter": {"colour": "red"}})[0] == 400
 
 
-def test_columns_decide_what_is_read(store: TraceStore) -> None:
+def test_columns_select_the_payloads_to_read(store: TraceStore) -> None:
     store.call_start(start("a", inputs={"q": 1}, attributes={"user_id": "u"}))
     (call,) = store.calls(PROJECT, columns=["inputs.q"])
     assert (call["inputs"], call["attributes"], call["output"]) == ({"q": 1}, {}, None)
@@ -163,7 +163,7 @@ def test_projects_do_not_see_each_other(store: TraceStore) -> None:
     assert post(store, "/calls/delete", body) == (200, {"num_deleted": 0})
 
 
-def test_repeated_texts_are_kept_once(store: TraceStore) -> None:
+def test_repeated_text_is_stored_once(store: TraceStore) -> None:
     persona = "You know this user well. " * 40
     for n in range(20):
         store.call_start(start(f"c{n}", inputs={"messages": [{"role": "system", "content": persona}]}))
@@ -171,7 +171,7 @@ def test_repeated_texts_are_kept_once(store: TraceStore) -> None:
     assert all(c["inputs"]["messages"][0]["content"] == persona for c in store.calls(PROJECT))
 
 
-def test_deleting_takes_what_is_below_and_shared_texts_only_with_their_last_user(store: TraceStore) -> None:
+def test_deleting_a_call_deletes_its_children_and_unshared_texts(store: TraceStore) -> None:
     shared = "a long text that two traces share " * 10
     for root in ("a", "x"):
         store.call_start(start(root, inputs={"text": shared}))
@@ -185,7 +185,7 @@ def test_deleting_takes_what_is_below_and_shared_texts_only_with_their_last_user
     assert (count(store, "blobs"), count(store, "blob_uses"), count(store, "payloads")) == (0, 0, 0)
 
 
-def test_no_byte_of_a_forgotten_user_is_left_in_the_file(store: TraceStore) -> None:
+def test_file_holds_no_byte_of_a_forgotten_user(store: TraceStore) -> None:
     for user in ("ana", "bob"):
         secret = f"secret of {user} " * 20
         store.call_start(start(user, attributes={"user_id": user}, inputs={"q": secret}))
@@ -203,23 +203,23 @@ def test_no_byte_of_a_forgotten_user_is_left_in_the_file(store: TraceStore) -> N
         assert store.handle("PUT", f"/objs/persona-{user}/aliases", {}, tags).status == 200
     assert b"secret of ana" in file_bytes(store)
     assert store.forget(PROJECT, ["ana"], ["persona-ana"]) == 2
-    left = file_bytes(store)
+    content = file_bytes(store)
     assert [
-        word for word in (b"secret of ana", b"word-ana", b"persona-ana", b"best-ana") if word in left
+        word for word in (b"secret of ana", b"word-ana", b"persona-ana", b"best-ana") if word in content
     ] == []
     assert [call["id"] for call in store.calls(PROJECT)] == ["bob", "bob-leaf"]
     assert store.calls(PROJECT)[1]["output"] == "secret of bob " * 20
     assert count(store, "table_rows") == 2
 
 
-def test_files_are_for_their_owner_only(store: TraceStore) -> None:
+def test_only_the_owner_can_read_the_files(store: TraceStore) -> None:
     store.call_start(start("a"))
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in store.path.parent.iterdir()}
     assert modes == {name: 0o600 for name in ("t.db", "t.db-wal", "t.db-shm")}
     assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
 
 
-def test_a_newer_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_newer_file_is_rejected_and_unchanged(tmp_path: Path) -> None:
     TraceStore(tmp_path / "t.db").close()
     with sqlite3.connect(tmp_path / "t.db") as db:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
@@ -230,7 +230,7 @@ def test_a_newer_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "t.db").read_bytes() == before
 
 
-def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+def test_database_of_another_program_is_rejected(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "t.db") as db:
         db.execute("CREATE TABLE theirs (x)")
     db.close()
@@ -238,13 +238,13 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
         TraceStore(tmp_path / "t.db")
 
 
-def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "t.db").write_text("hello " * 1000)
     with pytest.raises(StoreError, match=r"t\.db"):
         TraceStore(tmp_path / "t.db")
 
 
-def test_a_failing_migration_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_migration_keeps_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = TraceStore(tmp_path / "t.db")
     store.call_start(start("a"))
     store.close()
@@ -261,7 +261,7 @@ def test_a_failing_migration_leaves_the_old_version(tmp_path: Path, monkeypatch:
     store.close()
 
 
-def test_two_stores_on_one_file_and_many_threads_lose_nothing(store: TraceStore) -> None:
+def test_two_stores_and_many_threads_write_to_one_file(store: TraceStore) -> None:
     other = TraceStore(store.path)
 
     def write(worker: int) -> None:
@@ -281,7 +281,7 @@ def test_two_stores_on_one_file_and_many_threads_lose_nothing(store: TraceStore)
     assert count(store, "blobs") == 1
 
 
-def test_versions_of_an_object_count_up_and_an_old_text_becomes_the_latest_again(store: TraceStore) -> None:
+def test_republished_object_becomes_the_latest_version_again(store: TraceStore) -> None:
     def publish(text: str) -> str:
         obj = {"project_id": PROJECT, "object_id": "persona", "val": {"text": text}}
         return str(post(store, "/obj/create", {"obj": obj})[1]["digest"])
@@ -293,13 +293,13 @@ def test_versions_of_an_object_count_up_and_an_old_text_becomes_the_latest_again
     assert [read[v]["val"]["text"] for v in ("v0", "v1", "latest")] == ["one", "two", "one"]
     assert [read[v]["is_latest"] for v in ("v0", "v1")] == [1, 0]
     assert post(store, "/obj/delete", {**body, "digests": [first]}) == (200, {"num_deleted": 1})
-    status, gone = post(store, "/obj/read", {**body, "digest": "v0"})
-    assert (status, bool(gone["deleted_at"])) == (404, True)
+    status, answer = post(store, "/obj/read", {**body, "digest": "v0"})
+    assert (status, bool(answer["deleted_at"])) == (404, True)
     assert post(store, "/obj/read", {**body, "digest": "latest"})[1]["obj"]["val"]["text"] == "two"
 
 
-def test_a_table_can_be_changed_and_read_in_pages(store: TraceStore) -> None:
-    made = post(
+def test_table_is_updated_and_read_in_pages(store: TraceStore) -> None:
+    table = post(
         store, "/table/create", {"table": {"project_id": PROJECT, "rows": [{"n": n} for n in range(5)]}}
     )
     updates = [
@@ -307,7 +307,7 @@ def test_a_table_can_be_changed_and_read_in_pages(store: TraceStore) -> None:
         {"append": {"row": {"n": 9}}},
         {"insert": {"index": 0, "row": {"n": 7}}},
     ]
-    body = {"project_id": PROJECT, "base_digest": made[1]["digest"], "updates": updates}
+    body = {"project_id": PROJECT, "base_digest": table[1]["digest"], "updates": updates}
     digest = post(store, "/table/update", body)[1]["digest"]
     table = {"project_id": PROJECT, "digest": digest}
     rows = [post(store, "/table/query", {**table, "limit": 4, "offset": o})[1]["rows"] for o in (0, 4)]
@@ -318,7 +318,7 @@ def test_a_table_can_be_changed_and_read_in_pages(store: TraceStore) -> None:
     assert post(store, "/table/update", {**body, "updates": [{"pop": {"index": 5}}]})[0] == 400
 
 
-def test_costs_use_the_price_in_force_when_the_call_started(store: TraceStore) -> None:
+def test_costs_use_the_price_in_force_at_the_start_of_the_call(store: TraceStore) -> None:
     for price, date in ((1.0, "1970-01-01T00:00:00Z"), (5.0, "1970-01-01T01:00:00Z")):
         costs = {"m": {"prompt_token_cost": price, "completion_token_cost": 0.0, "effective_date": date}}
         assert post(store, "/cost/create", {"project_id": PROJECT, "costs": costs})[0] == 200
@@ -330,7 +330,7 @@ def test_costs_use_the_price_in_force_when_the_call_started(store: TraceStore) -
     assert [c["summary"]["weave"]["costs"]["m"]["prompt_tokens_total_cost"] for c in calls] == [10.0, 50.0]
 
 
-def test_feedback_can_be_queried_paged_and_joined_to_its_calls(store: TraceStore) -> None:
+def test_feedback_is_queried_in_pages_and_joined_to_calls(store: TraceStore) -> None:
     store.call_start(start("a"))
     store.call_start(start("b"))
     ref = f"weave:///{PROJECT}/call/a"
@@ -395,7 +395,7 @@ def test_no_request_makes_the_store_raise(store: TraceStore) -> None:
         assert answer.status in (200, 400, 404), answer
 
 
-def test_error_messages_hold_no_user_text(store: TraceStore) -> None:
+def test_error_messages_contain_no_user_text(store: TraceStore) -> None:
     broken = start("a", inputs={"q": "my secret"})
     del broken["trace_id"]
     status, body = post(store, "/call/start", {"start": broken})

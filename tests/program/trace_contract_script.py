@@ -1,7 +1,7 @@
-"""The script both doors are tested with: Weave's public API only, except for how it gets its client.
+"""Uses Weave's public API on a client, in process or over HTTP, and prints what it reads back.
 
-Run as ``python trace_contract_script.py in-process FILE`` or ``... http``; prints what it read back
-as one JSON object, without anything that differs from run to run.
+Run as ``python trace_contract_script.py in-process FILE`` or ``... http``. Prints one JSON object
+without values that differ between runs.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ private_api.prepare_environment()
 import weave  # noqa: E402 - the environment must be ready before weave is imported
 
 
-def client(door: str) -> Any:
-    if door == "http":
+def open_client(transport: str) -> Any:
+    if transport == "http":
         return weave.init("local/contract")
     from program.tracing.server.trace_store import TraceStore
 
-    made = private_api.local_client(TraceStore(Path(sys.argv[2])), "local/contract")
-    private_api.install_client(made)
-    return made
+    client = private_api.local_client(TraceStore(Path(sys.argv[2])), "local/contract")
+    private_api.install_client(client)
+    return client
 
 
 @weave.op
@@ -39,16 +39,16 @@ def leaf(n: int) -> dict[str, Any]:
 
 @weave.op
 def tree(count: int) -> int:
-    done = 0
+    succeeded = 0
     with ThreadPoolExecutor(4) as pool:
         for job in [pool.submit(copy_context().run, leaf, n) for n in range(count)]:
-            done += job.exception() is None
-    return done
+            succeeded += job.exception() is None
+    return succeeded
 
 
 @weave.op
-def match(output: str, wanted: str) -> dict[str, bool]:
-    return {"right": output == wanted}
+def match(output: str, expected: str) -> dict[str, bool]:
+    return {"right": output == expected}
 
 
 def status(call: Any) -> str:
@@ -69,7 +69,7 @@ def calls_part(c: Any) -> dict[str, Any]:
     failed = {"$expr": {"$eq": [{"$getField": "summary.weave.status"}, {"$literal": "error"}]}}
     high = {"$expr": {"$gt": [{"$getField": "output.score"}, {"$literal": 0.1}]}}
     down = [{"field": "inputs.n", "direction": "desc"}]
-    found = {
+    answers = {
         "count": len(c.get_calls()),
         "names": sorted(call.func_name for call in c.get_calls(page_size=2)),
         "below": sorted((call.inputs["n"], status(call)) for call in below),
@@ -91,12 +91,12 @@ def calls_part(c: Any) -> dict[str, Any]:
     root.feedback.add_reaction("👍")
     root.feedback.add("custom", {"x": 1})
     c.flush()
-    found["feedback"] = sorted(f.feedback_type for f in c.get_call(root.id).feedback)
+    answers["feedback"] = sorted(f.feedback_type for f in c.get_call(root.id).feedback)
     c.purge_costs([row.id for row in c.query_costs()])
-    found["costs left"] = len(c.query_costs())
+    answers["costs left"] = len(c.query_costs())
     c.delete_call(other)
-    found["after deletion"] = len(c.get_calls())
-    return found
+    answers["after deletion"] = len(c.get_calls())
+    return answers
 
 
 def objects_part(c: Any) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def objects_part(c: Any) -> dict[str, Any]:
     dataset = weave.publish(weave.Dataset(name="interactions-u1", rows=rows))
     c.flush()
     read = weave.ref(dataset.uri).get()
-    found: dict[str, Any] = {
+    answers: dict[str, Any] = {
         "content": [weave.ref(f"persona-u1:{v}").get().content for v in ("v0", "v1", "best", "latest")],
         "again": weave.publish(weave.StringPrompt("You are A"), name="persona-u1").digest == first.digest,
         "latest": weave.ref("persona-u1:latest").get().content,
@@ -116,16 +116,16 @@ def objects_part(c: Any) -> dict[str, Any]:
         "tags": [c.get_tags(first), sorted(c.get_aliases(weave.ref("persona-u1:v1"))), c.list_tags()],
     }
     read.add_rows([{"q": "q3", "a": 3}])
-    found["rows after"] = len(weave.ref("interactions-u1:latest").get().rows)
+    answers["rows after"] = len(weave.ref("interactions-u1:latest").get().rows)
     big = weave.publish(weave.Dataset(name="big", rows=[{"n": n} for n in range(1500)]))
-    found["big"] = [len(big.get().rows), big.get().rows[1499]["n"]]
+    answers["big"] = [len(big.get().rows), big.get().rows[1499]["n"]]
     c.remove_aliases(weave.ref("persona-u1:v1"), ["best"])
     c.delete_object_version(first)
     try:
         first.get()
     except Exception as error:  # noqa: BLE001 - weave's own type differs by version
-        found["deleted"] = "deleted" in str(error).lower()
-    return found
+        answers["deleted"] = "deleted" in str(error).lower()
+    return answers
 
 
 def evaluation_part(c: Any) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def evaluation_part(c: Any) -> dict[str, Any]:
         def predict(self, question: str) -> str:
             return self.word
 
-    rows = [{"question": "q1", "wanted": "yes"}, {"question": "q2", "wanted": "no"}]
+    rows = [{"question": "q1", "expected": "yes"}, {"question": "q2", "expected": "no"}]
     evaluation = weave.Evaluation(name="parrots", dataset=rows, scorers=[match])
     result = asyncio.run(evaluation.evaluate(Parrot(word="yes")))
     log = weave.EvaluationLogger(name="imperative", model="rag", dataset="LaMP_like")
@@ -155,7 +155,7 @@ def evaluation_part(c: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    opened = client(sys.argv[1])
+    opened = open_client(sys.argv[1])
     parts = {"calls": calls_part, "objects": objects_part, "evaluation": evaluation_part}
     sys.stdout.write(json.dumps({name: part(opened) for name, part in parts.items()}, sort_keys=True))
     opened.finish(use_progress_bar=False)

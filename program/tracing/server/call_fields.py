@@ -1,4 +1,4 @@
-"""Which columns and JSON documents of a call a query may name, and Weave's call filter."""
+"""Translates the fields and filters of a call query to SQL."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from program.tracing.server.database import known_name
-from program.tracing.server.query import BadRequestError, Field, Sql, compile_query, json_at
+from program.tracing.server.database import name_id
+from program.tracing.server.errors import BadRequestError
+from program.tracing.server.query import Field, Sql, all_params, compile_query, json_at
 
 OP = "(SELECT text FROM names WHERE id = c.op)"
 TRACE_NAME = "(SELECT short FROM names WHERE id = c.op)"
@@ -30,7 +31,7 @@ _COMPUTED = {
     "summary.weave.latency_ms": "((c.ended_at - c.started_at) / 1000)",
     "summary.weave.trace_name": TRACE_NAME,
     "summary.weave.display_name": f"coalesce(c.display_name, {TRACE_NAME})",
-    # Lifted from the attributes when they were written, so that they have indexes.
+    # Copied from the attributes when written, because columns can have indexes.
     "attributes.user_id": "c.user_id",
     "attributes.run_id": "c.run_id",
     "attributes.step": "c.step",
@@ -47,7 +48,7 @@ _FEEDBACK = re.compile(r"feedback\.\[([^\]]+)\]\.?(.*)")
 
 
 def call_field(path: str) -> Field:
-    """Return the field of a call, as `program.tracing.server.query.Fields` asks.
+    """Return the field of a call at a dotted path; see `program.tracing.server.query.Fields`.
 
     Raises:
         BadRequestError: Calls have no such field.
@@ -89,54 +90,54 @@ def call_conditions(
     filter_: Mapping[str, Any] | None,
     query: Mapping[str, Any] | None,
 ) -> Sql:
-    """Return the ``WHERE`` of a call query over ``calls c``; everything is AND-ed.
+    """Return the ``WHERE`` condition of a call query over ``calls c``. All parts must hold.
 
     Raises:
-        BadRequestError: An unknown filter, operator or field.
+        BadRequestError: A filter, operator or field is unknown.
     """
-    parts = [Sql("c.project = ? AND c.started_at IS NOT NULL", (known_name(db, project),))]
-    for name, wanted in (filter_ or {}).items():
-        if wanted is None:
+    parts = [Sql("c.project = ? AND c.started_at IS NOT NULL", (name_id(db, project),))]
+    for name, value in (filter_ or {}).items():
+        if value is None:
             continue
         if name in _LISTS:
-            parts.append(_one_of(_LISTS[name], wanted))
+            parts.append(_one_of(_LISTS[name], value))
         elif name == "op_names":
-            parts.append(_op_names(wanted))
+            parts.append(_op_names(value))
         elif name in ("input_refs", "output_refs"):
-            parts.append(_refs(wanted, side=int(name == "output_refs")))
+            parts.append(_refs(value, side=int(name == "output_refs")))
         elif name == "with_failures":
-            # Ours, not Weave's: written as the index on failed traces is.
-            parts.append(Sql("(c.failed OR c.errors > 0)" if wanted else "1"))
+            # Not one of Weave's filters. The same expression as in the index on failed traces.
+            parts.append(Sql("(c.failed OR c.errors > 0)" if value else "1"))
         elif name == "trace_roots_only":
-            parts.append(Sql("c.parent_id IS NULL" if wanted else "1"))
+            parts.append(Sql("c.parent_id IS NULL" if value else "1"))
         else:
             raise BadRequestError(f"calls have no filter {name!r:.60}")
     if query:
         parts.append(compile_query(query, call_field))
-    return Sql(" AND ".join(part.text for part in parts), tuple(v for part in parts for v in part.params))
+    return Sql(" AND ".join(part.text for part in parts), all_params(parts))
 
 
-def _one_of(column: str, wanted: list[Any]) -> Sql:
-    if len(wanted) == 1:
-        # Said plainly, so that SQLite takes the column's own index, which is in order of time.
-        return Sql(f"{column} = ?", (wanted[0],))
-    return Sql(f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(wanted),))
+def _one_of(column: str, values: list[Any]) -> Sql:
+    if len(values) == 1:
+        # With `=`, SQLite uses the column's own index, which is sorted by time.
+        return Sql(f"{column} = ?", (values[0],))
+    return Sql(f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(values),))
 
 
-def _op_names(wanted: list[str]) -> Sql:
-    exact = [name for name in wanted if not name.endswith(":*")]
+def _op_names(names: list[str]) -> Sql:
+    exact = [name for name in names if not name.endswith(":*")]
     texts = ["text IN (SELECT value FROM json_each(?))"]
     params: list[Any] = [json.dumps(exact)]
-    for name in wanted:
+    for name in names:
         if name.endswith(":*"):
             texts.append("substr(text, 1, ?) = ?")
             params += [len(name) - 1, name[:-1]]
     return Sql(f"c.op IN (SELECT id FROM names WHERE {' OR '.join(texts)})", tuple(params))
 
 
-def _refs(wanted: list[str], *, side: int) -> Sql:
+def _refs(refs: list[str], *, side: int) -> Sql:
     texts, params = [], []
-    for ref in wanted:
+    for ref in refs:
         if ref.endswith(":*"):
             texts.append("substr(r.ref, 1, ?) = ?")
             params += [len(ref) - 1, ref[:-1]]

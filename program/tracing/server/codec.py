@@ -1,10 +1,9 @@
-"""How payloads are written: values to JSON text, long repeated passages to numbers of blobs.
+"""Encodes payloads as JSON, with long repeated passages stored once, and times as integers.
 
-A prompt repeats the persona and the earlier steps in every call. `pack` cuts JSON text at quotes,
-at empty lines and after DSPy's field headers, and hands every long passage to the blob table, where
-equal passages are one row; `unpack` puts them back. Both work on the text alone, so
-``unpack(pack(text)) == text`` for every JSON text: JSON never holds the raw control character that
-marks a cut.
+Prompts repeat the persona and the earlier steps in every call. `pack` splits JSON text at quotes, at
+empty lines and after DSPy's field headers, and replaces long passages by ids of blobs; `unpack`
+restores them. ``unpack(pack(text)) == text`` for all JSON text, because JSON never contains the raw
+control character that marks an id.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 MIN_PASSAGE = 160
-"""Characters from which a passage is worth a row of its own."""
+"""Shortest passage, in characters, that is stored as a blob."""
 
 _CUTS = re.compile(r'(\\n\\n| ## \]\]\\n|")')
 _MARK = re.compile("\x01([0-9]+)\x01")
@@ -26,11 +25,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def dumps(value: Any) -> str:
-    """Return compact JSON; NaN and infinities become null, unknown objects their type's name."""
+    """Return compact JSON. NaN and infinities become null, unknown objects the name of their type.
+
+    Example:
+        >>> dumps({"score": float("nan"), "tags": ("a",)})
+        '{"score":null,"tags":["a"]}'
+    """
     try:
         return to_json(value, inf_nan_mode="null", fallback=_opaque).decode()
     except (PydanticSerializationError, UnicodeEncodeError):
-        # Half of a surrogate pair has no UTF-8 form, but it does have an escaped one.
+        # A lone surrogate cannot be UTF-8, but it can be escaped.
         return json.dumps(to_jsonable_python(value, inf_nan_mode="null", fallback=_opaque))
 
 
@@ -39,7 +43,7 @@ def _opaque(value: Any) -> str:
 
 
 def pack(text: str, intern: Callable[[str], int]) -> str:
-    """Return ``text`` with every passage of `MIN_PASSAGE` characters replaced by its number."""
+    """Return ``text`` with each passage of at least `MIN_PASSAGE` characters replaced by its id."""
     if len(text) < MIN_PASSAGE:
         return text
     return "".join(
@@ -58,13 +62,17 @@ def micros(value: Any) -> int:
     """Return a time as integer microseconds since 1970 UTC.
 
     Args:
-        value: A datetime (naive means UTC), an ISO text in either spelling of UTC, or seconds.
+        value: A datetime (naive means UTC), ISO text (``Z`` or an offset), or seconds.
 
     Raises:
-        ValueError: None of these.
+        ValueError: ``value`` is none of these.
+
+    Example:
+        >>> micros("1970-01-01T00:00:01.5Z")
+        1500000
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, float, datetime)):
-        raise ValueError(f"not a time: {value!r:.80}")
+        raise ValueError(f"{value!r:.80} is not a time")
     if isinstance(value, (int, float)):
         return round(value * 1_000_000)
     if isinstance(value, str):
@@ -79,7 +87,7 @@ _FRACTION = re.compile(r"\.(\d+)")
 
 
 def _fixed_fraction(text: str) -> str:
-    # Python 3.10 reads neither "Z" nor a fraction of other than three or six digits.
+    # Python 3.10 cannot parse "Z", or fractions without exactly three or six digits.
     text = text.replace("Z", "+00:00")
     return _FRACTION.sub(lambda match: "." + match[1][:6].ljust(6, "0"), text)
 

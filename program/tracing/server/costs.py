@@ -1,4 +1,4 @@
-"""Prices of models, and what a call's tokens cost at them."""
+"""Stores prices of models and computes the cost of a call's tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from program.tracing.server.codec import dumps, iso, micros
-from program.tracing.server.database import Database, known_name
-from program.tracing.server.query import BadRequestError, Field, Sql, compile_query, json_at
+from program.tracing.server.database import Database, name_id
+from program.tracing.server.errors import BadRequestError
+from program.tracing.server.query import Field, Sql, json_at, limit_and_offset, project_condition
 
 _PRICES = {
     "prompt_token_cost": ("prompt_tokens", "input_tokens"),
@@ -19,20 +20,20 @@ _PRICES = {
 }
 
 
-def create_costs(store: Database, db: sqlite3.Connection, request: Mapping[str, Any]) -> list[list[str]]:
-    """Store prices per token; return ``[cost id, model]`` pairs."""
-    project = store.name(db, request["project_id"])
-    made = []
+def create_costs(database: Database, db: sqlite3.Connection, request: Mapping[str, Any]) -> list[list[str]]:
+    """Store prices per token and return ``[cost id, model]`` pairs."""
+    project = database.intern_name(db, request["project_id"])
+    ids = []
     for llm_id, price in request["costs"].items():
-        cost_id, when = str(uuid.uuid4()), price.get("effective_date")
-        at = time.time_ns() // 1000 if when is None else micros(when)
-        body = {**price, "effective_date": iso(at), "id": cost_id, "llm_id": llm_id}
+        cost_id, date = str(uuid.uuid4()), price.get("effective_date")
+        effective = time.time_ns() // 1000 if date is None else micros(date)
+        body = {**price, "effective_date": iso(effective), "id": cost_id, "llm_id": llm_id}
         db.execute(
             "INSERT INTO costs (project, id, llm_id, effective_date, body) VALUES (?, ?, ?, ?, ?)",
-            (project, cost_id, llm_id, at, dumps(body)),
+            (project, cost_id, llm_id, effective, dumps(body)),
         )
-        made.append([cost_id, llm_id])
-    return made
+        ids.append([cost_id, llm_id])
+    return ids
 
 
 def _cost_field(path: str) -> Field:
@@ -46,37 +47,35 @@ def _cost_field(path: str) -> Field:
 def query_costs(db: sqlite3.Connection, request: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one page of prices, newest last."""
     where = _where(db, request)
-    limit = request.get("limit")
     rows = db.execute(
         f"SELECT body FROM costs t WHERE {where.text} ORDER BY t.seq LIMIT ? OFFSET ?",
-        (*where.params, -1 if limit is None else int(limit), int(request.get("offset") or 0)),
+        (*where.params, *limit_and_offset(request)),
     )
     return [json.loads(body) for (body,) in rows]
 
 
 def purge_costs(db: sqlite3.Connection, request: Mapping[str, Any]) -> None:
-    """Delete the prices that match; a query is demanded, as Weave's client always sends one.
+    """Delete the prices that match the query.
 
     Raises:
-        BadRequestError: No query.
+        BadRequestError: There is no query. Weave's client always sends one.
     """
     if not request.get("query"):
-        raise BadRequestError("`query` is needed to purge costs")
+        raise BadRequestError("`query` is required to purge costs")
     where = _where(db, request)
     db.execute(f"DELETE FROM costs AS t WHERE {where.text}", where.params)
 
 
 def _where(db: sqlite3.Connection, request: Mapping[str, Any]) -> Sql:
-    text, params = "t.project = ?", (known_name(db, request["project_id"]),)
-    if request.get("query"):
-        query = compile_query(request["query"], _cost_field)
-        return Sql(f"{text} AND {query.text}", (*params, *query.params))
-    return Sql(text, params)
+    return project_condition(name_id(db, request["project_id"]), request, _cost_field)
 
 
 def cost_of(db: sqlite3.Connection, project: str, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Return costs by model for a call's summed usage, at the latest price known at its start."""
-    number, costs = known_name(db, project), {}
+    """Return costs by model for a call's usage, including the calls below it.
+
+    Uses the latest price that was in force at the start of the call, or else the earliest one.
+    """
+    number, costs = name_id(db, project), {}
     for model, usage in (call["summary"].get("usage") or {}).items():
         row = (
             db.execute(
@@ -90,10 +89,10 @@ def cost_of(db: sqlite3.Connection, project: str, call: Mapping[str, Any]) -> di
             ).fetchone()
         )
         price = json.loads(row[0]) if row else {}
-        one = dict(usage)
-        for name, tokens in _PRICES.items():
-            used = sum(usage.get(key) or 0 for key in tokens)
-            one[name] = price.get(name)
-            one[tokens[0] + "_total_cost"] = None if price.get(name) is None else used * price[name]
-        costs[model] = one
+        cost = dict(usage)
+        for name, fields in _PRICES.items():
+            tokens = sum(usage.get(field) or 0 for field in fields)
+            cost[name] = price.get(name)
+            cost[fields[0] + "_total_cost"] = None if price.get(name) is None else tokens * price[name]
+        costs[model] = cost
     return costs

@@ -1,4 +1,4 @@
-"""The SQLite file: connections, transactions, and the SQL functions our queries use."""
+"""The SQLite file: connections, transactions, and the SQL functions of our queries."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from program.tracing.server.codec import pack, unpack
 from program.tracing.server.schema import migrate
 
 _IDLE_READERS = 8
-_OLDEST_SQLITE = (3, 35)
+_MIN_SQLITE = (3, 35)
 _PRAGMAS = (
     "journal_mode=WAL",
-    # Keeps every commit over the death of the process, which is what may happen here.
+    # Commits survive the death of the process, though not a power failure.
     "synchronous=NORMAL",
-    # Pages; each checkpoint waits for the disk, and some thread's span waits for it.
+    # Pages. Each checkpoint waits for the disk, and a span waits for the checkpoint.
     "wal_autocheckpoint=8000",
     "cache_size=-16000",
     "mmap_size=268435456",
@@ -33,7 +33,7 @@ class Database:
     """One trace file. Safe to share between threads; several processes may have it open.
 
     Args:
-        path: The file; made with mode 0600 where it is missing, its folder with mode 0700.
+        path: The file. If missing, it is created with mode 0600, its folder with mode 0700.
 
     Raises:
         StoreError: The file cannot be opened, is not a trace store, or is too new; or SQLite is
@@ -41,7 +41,7 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
-        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        if sqlite3.sqlite_version_info < _MIN_SQLITE:
             raise StoreError(f"traces need SQLite 3.35, this Python has {sqlite3.sqlite_version}")
         self.path = path
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class Database:
         self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue(_IDLE_READERS)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # SQLite gives its side files the mode of the main one, so that must be right first.
+            # SQLite gives its side files the mode of the main file, so that one comes first.
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             self._writer = self._connect()
@@ -68,7 +68,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Run one transaction; it is on disk when the block ends, or it never happened."""
+        """Run one transaction: committed when the block ends, rolled back if it raises."""
         with self._lock:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -82,7 +82,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that sees every finished transaction."""
+        """Lend a connection for reading; it sees every committed transaction."""
         try:
             db = self._readers.get_nowait()
         except queue.Empty:
@@ -95,8 +95,8 @@ class Database:
             except queue.Full:
                 db.close()
 
-    def name(self, db: sqlite3.Connection, text: str) -> int:
-        """Return the number of a project or op name, giving it one where it is new."""
+    def intern_name(self, db: sqlite3.Connection, text: str) -> int:
+        """Return the id of a project or op name; a new name is stored."""
         number = self._names.get(text)
         if number is None:
             db.execute("INSERT OR IGNORE INTO names (text, short) VALUES (?, ?)", (text, short_name(text)))
@@ -112,27 +112,32 @@ class Database:
             self._readers.get_nowait().close()
 
     def erase_deleted(self) -> None:
-        """Rewrite the file so that no deleted byte is left in it or beside it."""
+        """Rewrite the file, so that neither it nor its side files hold deleted data."""
         with self._lock:
             self._writer.execute("PRAGMA secure_delete = ON")
             self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def known_name(db: sqlite3.Connection, text: str) -> int:
-    """Return the number of a name for reading; -1, which no row has, where it is unknown."""
+def name_id(db: sqlite3.Connection, text: str) -> int:
+    """Return the id of a project or op name; -1, which no row has, if it is not stored."""
     row = db.execute("SELECT id FROM names WHERE text = ?", (text,)).fetchone()
     return -1 if row is None else int(row[0])
 
 
 def short_name(text: str) -> str:
-    """Return ``NAME`` of an op reference ``weave:///E/P/op/NAME:DIGEST``; other text as it is."""
+    """Return ``NAME`` of an op reference ``weave:///E/P/op/NAME:DIGEST``; other text unchanged.
+
+    Example:
+        >>> short_name("weave:///local/personaagent/op/personaagent.ask:v1")
+        'personaagent.ask'
+    """
     return text.rsplit("/", 1)[-1].rsplit(":", 1)[0] if text.startswith("weave:///") else text
 
 
 def store_text(db: sqlite3.Connection, seq: int, text: str) -> str:
-    """Return ``text`` packed, its long passages kept once and noted as used by call ``seq``."""
-    used: set[int] = set()
+    """Return ``text`` packed; its long passages are stored once and marked as used by call ``seq``."""
+    blob_ids: set[int] = set()
 
     def intern(piece: str) -> int:
         digest = hashlib.blake2b(piece.encode(), digest_size=16).digest()
@@ -142,12 +147,13 @@ def store_text(db: sqlite3.Connection, seq: int, text: str) -> str:
             number = int(cursor.lastrowid or 0)
         else:
             number = int(row[0])
-        used.add(number)
+        blob_ids.add(number)
         return number
 
     packed = pack(text, intern)
-    if used:
-        db.executemany("INSERT OR IGNORE INTO blob_uses VALUES (?, ?)", [(seq, number) for number in used])
+    if blob_ids:
+        rows = [(seq, number) for number in blob_ids]
+        db.executemany("INSERT OR IGNORE INTO blob_uses VALUES (?, ?)", rows)
     return packed
 
 
@@ -160,7 +166,7 @@ def _fold(value: Any) -> Any:
 
 
 def _convert(value: Any, to: str) -> Any:
-    """Convert for ``$convert``; what cannot be converted is null, as a missing field is."""
+    """Convert for ``$convert``; null if the value is missing or cannot be converted."""
     if to == "exists":
         return int(value is not None)
     if value is None:

@@ -1,4 +1,4 @@
-"""Hard deletion of everything one user left in the traces."""
+"""Deletes all rows about one user: calls, feedback and objects."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import sqlite3
 from collections.abc import Collection
 
-from program.tracing.server.calls import delete_doomed
-from program.tracing.server.database import known_name
+from program.tracing.server.calls import delete_calls
+from program.tracing.server.database import name_id
 
 _TABLE = re.compile(r"weave:///[^/]+/[^/]+/table/([0-9a-f]+)")
 
@@ -18,29 +18,19 @@ def forget(
 ) -> int:
     """Delete a user's calls, feedback and objects; return the number of calls deleted.
 
-    Every call that carries one of ``user_ids`` goes with all that is below it, and a trace whose
-    root carries one goes whole. Shared rows and passages stay as long as another user has them.
+    Deletes every call with one of ``user_ids`` and everything below it. Rows and texts that users
+    share are deleted with the last user that has them.
 
     Args:
         db: In a write transaction.
         project: ``entity/project``.
-        user_ids: All names the user has in call attributes (id, pseudonym).
-        object_ids: The user's own objects (persona, interactions).
+        user_ids: The user's ids in call attributes: the real one and the pseudonym.
+        object_ids: The user's own objects: personas and interactions.
     """
-    number = known_name(db, project)
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS doomed (seq INTEGER PRIMARY KEY)")
-    db.execute("DELETE FROM doomed")
-    db.execute(
-        """INSERT INTO doomed WITH RECURSIVE below (seq, id) AS (
-            SELECT seq, id FROM calls WHERE project = ?1 AND user_id IN (SELECT value FROM json_each(?2))
-            UNION SELECT c.seq, c.id FROM calls c JOIN below ON c.project = ?1 AND c.parent_id = below.id)
-        SELECT seq FROM below""",
-        (number, json.dumps(list(user_ids))),
-    )
-    gone = delete_doomed(db, number)
+    deleted = delete_calls(db, project, "user_id", user_ids)
     for object_id in object_ids:
-        _forget_object(db, number, object_id)
-    return gone
+        _forget_object(db, name_id(db, project), object_id)
+    return deleted
 
 
 def _forget_object(db: sqlite3.Connection, project: int, object_id: str) -> None:
@@ -50,8 +40,8 @@ def _forget_object(db: sqlite3.Connection, project: int, object_id: str) -> None
         db.execute(f"DELETE FROM {table} WHERE project = ? AND object_id = ?", key)
     db.execute("DELETE FROM feedback WHERE project = ? AND instr(weave_ref, '/object/' || ? || ':') > 0", key)
     for digest in {digest for (val,) in vals if val for digest in _TABLE.findall(val)}:
-        used = "SELECT 1 FROM objects WHERE project = ? AND instr(val, '/table/' || ?) > 0 LIMIT 1"
-        if db.execute(used, (project, digest)).fetchone():
+        other_use = "SELECT 1 FROM objects WHERE project = ? AND instr(val, '/table/' || ?) > 0 LIMIT 1"
+        if db.execute(other_use, (project, digest)).fetchone():
             continue
         db.execute("DELETE FROM tables WHERE project = ? AND digest = ?", (project, digest))
         rows = db.execute(

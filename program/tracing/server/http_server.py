@@ -1,7 +1,7 @@
-"""The HTTP door: the local store on loopback, for other processes and for the viewer.
+"""The HTTP server: serves the local trace store, and the page that shows it, on loopback.
 
-Plain ``weave.init`` of another process works with ``WANDB_BASE_URL`` set to the address and
-``WANDB_API_KEY`` to the key. Nothing is answered without the key but the empty page.
+Another process uses it with plain ``weave.init`` if ``WANDB_BASE_URL`` is the address and
+``WANDB_API_KEY`` the key. All data needs the key; only the empty page does not.
 """
 
 from __future__ import annotations
@@ -17,35 +17,51 @@ from urllib.parse import urlsplit
 from program.errors import ConfigError
 from program.tracing.server.routes import MAX_BODY, Response
 from program.tracing.server.trace_store import TraceStore
-from program.tracing.view.page import PAGE_HEADERS, answer_viewer, page
+from program.tracing.view.page.build import PAGE_HEADERS, empty_page
+from program.tracing.view.page.routes import answer_page
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
-# The client asks these before it has sent a key, or for no data at all.
-_OPEN = ("/server_info", "/traces/server_info", "/traces/agents/otel/v1/traces", "/agents/otel/v1/traces")
+# These return no data. Weave's client calls some of them before it sends a key.
+_WITHOUT_KEY = (
+    "/server_info",
+    "/traces/server_info",
+    "/traces/agents/otel/v1/traces",
+    "/agents/otel/v1/traces",
+)
 
 
 class TraceServer(ThreadingHTTPServer):
-    """A server on loopback; use `serve_forever` and `shutdown`.
+    """A server on loopback. Run it with `serve_forever`; stop it with `shutdown`.
 
     Args:
-        store: What is offered.
+        store: The open trace file.
         host: A loopback address.
-        port: 0 takes any free one; see `address`.
-        key: What clients must send; by default a new random one.
+        port: The port; 0 picks a free one (see `address`).
+        key: The key that clients must send; random by default.
 
     Raises:
-        ConfigError: The host is not loopback, or the port is taken.
+        ConfigError: The host is not loopback, or the port is in use.
+
+    Example:
+        >>> from pathlib import Path
+        >>> store = TraceStore(Path("traces.db"))
+        >>> with TraceServer(store, port=0, key="secret") as server:
+        ...     server.page_address.endswith("/#key=secret")
+        True
+        >>> store.close()
     """
 
     daemon_threads = True
-    # Weave opens many connections at once; the default of five is refused under load.
+    # Weave opens many connections at once; the default queue of five refuses some.
     request_queue_size = 128
 
     def __init__(
         self, store: TraceStore, *, host: str = "127.0.0.1", port: int = 0, key: str | None = None
     ) -> None:
         if host not in _LOCAL:
-            raise ConfigError(f"`host` must be a loopback address, got {host!r}; use a tunnel for others")
+            raise ConfigError(
+                f"`host` must be a loopback address, got {host!r}; use a tunnel for remote access"
+            )
         self.store = store
         self.key = key or secrets.token_hex(20)
         try:
@@ -57,12 +73,12 @@ class TraceServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """The base address, without a slash at the end."""
+        """The base URL, without a trailing slash."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def page_address(self) -> str:
-        """The viewer's address; the key is behind the ``#``, which browsers do not send."""
+        """The URL of the page. The key follows ``#``, which browsers do not send to servers."""
         return f"{self.address}/#key={self.key}"
 
 
@@ -74,12 +90,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         length = self.headers.get("content-length", "0")
         if not length.isdecimal() or "chunked" in self.headers.get("transfer-encoding", ""):
-            self._refuse(411, "a Content-Length is needed")
+            self._refuse(411, "Content-Length is required")
         elif int(length) > MAX_BODY:
-            self._refuse(413, f"at most {MAX_BODY} bytes are taken")
+            self._refuse(413, f"the limit is {MAX_BODY} bytes")
         elif urlsplit(f"//{self.headers.get('host', '')}").hostname not in _LOCAL:
-            # A page of another site that made its name point here.
-            self._refuse(403, "only loopback names are answered")
+            # Another site may have pointed its own name at this address (DNS rebinding).
+            self._refuse(403, "the Host header must be a loopback name")
         else:
             self._answer(self.rfile.read(int(length)))
 
@@ -88,41 +104,41 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bytes) -> None:
         path = urlsplit(self.path).path
         if self.command == "GET" and path == "/":
-            self._send(page(), PAGE_HEADERS)
-        elif path not in _OPEN and not self._has_key():
+            self._send(empty_page(), PAGE_HEADERS)
+        elif path not in _WITHOUT_KEY and not self._has_key():
             self._send(Response(401, "application/json", b'{"reason":"the API key is missing or wrong"}'))
         elif path.startswith("/view/"):
-            self._send(answer_viewer(self.server.store, self.path))
+            self._send(answer_page(self.server.store, self.path))
         else:
             headers = {name.lower(): value for name, value in self.headers.items()}
             self._send(self.server.store.handle(self.command, self.path, headers, body))
 
     def _has_key(self) -> bool:
-        kind, _, sent = self.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "basic":
+        scheme, _, key = self.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
             try:
-                sent = base64.b64decode(sent).decode().rpartition(":")[2]
+                key = base64.b64decode(key).decode().rpartition(":")[2]
             except (binascii.Error, UnicodeDecodeError):
                 return False
-        return hmac.compare_digest(sent.encode(), self.server.key.encode())
+        return hmac.compare_digest(key.encode(), self.server.key.encode())
 
     def _refuse(self, status: int, reason: str) -> None:
-        # The body was not read, so the connection cannot be used again.
+        # The body is unread, so the connection cannot be reused.
         self.close_connection = True
         self._send(Response(status, "application/json", f'{{"reason":"{reason}"}}'.encode()))
 
-    def _send(self, answer: Response, more: dict[str, str] | None = None) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+    def _send(self, response: Response, headers: dict[str, str] | None = None) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
-        for name, value in (more or {}).items():
+        for name, value in (headers or {}).items():
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(response.body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is inherited
-        """Say nothing: paths hold ids."""
+        """Log nothing: paths contain ids."""

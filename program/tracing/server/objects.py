@@ -1,4 +1,4 @@
-"""Published objects: versions by digest, tags, aliases, and references into them."""
+"""Stores published objects: versions by digest, with tags and aliases."""
 
 from __future__ import annotations
 
@@ -7,34 +7,26 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote
 
 from program.tracing.server.codec import iso
-from program.tracing.server.database import Database, known_name
-from program.tracing.server.query import BadRequestError, Field, Sql, compile_sort
+from program.tracing.server.database import Database, name_id
+from program.tracing.server.errors import BadRequestError, NotFoundError
+from program.tracing.server.query import Field, Sql, compile_sort, limit_and_offset
 
 
-class NotFoundError(LookupError):
-    """Nothing is stored under that name; becomes status 404."""
-
-    def __init__(self, message: str, deleted_at: str | None = None) -> None:
-        super().__init__(message)
-        self.deleted_at = deleted_at
-
-
-def create_object(store: Database, db: sqlite3.Connection, obj: Mapping[str, Any]) -> str:
-    """Store a version and return its digest; a known one becomes the latest again."""
+def create_object(database: Database, db: sqlite3.Connection, obj: Mapping[str, Any]) -> str:
+    """Store a version and return its digest; a version stored before becomes the latest again."""
     from weave.trace.serialization.digest import compute_object_digest_result
 
-    project, object_id = store.name(db, obj["project_id"]), obj["object_id"]
+    project, object_id = database.intern_name(db, obj["project_id"]), obj["object_id"]
     result = compute_object_digest_result(obj["val"], obj.get("builtin_object_class"))
     touched = _next(db, "touched", project, object_id)
-    known = db.execute(
+    updated = db.execute(
         "UPDATE objects SET touched = ?, deleted_at = NULL, val = ? "
         "WHERE project = ? AND object_id = ? AND digest = ?",
         (touched, result.json_val, project, object_id, result.digest),
     ).rowcount
-    if not known:
+    if not updated:
         db.execute(
             "INSERT INTO objects (project, object_id, digest, version_index, touched, kind, base_class, "
             "leaf_class, val, created_at, wb_user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -93,40 +85,41 @@ def read_object(db: sqlite3.Connection, request: Mapping[str, Any]) -> dict[str,
     """Return one version; ``digest`` may be a digest, ``latest``, ``v3`` or an alias.
 
     Raises:
-        NotFoundError: No such object or version, or it was deleted.
+        NotFoundError: There is no such object or version, or it was deleted.
     """
-    project, object_id, wanted = request["project_id"], request["object_id"], request["digest"]
-    number = known_name(db, project)
-    digest = _resolve(db, number, object_id, wanted)
+    project, object_id, version = request["project_id"], request["object_id"], request["digest"]
+    number = name_id(db, project)
+    digest = _resolve(db, number, object_id, version)
     select = _ROW.format(val="NULL" if request.get("metadata_only") else "o.val")
     row = db.execute(
         f"SELECT {select} FROM objects o WHERE o.project = ? AND o.object_id = ? AND o.digest = ?",
         (number, object_id, digest),
     ).fetchone()
     if row is None:
-        raise NotFoundError(f"no object `{object_id}` with version {wanted!r}")
+        raise NotFoundError(f"no object `{object_id}` with version {version!r}")
     record = _record(project, row)
     if record["deleted_at"]:
-        raise NotFoundError(f"object `{object_id}:{wanted}` was deleted", record["deleted_at"])
+        raise NotFoundError(f"object `{object_id}:{version}` was deleted", record["deleted_at"])
     if request.get("include_tags_and_aliases"):
         _add_labels(db, number, record)
     return record
 
 
-def _resolve(db: sqlite3.Connection, project: int, object_id: str, wanted: str) -> str:
-    if wanted == "latest":
+def _resolve(db: sqlite3.Connection, project: int, object_id: str, version: str) -> str:
+    """Return the digest of a version."""
+    if version == "latest":
         sql = (
             "SELECT digest FROM objects WHERE project = ? AND object_id = ? AND deleted_at IS NULL "
             "ORDER BY touched DESC LIMIT 1"
         )
         row = db.execute(sql, (project, object_id)).fetchone()
-    elif wanted[:1] == "v" and wanted[1:].isdecimal():
+    elif version[:1] == "v" and version[1:].isdecimal():
         sql = "SELECT digest FROM objects WHERE project = ? AND object_id = ? AND version_index = ?"
-        row = db.execute(sql, (project, object_id, int(wanted[1:]))).fetchone()
+        row = db.execute(sql, (project, object_id, int(version[1:]))).fetchone()
     else:
         sql = "SELECT digest FROM aliases WHERE project = ? AND object_id = ? AND alias = ?"
-        row = db.execute(sql, (project, object_id, wanted)).fetchone()
-    return str(row[0]) if row else wanted
+        row = db.execute(sql, (project, object_id, version)).fetchone()
+    return str(row[0]) if row else version
 
 
 def _add_labels(db: sqlite3.Connection, project: int, record: dict[str, Any]) -> None:
@@ -149,23 +142,23 @@ def query_objects(db: sqlite3.Connection, request: Mapping[str, Any]) -> list[di
     """Return one page of versions, oldest first unless sorted.
 
     Raises:
-        BadRequestError: An unknown filter or sort field.
+        BadRequestError: A filter or sort field is unknown.
     """
     project = request["project_id"]
-    number = known_name(db, project)
+    number = name_id(db, project)
     where = ["o.project = ?", "o.deleted_at IS NULL"]
     params: list[Any] = [number]
-    for name, wanted in (request.get("filter") or {}).items():
-        if wanted is None:
+    for name, value in (request.get("filter") or {}).items():
+        if value is None:
             continue
         if name in _CLASS_FILTERS:
             where.append(f"({_CLASS_FILTERS[name]} (SELECT value FROM json_each(?)))")
-            params.append(json.dumps(wanted))
+            params.append(json.dumps(value))
         elif name == "is_op":
             where.append("o.kind = ?")
-            params.append("op" if wanted else "object")
+            params.append("op" if value else "object")
         elif name == "latest_only":
-            where.append(_IS_LATEST if wanted else "1")
+            where.append(_IS_LATEST if value else "1")
         elif name in ("tags", "aliases"):
             table, column = name, "tag" if name == "tags" else "alias"
             match = (
@@ -173,16 +166,15 @@ def query_objects(db: sqlite3.Connection, request: Mapping[str, Any]) -> list[di
                 f"AND l.object_id = o.object_id AND l.digest = o.digest "
                 f"AND l.{column} IN (SELECT value FROM json_each(?)))"
             )
-            where.append(f"({match} OR {_IS_LATEST})" if "latest" in wanted else match)
-            params.append(json.dumps(wanted))
+            where.append(f"({match} OR {_IS_LATEST})" if "latest" in value else match)
+            params.append(json.dumps(value))
         else:
             raise BadRequestError(f"objects have no filter {name!r:.60}")
     order = ", ".join([*(t.text for t in compile_sort(request.get("sort_by"), _object_field)), "o.seq"])
     select = _ROW.format(val="NULL" if request.get("metadata_only") else "o.val")
-    limit = request.get("limit")
     rows = db.execute(
         f"SELECT {select} FROM objects o WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ? OFFSET ?",
-        (*params, -1 if limit is None else int(limit), int(request.get("offset") or 0)),
+        (*params, *limit_and_offset(request)),
     ).fetchall()
     records = [_record(project, row) for row in rows]
     if request.get("include_tags_and_aliases"):
@@ -205,31 +197,34 @@ def _object_field(path: str) -> Field:
 
 
 def delete_objects(db: sqlite3.Connection, request: Mapping[str, Any]) -> int:
-    """Delete versions (without ``digests``: all); what they held is gone, a tombstone stays.
+    """Delete versions, or all of them without ``digests``; return how many.
+
+    The content is deleted; the row stays, so that a reader learns when it was deleted.
 
     Raises:
-        NotFoundError: Nothing was there to delete.
+        NotFoundError: No such version is stored.
     """
-    number, object_id = known_name(db, request["project_id"]), request["object_id"]
+    number, object_id = name_id(db, request["project_id"]), request["object_id"]
     digests = request.get("digests")
-    wanted = None if digests is None else [_resolve(db, number, object_id, digest) for digest in digests]
-    condition = "1" if wanted is None else "digest IN (SELECT value FROM json_each(?))"
-    params = (number, object_id, *([] if wanted is None else [json.dumps(wanted)]))
-    gone = db.execute(
+    condition, params = "1", [number, object_id]
+    if digests is not None:
+        condition = "digest IN (SELECT value FROM json_each(?))"
+        params.append(json.dumps([_resolve(db, number, object_id, digest) for digest in digests]))
+    deleted = db.execute(
         f"UPDATE objects SET val = NULL, deleted_at = {time.time_ns() // 1000} "
         f"WHERE project = ? AND object_id = ? AND deleted_at IS NULL AND {condition}",
         params,
     ).rowcount
-    if not gone:
+    if not deleted:
         raise NotFoundError(f"no object `{object_id}` with such versions")
     for table in ("tags", "aliases"):
         db.execute(f"DELETE FROM {table} WHERE project = ? AND object_id = ? AND {condition}", params)
-    return int(gone)
+    return int(deleted)
 
 
 def add_tags(db: sqlite3.Connection, project: str, object_id: str, digest: str, tags: Sequence[str]) -> None:
-    """Put tags on one version."""
-    number = known_name(db, project)
+    """Add tags to one version."""
+    number = name_id(db, project)
     digest = _resolve(db, number, object_id, digest)
     rows = [(number, object_id, digest, tag) for tag in tags]
     db.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?, ?, ?)", rows)
@@ -238,24 +233,24 @@ def add_tags(db: sqlite3.Connection, project: str, object_id: str, digest: str, 
 def remove_tags(
     db: sqlite3.Connection, project: str, object_id: str, digest: str, tags: Sequence[str]
 ) -> None:
-    """Take tags off one version."""
-    number = known_name(db, project)
+    """Remove tags from one version."""
+    number = name_id(db, project)
     digest = _resolve(db, number, object_id, digest)
     rows = [(number, object_id, digest, tag) for tag in tags]
     db.executemany("DELETE FROM tags WHERE project = ? AND object_id = ? AND digest = ? AND tag = ?", rows)
 
 
 def set_aliases(db: sqlite3.Connection, request: Mapping[str, Any], object_id: str) -> None:
-    """Point aliases at one version; each leaves the version it pointed at before."""
-    number = known_name(db, request["project_id"])
+    """Point aliases at one version; an alias points at one version only."""
+    number = name_id(db, request["project_id"])
     digest = _resolve(db, number, object_id, request["digest"])
     rows = [(number, object_id, alias, digest) for alias in request["aliases"]]
     db.executemany("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?, ?)", rows)
 
 
 def remove_aliases(db: sqlite3.Connection, request: Mapping[str, Any], object_id: str) -> None:
-    """Remove aliases of an object."""
-    number = known_name(db, request["project_id"])
+    """Remove aliases from an object."""
+    number = name_id(db, request["project_id"])
     rows = [(number, object_id, alias) for alias in request["aliases"]]
     db.executemany("DELETE FROM aliases WHERE project = ? AND object_id = ? AND alias = ?", rows)
 
@@ -264,42 +259,6 @@ def labels(db: sqlite3.Connection, project: str, kind: str) -> list[str]:
     """Return all tags (``tag``) or aliases (``alias``) in use, sorted."""
     table = {"tag": "tags", "alias": "aliases"}[kind]
     rows = db.execute(
-        f"SELECT DISTINCT {kind} FROM {table} WHERE project = ? ORDER BY 1", (known_name(db, project),)
+        f"SELECT DISTINCT {kind} FROM {table} WHERE project = ? ORDER BY 1", (name_id(db, project),)
     )
     return [name for (name,) in rows]
-
-
-def value_of(db: sqlite3.Connection, ref: str) -> Any:
-    """Return what a reference points at, walking into the object; ``None`` where nothing is."""
-    try:
-        entity, project, kind, name, *extra = ref.removeprefix("weave:///").split("/")
-        project_id = f"{entity}/{project}"
-        if kind == "table":
-            return _walk(db, ref, extra)
-        object_id, _, digest = name.rpartition(":")
-        request = {"project_id": project_id, "object_id": unquote(object_id), "digest": digest}
-        return _walk(db, read_object(db, request)["val"], extra)
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
-def _walk(db: sqlite3.Connection, value: Any, extra: Sequence[str]) -> Any:
-    for step, key in zip(extra[::2], extra[1::2], strict=True):
-        if step == "id":
-            value = _row(db, value, unquote(key))
-            continue
-        if isinstance(value, str) and value.startswith("weave:///"):
-            value = value_of(db, value)
-        value = value[int(key)] if step == "index" else value[unquote(key)]
-    return value
-
-
-def _row(db: sqlite3.Connection, table_ref: str, row_digest: str) -> Any:
-    entity, project, _, digest = table_ref.removeprefix("weave:///").split("/")[:4]
-    row = db.execute(
-        "SELECT r.val FROM table_rows r JOIN table_members m "
-        "ON m.project = r.project AND m.row_digest = r.digest "
-        "WHERE r.project = ? AND r.digest = ? AND m.digest = ? LIMIT 1",
-        (known_name(db, f"{entity}/{project}"), row_digest, digest),
-    ).fetchone()
-    return json.loads(row[0]) if row else None

@@ -1,4 +1,4 @@
-"""Users and runs that have traces, counted from the roots alone."""
+"""Counts the traces of each user and each run."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import sqlite3
 from typing import Any
 
 from program.tracing.server.codec import iso
-from program.tracing.server.database import known_name
+from program.tracing.server.database import name_id
 
 
 def users(
     db: sqlite3.Connection, project: str, *, search: str = "", limit: int = 200, offset: int = 0
 ) -> list[dict[str, Any]]:
-    """Return one page of users, by id: how many traces, how many with a failure, the latest time."""
+    """Return one page of users, sorted by id: traces, traces with a failure, time of the latest one."""
     rows = db.execute(
         "SELECT user_id, count(*), sum(failed OR errors > 0), max(started_at) FROM calls "
         "WHERE project = ? AND parent_id IS NULL AND started_at IS NOT NULL "
         "AND instr(coalesce(user_id, ''), ?) GROUP BY user_id ORDER BY user_id LIMIT ? OFFSET ?",
-        (known_name(db, project), search, limit, offset),
+        (name_id(db, project), search, limit, offset),
     )
     return [{"user_id": u, "traces": n, "failed": bad, "latest": iso(at)} for u, n, bad, at in rows]
 
 
 def runs(db: sqlite3.Connection, project: str, *, limit: int = 200, offset: int = 0) -> list[dict[str, Any]]:
-    """Return one page of runs, newest first: traces, users, failures, model calls, tokens, money."""
+    """Return one page of runs, newest first: traces, users, failures, model calls, tokens and cost."""
     rows = db.execute(
         """SELECT run_id, count(*), count(DISTINCT user_id), sum(failed OR errors > 0),
             min(started_at), max(ended_at), sum(usd), sum(model_calls), sum(tokens)
         FROM calls WHERE project = ? AND run_id IS NOT NULL AND parent_id IS NULL
             AND started_at IS NOT NULL
         GROUP BY run_id ORDER BY min(started_at) DESC LIMIT ? OFFSET ?""",
-        (known_name(db, project), limit, offset),
+        (name_id(db, project), limit, offset),
     )
     names = ("run_id", "traces", "users", "failed", "started", "ended", "usd", "model_calls", "tokens")
     return [

@@ -1,8 +1,8 @@
-"""Weave's query language, compiled to parameterised SQL.
+"""Compiles Weave's query language to parameterised SQL.
 
-A query is ``{"$expr": E}``. Every predicate yields 0 or 1 and never null, so ``$not`` of a
-comparison with a missing field is true. Numbers compare with numbers and text with text; any
-other order comparison is false. An unknown operator or field is refused, never ignored.
+A query is ``{"$expr": E}``. A predicate is 0 or 1, never null, so ``$not`` of a comparison with a
+missing field is true. Numbers compare with numbers and text with text; any other order comparison
+is false. Unknown operators and fields raise `BadRequestError`.
 """
 
 from __future__ import annotations
@@ -12,27 +12,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from program.tracing.server.codec import micros
-
-
-class BadRequestError(ValueError):
-    """The request cannot be understood; becomes status 400."""
+from program.tracing.server.errors import BadRequestError
 
 
 class Sql(NamedTuple):
-    """A piece of SQL and the values of its question marks."""
+    """An SQL fragment and the values of its ``?`` placeholders."""
 
     text: str
     params: tuple[Any, ...] = ()
 
 
 class Field(NamedTuple):
-    """A value of a row.
+    """A field that a query may name.
 
     Attributes:
         sql: The expression.
         kind: ``time`` columns hold microseconds and compare with seconds or ISO text.
-        rows: For a field with many values per row: the ``FROM … WHERE …`` they come from; a
-            predicate then holds where it holds for one of them.
+        rows: The ``FROM … WHERE …`` of a field with many values per row; a predicate is then true
+            if it is true for one of them.
     """
 
     sql: Sql
@@ -41,7 +38,7 @@ class Field(NamedTuple):
 
 
 Fields = Callable[[str], Field]
-"""Finds a field by its dotted path; raises `BadRequestError` for an unknown one."""
+"""Maps a dotted path to a field; raises `BadRequestError` if it is unknown."""
 
 _BARE = re.compile(r"[a-z]\.[a-z_]+")
 _EMPTY = Sql("?", ("",))
@@ -50,21 +47,45 @@ _CONVERSIONS = ("double", "string", "int", "bool", "exists")
 
 
 def compile_query(query: Mapping[str, Any], fields: Fields) -> Sql:
-    """Return the condition for a ``{"$expr": …}`` query.
+    """Return the SQL condition of a ``{"$expr": …}`` query.
 
     Raises:
-        BadRequestError: An unknown operator or field, or a wrong number of operands.
+        BadRequestError: An operator or field is unknown, or the number of operands is wrong.
+
+    Example:
+        >>> query = {"$expr": {"$gt": [{"$getField": "n"}, {"$literal": 3}]}}
+        >>> compile_query(query, lambda path: Field(Sql(f"t.{path}"))).params
+        (3, 3)
     """
     if set(query) != {"$expr"}:
-        raise BadRequestError(f"a query is {{'$expr': ...}}, got the keys {sorted(query)!r:.120}")
+        raise BadRequestError(f"`query` must be {{'$expr': ...}}, got the keys {sorted(query)!r:.120}")
     return _predicate(query["$expr"], fields)
 
 
-def compile_sort(sort_by: Sequence[Mapping[str, Any]] | None, fields: Fields) -> list[Sql]:
-    """Return the terms of an ``ORDER BY``, without the tie-breaker.
+def project_condition(project: int, request: Mapping[str, Any], fields: Fields) -> Sql:
+    """Return the condition for rows of table ``t`` in one project that match the request's query.
 
     Raises:
-        BadRequestError: An unknown field or direction.
+        BadRequestError: As `compile_query`.
+    """
+    condition = Sql("t.project = ?", (project,))
+    if not request.get("query"):
+        return condition
+    query = compile_query(request["query"], fields)
+    return Sql(f"{condition.text} AND {query.text}", (*condition.params, *query.params))
+
+
+def limit_and_offset(request: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the request's page for ``LIMIT ? OFFSET ?``; without a limit, -1 means all rows."""
+    limit = request.get("limit")
+    return -1 if limit is None else int(limit), int(request.get("offset") or 0)
+
+
+def compile_sort(sort_by: Sequence[Mapping[str, Any]] | None, fields: Fields) -> list[Sql]:
+    """Return the terms of an ``ORDER BY``, without a tie-breaker.
+
+    Raises:
+        BadRequestError: A field or direction is unknown.
     """
     terms = []
     for item in sort_by or ():
@@ -78,20 +99,25 @@ def compile_sort(sort_by: Sequence[Mapping[str, Any]] | None, fields: Fields) ->
     return terms
 
 
+def all_params(parts: Sequence[Sql]) -> tuple[Any, ...]:
+    """Return the parameters of all parts, in order."""
+    return tuple(value for part in parts for value in part.params)
+
+
 _PLAIN_KEY = re.compile(r'[^"\\]+')
 
 
 def json_at(document: str, path: Sequence[str]) -> Sql:
-    """Return the value at ``path`` inside a JSON column; a number in the path is key or index.
+    """Return the value at ``path`` in a JSON column; a number in the path is a key or an index.
 
     Raises:
-        BadRequestError: A key that a JSON path cannot name.
+        BadRequestError: A key is empty, or has a quote or a backslash.
     """
     if not path:
         return Sql(f"json_extract({document}, '$')")
     for part in path:
         if not _PLAIN_KEY.fullmatch(part):
-            raise BadRequestError(f"cannot look up the key {part!r}")
+            raise BadRequestError(f"cannot query the key {part!r}: it is empty or has a quote or a backslash")
     keys = Sql(f"json_extract({document}, ?)", ("$" + "".join(f'."{part}"' for part in path),))
     if not any(part.isdecimal() for part in path):
         return keys
@@ -105,31 +131,31 @@ def _predicate(expr: Any, fields: Fields) -> Sql:
         parts = [_predicate(part, fields) for part in _operands(operator, operand, None)]
         empty = "1" if operator == "$and" else "0"
         text = f" {operator[1:].upper()} ".join(part.text for part in parts) or empty
-        return Sql(f"({text})", _joined(parts))
+        return Sql(f"({text})", all_params(parts))
     if operator == "$not":
         inner = _predicate(_operands(operator, operand, 1)[0], fields)
         return Sql(f"(NOT {inner.text})", inner.params)
     if operator == "$eq":
         left, right = _pair(_operands(operator, operand, 2), fields)
         if left.rows is not None and right.sql == _EMPTY:
-            # How Weave's client asks for "no such feedback": a missing value is an empty text.
-            some = _holds((left,), "coalesce({}, '') <> ''")
-            return Sql(f"(NOT {some.text})", some.params)
+            # Weave's client compares with "" to ask for calls without such feedback.
+            non_empty = _holds((left,), "coalesce({}, '') <> ''")
+            return Sql(f"(NOT {non_empty.text})", non_empty.params)
         if _BARE.fullmatch(left.sql.text) and right.sql.text == "?" and right.sql.params != (None,):
-            # As `IS`, but in the form for which SQLite takes an index.
+            # The same as `IS`, but in a form for which SQLite uses an index.
             return Sql(f"({left.sql.text} = ? AND {left.sql.text} IS NOT NULL)", right.sql.params)
         return _holds((left, right), "({} IS {})")
     if operator in _ORDER:
         left, right = _pair(_operands(operator, operand, 2), fields)
-        # typeof() of both sides, with integer and real as one kind, and null equal to nothing.
+        # Integers and reals are one type; null is not comparable.
         same = "replace(typeof({0}),'integer','real') = replace(typeof({1}),'integer','real')"
         return _holds((left, right), f"coalesce({same} AND {{0}} {_ORDER[operator]} {{1}}, 0)", repeat=2)
     if operator == "$in":
         needle, haystack = _operands(operator, operand, 2)
         if not isinstance(haystack, Sequence) or isinstance(haystack, str):
             raise BadRequestError("`$in` needs a value and a list")
-        found = [_predicate({"$eq": [needle, item]}, fields) for item in haystack]
-        return Sql("(" + (" OR ".join(part.text for part in found) or "0") + ")", _joined(found))
+        parts = [_predicate({"$eq": [needle, item]}, fields) for item in haystack]
+        return Sql("(" + (" OR ".join(part.text for part in parts) or "0") + ")", all_params(parts))
     if operator == "$contains":
         return _contains(operand, fields)
     if operator in ("$getField", "$literal", "$convert"):
@@ -174,7 +200,7 @@ def _pair(operands: Sequence[Any], fields: Fields) -> tuple[Field, Field]:
 
 
 def _as_time(literal: Any) -> Field:
-    # The column stays bare in the comparison, so that its index can be used.
+    # Converts the literal and not the column, so that SQLite can use the column's index.
     try:
         return Field(Sql("?", (None if literal is None else micros(literal),)))
     except ValueError as error:
@@ -188,7 +214,7 @@ def _seconds(field: Field) -> Field:
 
 
 def _holds(values: Sequence[Field], template: str, *, repeat: int = 1) -> Sql:
-    params = _joined([value.sql for value in values]) * repeat
+    params = all_params([value.sql for value in values]) * repeat
     text = template.format(*(value.sql.text for value in values))
     for value in values:
         if value.rows is not None:
@@ -198,15 +224,11 @@ def _holds(values: Sequence[Field], template: str, *, repeat: int = 1) -> Sql:
 
 def _operation(expr: Any) -> tuple[str, Any]:
     if not isinstance(expr, Mapping) or len(expr) != 1:
-        raise BadRequestError("an expression is one operator with its operands")
+        raise BadRequestError("an expression must be one operator with its operands")
     return next(iter(expr.items()))
 
 
 def _operands(operator: str, operand: Any, count: int | None) -> Sequence[Any]:
     if not isinstance(operand, (list, tuple)) or count not in (None, len(operand)):
-        raise BadRequestError(f"`{operator}` needs a list of {count or 'some'} operands")
+        raise BadRequestError(f"`{operator}` needs a list of {f'{count} ' if count else ''}operands")
     return operand
-
-
-def _joined(parts: Sequence[Sql]) -> tuple[Any, ...]:
-    return tuple(value for part in parts for value in part.params)

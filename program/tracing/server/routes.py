@@ -1,4 +1,4 @@
-"""Weave's wire API over the store: method, path and body in; status, type and body out."""
+"""The routes of Weave's wire API, and the function that answers a request."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from program.tracing.server import calls, costs, feedback, objects, tables
+from program.tracing.server import call_queries, calls, costs, feedback, objects, references, tables
 from program.tracing.server.codec import dumps
 from program.tracing.server.database import Database
-from program.tracing.server.objects import NotFoundError
-from program.tracing.server.query import BadRequestError
+from program.tracing.server.errors import BadRequestError, NotFoundError
 
 logger = logging.getLogger("personaagent.program.tracing")
 
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes; Weave's client splits its batches at 31 MiB."""
+"""Largest request body, in bytes. Weave's client splits its batches at 31 MiB."""
 
 JSON = "application/json"
 
 
 class Response(NamedTuple):
-    """What goes back to the client."""
+    """An HTTP response."""
 
     status: int
     content_type: str
@@ -33,17 +32,17 @@ class Response(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A request whose path is known.
+    """A request to one route.
 
     Attributes:
-        store: The open file.
-        db: A connection; in a write transaction where the route writes.
+        database: The open file.
+        db: A connection, in a write transaction if the route writes.
         path: The named parts of the path, unquoted.
-        body: The JSON body; for GET the query string as a dict.
-        raw: The body as it came, with its content type.
+        body: The JSON body; for GET, the query string.
+        raw: The content type and the unparsed body.
     """
 
-    store: Database
+    database: Database
     db: sqlite3.Connection
     path: Mapping[str, str]
     body: dict[str, Any]
@@ -51,7 +50,7 @@ class Request(NamedTuple):
 
 
 class Route(NamedTuple):
-    """What answers one method and path."""
+    """The handler of one method and path."""
 
     writes: bool
     answer: Callable[[Request], Any]
@@ -64,28 +63,28 @@ def _json_lines(records: list[dict[str, Any]]) -> Response:
 
 def _start(r: Request) -> dict[str, str]:
     start = r.body["start"]
-    calls.write_start(r.store, r.db, start)
+    calls.write_start(r.database, r.db, start)
     return {"id": start["id"], "trace_id": start["trace_id"]}
 
 
 def _end(r: Request) -> dict[str, str]:
-    calls.write_end(r.store, r.db, r.body["end"])
+    calls.write_end(r.database, r.db, r.body["end"])
     return {}
 
 
 def _complete(r: Request) -> dict[str, str]:
     for call in r.body["batch"]:
-        calls.write_start(r.store, r.db, call)
-        calls.write_end(r.store, r.db, call)
+        calls.write_start(r.database, r.db, call)
+        calls.write_end(r.database, r.db, call)
     return {}
 
 
 def _upsert_batch(r: Request) -> dict[str, Any]:
     for item in r.body["batch"]:
         if item["mode"] == "start":
-            calls.write_start(r.store, r.db, item["req"]["start"])
+            calls.write_start(r.database, r.db, item["req"]["start"])
         else:
-            calls.write_end(r.store, r.db, item["req"]["end"])
+            calls.write_end(r.database, r.db, item["req"]["end"])
     return {"res": [{} for _ in r.body["batch"]]}
 
 
@@ -95,7 +94,7 @@ def _update(r: Request) -> dict[str, str]:
 
 
 def _read_call(r: Request) -> dict[str, Any]:
-    page = calls.query_calls(
+    page = call_queries.query_calls(
         r.db,
         {
             "project_id": r.body["project_id"],
@@ -119,11 +118,11 @@ def _graphql(r: Request) -> dict[str, Any]:
         return {"data": {"viewer": {"username": "local", "defaultEntity": {"name": "local"}}}}
     if "project(" in text:
         return {"data": {"project": {"name": variables.get("name")}}}
-    raise BadRequestError("only `viewer`, `project` and `upsertModel` are answered here")
+    raise BadRequestError("unsupported GraphQL query; only `viewer`, `project` and `upsertModel` work")
 
 
 def _file_create(r: Request) -> dict[str, str]:
-    return {"digest": tables.create_file(r.store, r.db, *r.raw)}
+    return {"digest": tables.create_file(r.database, r.db, *r.raw)}
 
 
 def _feedback_page(r: Request) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def _feedback_page(r: Request) -> dict[str, Any]:
     return {"result": result, "total_count": total}
 
 
-def _nothing(action: Callable[[Request], None]) -> Callable[[Request], dict[str, str]]:
+def _returns_nothing(action: Callable[[Request], None]) -> Callable[[Request], dict[str, str]]:
     def answer(r: Request) -> dict[str, str]:
         action(r)
         return {}
@@ -150,7 +149,7 @@ _ROUTES: dict[tuple[str, str], Route] = {
     ),
     ("POST", "/graphql"): Route(False, _graphql),
     ("POST", "/service/projects_info"): Route(False, _projects_info),
-    # Spans of other libraries in the process are none of ours: taken, and dropped.
+    # OpenTelemetry spans of other libraries are accepted and dropped.
     ("POST", "/agents/otel/v1/traces"): Route(False, lambda r: {}),
     ("POST", "/call/start"): Route(True, _start),
     ("POST", "/call/end"): Route(True, _end),
@@ -160,16 +159,18 @@ _ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "/call/upsert_batch"): Route(True, _upsert_batch),
     ("POST", "/call/update"): Route(True, _update),
     ("POST", "/call/read"): Route(False, _read_call),
-    ("POST", "/calls/stream_query"): Route(False, lambda r: _json_lines(calls.query_calls(r.db, r.body))),
-    ("POST", "/calls/query_stats"): Route(False, lambda r: {"count": calls.count_calls(r.db, r.body)}),
+    ("POST", "/calls/stream_query"): Route(
+        False, lambda r: _json_lines(call_queries.query_calls(r.db, r.body))
+    ),
+    ("POST", "/calls/query_stats"): Route(False, lambda r: {"count": call_queries.count_calls(r.db, r.body)}),
     ("POST", "/calls/delete"): Route(
         True,
-        lambda r: {"num_deleted": calls.delete_calls(r.db, r.body["project_id"], r.body["call_ids"])},
+        lambda r: {"num_deleted": calls.delete_calls(r.db, r.body["project_id"], "id", r.body["call_ids"])},
     ),
     ("POST", "/obj/create"): Route(
         True,
         lambda r: {
-            "digest": objects.create_object(r.store, r.db, r.body["obj"]),
+            "digest": objects.create_object(r.database, r.db, r.body["obj"]),
             "object_id": r.body["obj"]["object_id"],
         },
     ),
@@ -178,7 +179,7 @@ _ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "/obj/delete"): Route(True, lambda r: {"num_deleted": objects.delete_objects(r.db, r.body)}),
     ("PUT", f"{_VERSION}/tags"): Route(
         True,
-        _nothing(
+        _returns_nothing(
             lambda r: objects.add_tags(
                 r.db, r.body["project_id"], r.path["object"], r.path["digest"], r.body["tags"]
             )
@@ -186,30 +187,30 @@ _ROUTES: dict[tuple[str, str], Route] = {
     ),
     ("POST", f"{_VERSION}/tags/remove"): Route(
         True,
-        _nothing(
+        _returns_nothing(
             lambda r: objects.remove_tags(
                 r.db, r.body["project_id"], r.path["object"], r.path["digest"], r.body["tags"]
             )
         ),
     ),
     ("PUT", f"{_OBJ}/aliases"): Route(
-        True, _nothing(lambda r: objects.set_aliases(r.db, r.body, r.path["object"]))
+        True, _returns_nothing(lambda r: objects.set_aliases(r.db, r.body, r.path["object"]))
     ),
     ("POST", f"{_OBJ}/aliases/remove"): Route(
-        True, _nothing(lambda r: objects.remove_aliases(r.db, r.body, r.path["object"]))
+        True, _returns_nothing(lambda r: objects.remove_aliases(r.db, r.body, r.path["object"]))
     ),
     ("GET", "/tags"): Route(False, lambda r: {"tags": objects.labels(r.db, r.body["project_id"], "tag")}),
     ("GET", "/aliases"): Route(
         False, lambda r: {"aliases": objects.labels(r.db, r.body["project_id"], "alias")}
     ),
     ("POST", "/refs/read_batch"): Route(
-        False, lambda r: {"vals": [objects.value_of(r.db, ref) for ref in r.body["refs"]]}
+        False, lambda r: {"vals": [references.value_of(r.db, ref) for ref in r.body["refs"]]}
     ),
-    ("POST", "/table/create"): Route(True, lambda r: tables.create_table(r.store, r.db, r.body["table"])),
+    ("POST", "/table/create"): Route(True, lambda r: tables.create_table(r.database, r.db, r.body["table"])),
     ("POST", "/table/create_from_digests"): Route(
-        True, lambda r: {"digest": tables.create_table_from_digests(r.store, r.db, r.body)}
+        True, lambda r: {"digest": tables.create_table_from_digests(r.database, r.db, r.body)}
     ),
-    ("POST", "/table/update"): Route(True, lambda r: tables.update_table(r.store, r.db, r.body)),
+    ("POST", "/table/update"): Route(True, lambda r: tables.update_table(r.database, r.db, r.body)),
     ("POST", "/table/query"): Route(False, lambda r: {"rows": tables.query_table(r.db, r.body)}),
     ("POST", "/table/query_stats"): Route(False, lambda r: {"count": tables.count_rows(r.db, r.body)}),
     ("POST", "/table/query_stats_batch"): Route(
@@ -225,88 +226,90 @@ _ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "/file/content"): Route(
         False, lambda r: Response(200, "application/octet-stream", tables.read_file(r.db, r.body))
     ),
-    ("POST", "/feedback/create"): Route(True, lambda r: feedback.create_feedback(r.store, r.db, r.body)),
+    ("POST", "/feedback/create"): Route(True, lambda r: feedback.create_feedback(r.database, r.db, r.body)),
     ("POST", "/feedback/batch/create"): Route(
         True,
-        lambda r: {"res": [feedback.create_feedback(r.store, r.db, one) for one in r.body["batch"]]},
+        lambda r: {"res": [feedback.create_feedback(r.database, r.db, item) for item in r.body["batch"]]},
     ),
     ("POST", "/feedback/query"): Route(False, _feedback_page),
-    ("POST", "/feedback/purge"): Route(True, _nothing(lambda r: feedback.purge_feedback(r.db, r.body))),
-    ("POST", "/cost/create"): Route(True, lambda r: {"ids": costs.create_costs(r.store, r.db, r.body)}),
+    ("POST", "/feedback/purge"): Route(
+        True, _returns_nothing(lambda r: feedback.purge_feedback(r.db, r.body))
+    ),
+    ("POST", "/cost/create"): Route(True, lambda r: {"ids": costs.create_costs(r.database, r.db, r.body)}),
     ("POST", "/cost/query"): Route(False, lambda r: {"results": costs.query_costs(r.db, r.body)}),
-    ("POST", "/cost/purge"): Route(True, _nothing(lambda r: costs.purge_costs(r.db, r.body))),
+    ("POST", "/cost/purge"): Route(True, _returns_nothing(lambda r: costs.purge_costs(r.db, r.body))),
 }
 _FIXED = {key: route for key, route in _ROUTES.items() if "(" not in key[1]}
 _PATTERNS = [(method, re.compile(path), route) for (method, path), route in _ROUTES.items() if "(" in path]
 
 
-_UNREADABLE = (
+_INVALID_BODY = (
     KeyError,
     TypeError,
     AttributeError,
     ValueError,
     StopIteration,
     OverflowError,
-    # A value of a kind that SQLite cannot bind; which of the two depends on the Python version.
+    # SQLite cannot bind a value; which of the two depends on the Python version.
     sqlite3.ProgrammingError,
     sqlite3.InterfaceError,
 )
 
 
-def handle(store: Database, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
+def handle(database: Database, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
     """Answer one request of Weave's client. Never raises.
 
     Args:
-        store: The open file.
-        method: As in HTTP.
-        path: With the query string; the prefix ``/traces`` of the cloud's addresses may be there.
-        headers: Lower-case names; only ``content-type`` is read.
-        body: JSON, but a multipart form for ``/file/create``.
+        database: The open file.
+        method: The HTTP method.
+        path: Path and query string, with or without the prefix ``/traces`` of W&B's cloud.
+        headers: With lower-case names; only ``content-type`` is read.
+        body: JSON; for ``/file/create``, a multipart form.
     """
     try:
         if len(body) > MAX_BODY:
-            return _problem(413, f"the body has {len(body)} bytes; at most {MAX_BODY} are taken")
-        return _answer(store, method, path, headers.get("content-type", JSON), body)
+            return _problem(413, f"the body has {len(body)} bytes; the limit is {MAX_BODY}")
+        return _answer(database, method, path, headers.get("content-type", JSON), body)
     except BadRequestError as error:
         return _problem(400, str(error))
     except NotFoundError as error:
         return _problem(404, str(error), deleted_at=error.deleted_at)
-    except _UNREADABLE as error:
-        # What came does not have the shape the route needs. The message could hold user text.
+    except _INVALID_BODY as error:
+        # The body does not fit the route. The error's message may quote user text.
         field = f" `{error.args[0]}`" if isinstance(error, KeyError) and error.args else ""
         return _problem(
-            400, f"{method} {urlsplit(path).path}: unreadable request{field} ({type(error).__name__})"
+            400, f"{method} {urlsplit(path).path}: invalid request{field} ({type(error).__name__})"
         )
     except Exception as error:  # noqa: BLE001 - the boundary of one request: full disk, broken file
         logger.warning("trace store: %s %s: %s", method, urlsplit(path).path, type(error).__name__)
         return _problem(500, f"the trace store failed: {type(error).__name__}")
 
 
-def _answer(store: Database, method: str, path: str, content_type: str, body: bytes) -> Response:
+def _answer(database: Database, method: str, path: str, content_type: str, body: bytes) -> Response:
     address = urlsplit(path)
-    where = address.path.removeprefix("/traces")
-    route, parts = _find(method, where)
+    name = address.path.removeprefix("/traces")
+    route, parts = _find_route(method, name)
     if route is None:
-        return _problem(404, f"{method} {where[:200]} is not part of the local trace store")
+        return _problem(404, f"{method} {name[:200]} is not part of the local trace store")
     if method == "GET":
-        parsed: Any = {key: values[-1] for key, values in parse_qs(address.query).items()}
+        fields: Any = {key: values[-1] for key, values in parse_qs(address.query).items()}
     elif content_type.startswith(JSON):
-        parsed = json.loads(body or b"{}")
+        fields = json.loads(body or b"{}")
     else:
-        parsed = {}
-    with store.writing() if route.writes else store.reading() as db:
-        found = route.answer(Request(store, db, parts, parsed, (content_type, body)))
-    return found if isinstance(found, Response) else Response(200, JSON, dumps(found).encode())
+        fields = {}
+    with database.writing() if route.writes else database.reading() as db:
+        answer = route.answer(Request(database, db, parts, fields, (content_type, body)))
+    return answer if isinstance(answer, Response) else Response(200, JSON, dumps(answer).encode())
 
 
-def _find(method: str, path: str) -> tuple[Route | None, dict[str, str]]:
+def _find_route(method: str, path: str) -> tuple[Route | None, dict[str, str]]:
     if route := _FIXED.get((method, path)):
         return route, {}
-    for wanted, pattern, route in _PATTERNS:
-        if wanted == method and (match := pattern.fullmatch(path)):
+    for route_method, pattern, route in _PATTERNS:
+        if route_method == method and (match := pattern.fullmatch(path)):
             return route, {name: unquote(value) for name, value in match.groupdict().items()}
     return None, {}
 
 
-def _problem(status: int, message: str, **more: Any) -> Response:
-    return Response(status, JSON, dumps({"reason": message, **more}).encode())
+def _problem(status: int, message: str, **fields: Any) -> Response:
+    return Response(status, JSON, dumps({"reason": message, **fields}).encode())

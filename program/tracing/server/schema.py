@@ -1,7 +1,7 @@
-"""The tables of the local trace store, and how an older file becomes a newer one.
+"""The tables of the trace file, and the migrations that upgrade older files.
 
-A migration is a tuple of statements; its place in `MIGRATIONS` is the schema version that it
-leads to, counted from 1. A migration is never edited after a release: a new one is appended.
+A migration is a tuple of statements. Its position in `MIGRATIONS`, counted from 1, is the schema
+version after it. Never edit a released migration; append a new one.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import sqlite3
 from program.errors import StoreError
 
 APPLICATION_ID = 0x50415452
-"""Written into the file's header, so that a foreign database is never taken for ours."""
+"""Marks the file, in its header, as a trace store of this program."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
-        # Project and op names, stored once: every index entry then holds a small integer.
+        # Project and op names, stored once, so that index entries hold small integers.
         "CREATE TABLE names (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, short TEXT NOT NULL)",
-        # What a list needs of a call. `started_at` stays NULL until the start has arrived.
-        # user_id, run_id and step are the attributes of those names, lifted for the indexes;
-        # model_calls, tokens and usd are sums over the summary.
+        # The columns that lists need. `started_at` is NULL until the start arrives. user_id, run_id
+        # and step are copies of attributes, for the indexes; model_calls, tokens and usd are sums
+        # over the summary.
         """CREATE TABLE calls (
             seq INTEGER PRIMARY KEY,
             project INTEGER NOT NULL,
@@ -40,7 +40,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX calls_by_parent ON calls (project, parent_id, started_at)",
         "CREATE INDEX calls_by_op ON calls (project, op, started_at)",
         "CREATE INDEX calls_by_user ON calls (project, user_id, started_at) WHERE user_id IS NOT NULL",
-        # A trace is listed by its root. These two hold all that the lists of users and traces need.
+        # Lists show the root of each trace; these indexes cover the lists of users and traces.
         "CREATE INDEX roots_by_user ON calls (project, user_id, started_at, failed, errors) "
         "WHERE parent_id IS NULL",
         "CREATE INDEX roots_by_time ON calls (project, started_at) WHERE parent_id IS NULL",
@@ -51,7 +51,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX calls_by_thread ON calls (project, thread_id, started_at) WHERE thread_id IS NOT NULL",
         "CREATE INDEX calls_failed ON calls (project, started_at) WHERE failed = 1",
         "CREATE INDEX calls_open ON calls (project, started_at) WHERE ended_at IS NULL",
-        # The heavy columns, as text in which long repeated passages are numbers of blobs.
+        # The large columns; long repeated passages are replaced by ids of blobs (see codec.py).
         """CREATE TABLE payloads (
             seq INTEGER PRIMARY KEY,
             attributes TEXT, inputs TEXT, output TEXT, exception TEXT)""",
@@ -107,7 +107,7 @@ VERSION = len(MIGRATIONS)
 
 
 def migrate(db: sqlite3.Connection, path: str) -> None:
-    """Bring the file to the newest schema in one transaction; an unknown file stays as it is.
+    """Upgrade the file to the newest schema in one transaction. An unknown file stays unchanged.
 
     Raises:
         StoreError: The file is not a trace store, or was written by a newer program.
@@ -118,10 +118,10 @@ def migrate(db: sqlite3.Connection, path: str) -> None:
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         owner = db.execute("PRAGMA application_id").fetchone()[0]
         if tables and owner != APPLICATION_ID:
-            raise StoreError(f"{path!r} is not a trace store of personaagent; name another file")
+            raise StoreError(f"{path!r} is not a trace store of personaagent; choose another file")
         if version > VERSION:
             raise StoreError(
-                f"{path!r} has trace schema {version}, this program knows up to {VERSION}; "
+                f"{path!r} has trace schema {version}; this version supports up to {VERSION}; "
                 "upgrade personaagent"
             )
         for statements in MIGRATIONS[version:]:

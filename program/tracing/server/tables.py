@@ -1,4 +1,4 @@
-"""Tables of rows (Weave datasets) and files; equal rows and equal files are kept once."""
+"""Stores tables of rows (Weave datasets) and files. Equal rows and equal files are stored once."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from email.policy import HTTP
 from typing import Any, cast
 
 from program.tracing.server.codec import dumps
-from program.tracing.server.database import Database, known_name
-from program.tracing.server.objects import NotFoundError
-from program.tracing.server.query import BadRequestError, Field, compile_sort, json_at
+from program.tracing.server.database import Database, name_id
+from program.tracing.server.errors import BadRequestError, NotFoundError
+from program.tracing.server.query import Field, all_params, compile_sort, json_at, limit_and_offset
 
 
-def create_table(store: Database, db: sqlite3.Connection, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Store rows and the table of them, in order."""
-    project = store.name(db, table["project_id"])
+def create_table(database: Database, db: sqlite3.Connection, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Store a table of rows, in order; return the digests of the table and of its rows."""
+    project = database.intern_name(db, table["project_id"])
     digests = [_put_row(db, project, row) for row in table["rows"]]
     return {"digest": _put_table(db, project, digests), "row_digests": digests}
 
 
-def create_table_from_digests(store: Database, db: sqlite3.Connection, request: Mapping[str, Any]) -> str:
-    """Store a table of rows that are already there.
+def create_table_from_digests(database: Database, db: sqlite3.Connection, request: Mapping[str, Any]) -> str:
+    """Store a table of rows that are already stored; return its digest.
 
     Raises:
-        NotFoundError: A row is not.
+        NotFoundError: A row is not stored.
     """
-    project, digests = store.name(db, request["project_id"]), request["row_digests"]
+    project, digests = database.intern_name(db, request["project_id"]), request["row_digests"]
     missing = db.execute(
         "SELECT count(*) FROM json_each(?) "
         "WHERE value NOT IN (SELECT digest FROM table_rows WHERE project = ?)",
@@ -39,13 +39,13 @@ def create_table_from_digests(store: Database, db: sqlite3.Connection, request: 
     return _put_table(db, project, digests)
 
 
-def update_table(store: Database, db: sqlite3.Connection, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Store a new table made from ``base_digest`` by appends, inserts and pops.
+def update_table(database: Database, db: sqlite3.Connection, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Store a new table: the one of ``base_digest`` after appends, inserts and pops.
 
     Raises:
-        BadRequestError: An unknown update, or an index outside the table.
+        BadRequestError: An update is unknown, or its index is outside the table.
     """
-    project = store.name(db, request["project_id"])
+    project = database.intern_name(db, request["project_id"])
     digests = [
         digest
         for (digest,) in db.execute(
@@ -92,28 +92,26 @@ def _row_field(path: str) -> Field:
 
 
 def query_table(db: sqlite3.Connection, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one page of rows in the table's order, or as sorted.
+    """Return one page of rows, in the table's order unless sorted.
 
     Raises:
-        NotFoundError: No such table.
+        NotFoundError: There is no such table.
     """
-    project, digest = known_name(db, request["project_id"]), request["digest"]
+    project, digest = name_id(db, request["project_id"]), request["digest"]
     count_rows(db, request)
     params: list[Any] = [project, digest]
-    wanted = (request.get("filter") or {}).get("row_digests")
-    some = ""
-    if wanted is not None:
-        some = "AND m.row_digest IN (SELECT value FROM json_each(?))"
-        params.append(json.dumps(wanted))
+    row_digests = (request.get("filter") or {}).get("row_digests")
+    row_filter = ""
+    if row_digests is not None:
+        row_filter = "AND m.row_digest IN (SELECT value FROM json_each(?))"
+        params.append(json.dumps(row_digests))
     order = compile_sort(request.get("sort_by"), _row_field)
     terms = ", ".join([*(term.text for term in order), "m.position"])
-    params += [value for term in order for value in term.params]
-    limit = request.get("limit")
-    params += [-1 if limit is None else int(limit), int(request.get("offset") or 0)]
+    params += [*all_params(order), *limit_and_offset(request)]
     rows = db.execute(
         "SELECT r.digest, r.val, m.position FROM table_members m "
         "JOIN table_rows r ON r.project = m.project AND r.digest = m.row_digest "
-        f"WHERE m.project = ? AND m.digest = ? {some} ORDER BY {terms} LIMIT ? OFFSET ?",
+        f"WHERE m.project = ? AND m.digest = ? {row_filter} ORDER BY {terms} LIMIT ? OFFSET ?",
         params,
     )
     return [{"digest": d, "val": json.loads(val), "original_index": n} for d, val, n in rows]
@@ -123,19 +121,19 @@ def count_rows(db: sqlite3.Connection, request: Mapping[str, Any]) -> int:
     """Return the number of rows of a table.
 
     Raises:
-        NotFoundError: No such table.
+        NotFoundError: There is no such table.
     """
     row = db.execute(
         "SELECT rows FROM tables WHERE project = ? AND digest = ?",
-        (known_name(db, request["project_id"]), request["digest"]),
+        (name_id(db, request["project_id"]), request["digest"]),
     ).fetchone()
     if row is None:
         raise NotFoundError(f"no table {request['digest']!r:.80}")
     return int(row[0])
 
 
-def create_file(store: Database, db: sqlite3.Connection, content_type: str, body: bytes) -> str:
-    """Store the file of a multipart form and return its digest.
+def create_file(database: Database, db: sqlite3.Connection, content_type: str, body: bytes) -> str:
+    """Store the file in a multipart form and return its digest.
 
     Raises:
         BadRequestError: The form has no ``project_id`` or no ``file``.
@@ -149,7 +147,10 @@ def create_file(store: Database, db: sqlite3.Connection, content_type: str, body
     values = {name: part.get_payload(decode=True) for name, part in parts.items()}
     content, project_id = cast(bytes, values["file"]), cast(bytes, values["project_id"]).decode().strip()
     digest = str(compute_file_digest(content))
-    db.execute("INSERT OR IGNORE INTO files VALUES (?, ?, ?)", (store.name(db, project_id), digest, content))
+    db.execute(
+        "INSERT OR IGNORE INTO files VALUES (?, ?, ?)",
+        (database.intern_name(db, project_id), digest, content),
+    )
     return digest
 
 
@@ -157,11 +158,11 @@ def read_file(db: sqlite3.Connection, request: Mapping[str, Any]) -> bytes:
     """Return the bytes of a file.
 
     Raises:
-        NotFoundError: No such file.
+        NotFoundError: There is no such file.
     """
     row = db.execute(
         "SELECT content FROM files WHERE project = ? AND digest = ?",
-        (known_name(db, request["project_id"]), request["digest"]),
+        (name_id(db, request["project_id"]), request["digest"]),
     ).fetchone()
     if row is None:
         raise NotFoundError(f"no file {request['digest']!r:.80}")

@@ -1,1 +1,1 @@
-"""Traces for people: in the terminal and on one HTML page."""
+"""Shows traces in the terminal and on one HTML page."""

@@ -1,6 +1,6 @@
-"""What a trace says, as data: for the terminal, for the viewer, for scripts.
+"""Reads traces as data, for the terminal, the trace page and scripts.
 
-Reads the local store in Weave's own records, so whatever Weave's client wrote can be read too.
+Reads Weave's own records, so it also shows calls that Weave's client wrote.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from program.tracing.setup import LOCAL_PROJECT
 
 Status = Literal["success", "error", "running", "descendant_error", "interrupted"]
 
-MOST_CALLS = 20_000
-"""Calls of one trace that are read; a longer trace is cut there."""
+MAX_CALLS = 20_000
+"""Number of calls read per trace; a longer trace is cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallLine:
-    """One call without its payload.
+    """One call without its inputs and output.
 
     Attributes:
-        name: Of the span, without the prefix of our ops.
-        title: What tells it from its siblings (``step 2``); empty where nothing does.
-        seconds: Wall time; ``None`` while it is open.
-        model_calls: Language model calls in it and below.
-        tokens: Input and output tokens in it and below.
-        usd: Known cost in it and below: a lower bound where ``unpriced`` is above zero.
+        name: The span's name; ops of Weave keep their own.
+        title: Tells siblings apart (``step 2``); may be empty.
+        seconds: Wall time; ``None`` while the call is open.
+        model_calls: Language model calls in this call and below.
+        tokens: Input and output tokens in this call and below.
+        usd: Known cost of this call and below; a lower bound if ``unpriced`` is above zero.
+        unpriced: Model calls without a known price.
     """
 
     id: str
@@ -52,7 +53,7 @@ class CallLine:
 
 @dataclass(frozen=True, kw_only=True)
 class CallNode:
-    """A call with what is below it, in order of start."""
+    """A call and the calls below it, in order of start. Steps have a decision."""
 
     line: CallLine
     children: Sequence[CallNode] = ()
@@ -61,15 +62,15 @@ class CallNode:
 
 @dataclass(frozen=True, kw_only=True)
 class PersonaChange:
-    """One step or edit that ended with a persona, kept or new.
+    """The user's persona after one step of an alignment, or after one edit.
 
     Attributes:
-        number: Counts a user's distinct personas in order of first appearance, from 1.
-        parent: Number of the persona it came from; ``None`` for the first.
-        text: The persona's text; empty where content is not stored.
-        source: ``step`` for an iteration of an alignment, else what the ``persona`` span said.
-        changed: Whether the user's persona was another one before.
-        detail: The recorded step: simulations, feedback, decision, usage.
+        number: Number of the persona: a user's distinct texts, counted from 1 as they first appear.
+        parent: Number of the persona before; ``None`` for the first.
+        text: The persona's text; empty if it is not stored.
+        source: ``step``, or the source given by the ``persona`` span, such as ``rollback``.
+        changed: Whether the persona differs from the one before.
+        detail: The recorded step: rollouts (``simulations``), feedback, decision, usage.
     """
 
     number: int
@@ -84,7 +85,7 @@ class PersonaChange:
 
 
 def call_line(call: Mapping[str, Any]) -> CallLine:
-    """Return the line of a wire record."""
+    """Return the line of a call record in Weave's wire format."""
     summary = call["summary"]
     weave, usage, cost = summary["weave"], summary.get("usage") or {}, summary.get("cost") or {}
     status = weave["status"]
@@ -102,8 +103,8 @@ def call_line(call: Mapping[str, Any]) -> CallLine:
         started=call["started_at"],
         seconds=None if latency is None else latency / 1000,
         status=status,
-        model_calls=sum(int(one.get("requests") or 0) for one in usage.values()),
-        tokens=sum(int(one.get("total_tokens") or 0) for one in usage.values()),
+        model_calls=sum(int(model.get("requests") or 0) for model in usage.values()),
+        tokens=sum(int(model.get("total_tokens") or 0) for model in usage.values()),
         usd=float(cost.get("usd") or 0.0),
         unpriced=int(cost.get("unpriced") or 0),
     )
@@ -130,16 +131,16 @@ def list_traces(
     """Return one page of traces, newest first.
 
     Args:
-        store: Where to read.
-        user_id: Only this user's, as it stands in the traces (an id or a pseudonym).
-        run_id: Only this run's.
-        name: Only those whose root is a span of this name.
-        failed: Only those in which something failed or was interrupted.
+        store: The open trace file.
+        user_id: Only traces with this user id, or pseudonym, as stored.
+        run_id: Only traces of this run.
+        name: Only traces whose root span has this name.
+        failed: Only traces with a failed or interrupted call.
         limit: Size of the page.
-        offset: Traces to skip.
+        offset: Number of traces to skip.
         project: ``entity/project``.
     """
-    wanted: list[dict[str, Any]] = [
+    conditions: list[dict[str, Any]] = [
         {"$eq": [{"$getField": path}, {"$literal": value}]}
         for path, value in (("attributes.user_id", user_id), ("attributes.run_id", run_id))
         if value is not None
@@ -150,7 +151,7 @@ def list_traces(
     calls = store.calls(
         project,
         filter=filter_,
-        query={"$expr": {"$and": wanted}} if wanted else None,
+        query={"$expr": {"$and": conditions}} if conditions else None,
         sort_by=[{"field": "started_at", "direction": "desc"}],
         columns=["id", "summary", "attributes", "exception"],
         limit=limit,
@@ -164,33 +165,38 @@ def _op_name(name: str) -> str:
 
 
 def find_trace(store: TraceStore, prefix: str, *, project: str = LOCAL_PROJECT) -> str:
-    """Return the trace id that starts with ``prefix``, or that of the call that does; ``last`` is the newest.
+    """Return the id of the trace that has a call whose id starts with ``prefix``.
+
+    Args:
+        store: The open trace file.
+        prefix: The first characters of a trace or call id, or ``last`` for the newest trace.
+        project: ``entity/project``.
 
     Raises:
-        StoreError: None, or more than one.
+        StoreError: No trace matches, or more than one does.
     """
     if prefix == "last":
-        found = [line.trace_id for line in list_traces(store, limit=1, project=project)]
+        ids = [line.trace_id for line in list_traces(store, limit=1, project=project)]
     else:
-        found = store.traces_like(project, prefix)
-    if len(found) != 1:
+        ids = store.trace_ids(project, prefix)
+    if len(ids) != 1:
         raise StoreError(
-            f"{'no' if not found else 'more than one'} trace {prefix!r}; see `personaagent trace list`"
+            f"{'no' if not ids else 'more than one'} trace {prefix!r}; see `personaagent trace list`"
         )
-    return found[0]
+    return ids[0]
 
 
 def show_trace(store: TraceStore, trace_id: str, *, project: str = LOCAL_PROJECT) -> CallNode:
     """Return a trace's call tree with the decision of each step.
 
     Raises:
-        StoreError: No such trace.
+        StoreError: There is no such trace.
     """
     calls = store.calls(
         project,
         filter={"trace_ids": [trace_id]},
         columns=["id", "summary", "attributes", "exception"],
-        limit=MOST_CALLS,
+        limit=MAX_CALLS,
     )
     if not calls:
         raise StoreError(f"no trace {trace_id!r}; see `personaagent trace list`")
@@ -200,14 +206,14 @@ def show_trace(store: TraceStore, trace_id: str, *, project: str = LOCAL_PROJECT
         columns=["output"],
     )
     decisions = {call["id"]: _step(call).get("decision") for call in steps}
-    below: dict[str | None, list[CallLine]] = {}
+    children_of: dict[str | None, list[CallLine]] = {}
     for call in calls:
-        below.setdefault(call["parent_id"], []).append(call_line(call))
-    known = {call["id"] for call in calls}
-    roots = [line for parent, lines in below.items() if parent not in known for line in lines]
+        children_of.setdefault(call["parent_id"], []).append(call_line(call))
+    ids = {call["id"] for call in calls}
+    roots = [line for parent, lines in children_of.items() if parent not in ids for line in lines]
 
     def node(line: CallLine) -> CallNode:
-        children = tuple(node(child) for child in below.get(line.id, ()))
+        children = tuple(node(child) for child in children_of.get(line.id, ()))
         return CallNode(line=line, children=children, decision=decisions.get(line.id))
 
     return node(roots[0])
@@ -218,8 +224,8 @@ def _step(call: Mapping[str, Any]) -> Mapping[str, Any]:
     return step if isinstance(step, Mapping) else {}
 
 
-def persona_line(store: TraceStore, user_id: str, *, project: str = LOCAL_PROJECT) -> list[PersonaChange]:
-    """Return how a user's persona came to be: every step and edit, oldest first."""
+def persona_history(store: TraceStore, user_id: str, *, project: str = LOCAL_PROJECT) -> list[PersonaChange]:
+    """Return every step and edit of a user's persona, oldest first; empty if none is traced."""
     ops = [f"weave:///{project}/op/personaagent.{name}:*" for name in ("step", "persona")]
     calls = store.calls(
         project,
@@ -227,24 +233,24 @@ def persona_line(store: TraceStore, user_id: str, *, project: str = LOCAL_PROJEC
         query={"$expr": {"$eq": [{"$getField": "attributes.user_id"}, {"$literal": user_id}]}},
     )
     numbers: dict[str, int] = {}
-    made: list[PersonaChange] = []
+    history: list[PersonaChange] = []
     for call in calls:
-        before, after, source = _ends(call)
+        before, after, source = _personas_of(call)
         if not after:
             continue
         if before and before not in numbers:
-            # The first persona of the line has no step of its own inside the traces.
+            # No traced step led to the first persona.
             numbers[before] = len(numbers) + 1
-            made.append(_change(store, call, numbers[before], None, before, "start", changed=True))
+            history.append(_change(store, call, numbers[before], None, before, "start", changed=True))
         parent = numbers[before] if before else None
         number = numbers.setdefault(after, len(numbers) + 1)
-        changed = not made or made[-1].number != number
-        made.append(_change(store, call, number, parent, after, source, changed=changed))
-    return made
+        changed = not history or history[-1].number != number
+        history.append(_change(store, call, number, parent, after, source, changed=changed))
+    return history
 
 
-def _ends(call: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the persona before and after a call, as references or texts, and what made it."""
+def _personas_of(call: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the personas before and after a call, as references or texts, and its source."""
     step = _step(call)
     if step:
         return str(step.get("persona_before") or ""), str(step.get("persona_after") or ""), "step"
@@ -281,7 +287,7 @@ def _change(
 
 
 def persona_text(store: TraceStore, persona: str) -> str:
-    """Return the text behind a reference to a persona; other text as it is."""
+    """Return the persona that a reference points at; other text unchanged."""
     if not persona.startswith("weave:///"):
         return persona
     value = store.value(persona)
@@ -289,7 +295,12 @@ def persona_text(store: TraceStore, persona: str) -> str:
 
 
 def diff_lines(before: str, after: str) -> list[str]:
-    """Return a unified diff of two personas, without file names."""
+    """Return a unified diff of two personas, without file names; empty if they are equal.
+
+    Example:
+        >>> diff_lines("Likes tea.", "Likes mint tea.")
+        ['@@ -1 +1 @@', '-Likes tea.', '+Likes mint tea.']
+    """
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=3)
     return list(lines)[2:]
 
@@ -301,7 +312,7 @@ def export_calls(
     user_id: str | None = None,
     project: str = LOCAL_PROJECT,
 ) -> Iterator[dict[str, Any]]:
-    """Yield Weave's wire records with payloads, oldest first, page by page."""
+    """Yield complete call records in Weave's wire format, oldest first."""
     query = None
     if user_id is not None:
         query = {"$expr": {"$eq": [{"$getField": "attributes.user_id"}, {"$literal": user_id}]}}

@@ -1,4 +1,4 @@
-"""Traces in the terminal."""
+"""Renders traces for the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORDS = {"descendant_error": "failed below", "error": "failed", "success": "ok"
 def traces_table(lines: Sequence[CallLine]) -> Table:
     """Return a table of traces."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    # Where the terminal is narrow, names give way and numbers do not.
+    # In a narrow terminal, names are cut and numbers are not.
     table.add_column("trace", no_wrap=True, min_width=8)
     table.add_column("what", no_wrap=True, min_width=8)
     for title in ("user", "run"):
@@ -50,27 +50,27 @@ def trace_tree(node: CallNode) -> Tree:
     return tree
 
 
-def persona_history(changes: Sequence[PersonaChange]) -> Table:
-    """Return a user's line of personas."""
+def persona_table(changes: Sequence[PersonaChange]) -> Table:
+    """Return a table of a user's personas, oldest first."""
     table = Table(box=None, pad_edge=False)
-    for title in ("persona", "from", "when (UTC)", "made by", "decision", "trace"):
+    for title in ("persona", "from", "when (UTC)", "source", "decision", "trace"):
         table.add_column(title)
     for change in changes:
         decision = change.detail.get("decision") or {}
-        word = str(decision.get("reason") or change.detail.get("why") or "")
+        reason = str(decision.get("reason") or change.detail.get("why") or "")
         table.add_row(
             f"#{change.number}",
             "" if change.parent is None else f"#{change.parent}",
             change.at[:19].replace("T", " "),
             change.source,
-            Text(word),
+            Text(reason),
             change.trace_id[:8],
         )
     return table
 
 
 def persona_diff(before: PersonaChange, after: PersonaChange, between: Sequence[PersonaChange]) -> Text:
-    """Return the diff of two personas, and the feedback of the steps that led from one to the other."""
+    """Return the diff of two personas, and the decisions and feedback of the steps between them."""
     text = Text()
     for line in diff_lines(before.text, after.text) or ["(the texts are equal)"]:
         text.append(line + "\n", style={"+": "green", "-": "red", "@": "dim"}.get(line[:1], ""))
@@ -81,8 +81,8 @@ def persona_diff(before: PersonaChange, after: PersonaChange, between: Sequence[
             verdict = "accepted" if decision.get("accept") else "rejected"
             text.append(f"{verdict}: {decision.get('reason')}\n")
         for item in change.detail.get("feedback") or ():
-            said = item.get("text") or f"(none: {item.get('skipped')})"
-            text.append(f"  {item.get('interaction_id')}: {said}\n")
+            feedback = item.get("text") or f"(none: {item.get('skipped')})"
+            text.append(f"  {item.get('interaction_id')}: {feedback}\n")
     return text
 
 

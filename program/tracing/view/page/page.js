@@ -1,12 +1,12 @@
 "use strict";
-// Everything shown comes from stored text: nodes are made with textContent, never with markup.
+// All content is stored text, possibly hostile: it becomes text nodes, never markup.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 200;
 const main = document.getElementById("main");
 const state = document.getElementById("state");
 let key = "";
-let shown = 0;
+let navigation = 0;
 
 function el(tag, props, ...children) {
   const node = document.createElement(tag);
@@ -23,30 +23,31 @@ function el(tag, props, ...children) {
 }
 
 async function get(route, query) {
-  const wanted = new URLSearchParams(Object.entries(query || {}).filter(([, v]) => v !== "" && v !== undefined));
-  if (DATA) return held(route, wanted);
-  const answer = await fetch(`/view/${route}?${wanted}`, { headers: { Authorization: `Bearer ${key}` } });
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(body.reason || `status ${answer.status}`);
+  const params = new URLSearchParams(Object.entries(query || {}).filter(([, v]) => v !== "" && v !== undefined));
+  if (DATA) return exported(route, params);
+  const response = await fetch(`/view/${route}?${params}`, { headers: { Authorization: `Bearer ${key}` } });
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.reason || `status ${response.status}`);
   return body;
 }
 
-function held(route, wanted) {
-  const exact = DATA[`${route}?${wanted}`];
+// Answers a route from the data of an exported page.
+function exported(route, params) {
+  const exact = DATA[`${route}?${params}`];
   if (exact) return exact;
-  if (!Array.isArray(DATA[route])) throw new Error("this is not in the exported file");
-  const offset = Number(wanted.get("offset") || 0);
+  if (!Array.isArray(DATA[route])) throw new Error("The exported file does not include this.");
+  const offset = Number(params.get("offset") || 0);
   const rows = DATA[route].filter((row) =>
-    (!wanted.has("user") || row.user_id === wanted.get("user")) &&
-    (!wanted.has("run") || row.run_id === wanted.get("run")) &&
-    (!wanted.has("search") || (row.user_id || "").includes(wanted.get("search"))) &&
-    (!wanted.has("failed") || !["success", "running"].includes(row.status)));
+    (!params.has("user") || row.user_id === params.get("user")) &&
+    (!params.has("run") || row.run_id === params.get("run")) &&
+    (!params.has("search") || (row.user_id || "").includes(params.get("search"))) &&
+    (!params.has("failed") || !["success", "running"].includes(row.status)));
   return rows.slice(offset, offset + PAGE);
 }
 
-const WORDS = { success: "ok", error: "failed", descendant_error: "failed below", running: "running", interrupted: "interrupted" };
-const TONES = { success: "good", error: "bad", descendant_error: "warn", running: "soft", interrupted: "warn" };
-const status = (word) => el("span", { class: TONES[word] }, WORDS[word] || word);
+const STATUS_TEXT = { success: "ok", error: "failed", descendant_error: "failed below", running: "running", interrupted: "interrupted" };
+const STATUS_CLASS = { success: "good", error: "bad", descendant_error: "warn", running: "soft", interrupted: "warn" };
+const status = (code) => el("span", { class: STATUS_CLASS[code] }, STATUS_TEXT[code] || code);
 const when = (text) => (text ? text.slice(0, 19).replace("T", " ") : "");
 const count = (n) => (n ? Number(n).toLocaleString("en") : "");
 const seconds = (n) => (n === null || n === undefined ? "" : n.toFixed(2));
@@ -59,26 +60,26 @@ function table(columns, rows) {
   return el("div", { class: "scroll" }, el("table", null, el("thead", null, el("tr", null, head)), el("tbody", null, body)));
 }
 
-async function paged(parent, load, columns, nothing) {
+async function paged(parent, load, columns, emptyText) {
   let offset = 0;
   const first = await load(0);
-  if (!first.length) return parent.append(el("p", { class: "soft" }, nothing));
-  const whole = table(columns, first);
+  if (!first.length) return parent.append(el("p", { class: "soft" }, emptyText));
+  const list = table(columns, first);
   const more = el("button", { type: "button" }, "Show more");
-  parent.append(whole, more);
+  parent.append(list, more);
   more.hidden = first.length < PAGE;
   more.addEventListener("click", async () => {
     offset += PAGE;
     const rows = await load(offset);
-    for (const row of table(columns, rows).querySelectorAll("tbody tr")) whole.querySelector("tbody").append(row);
+    for (const row of table(columns, rows).querySelectorAll("tbody tr")) list.querySelector("tbody").append(row);
     more.hidden = rows.length < PAGE;
-    say(`${whole.querySelectorAll("tbody tr").length} rows`);
+    announce(`${list.querySelectorAll("tbody tr").length} rows`);
   });
 }
 
 const TRACE_COLUMNS = [
   ["Trace", (t) => link(t.trace_id.slice(0, 8), "trace", t.trace_id)],
-  ["What", (t) => t.title || t.name],
+  ["Name", (t) => t.title || t.name],
   ["User", (t) => (t.user_id ? link(t.user_id, "user", t.user_id) : "")],
   ["Run", (t) => t.run_id || ""],
   ["Started (UTC)", (t) => when(t.started)],
@@ -98,9 +99,9 @@ const VIEWS = {
       await paged(list, (offset) => get("users", { search: box.value, offset }), [
         ["User", (u) => (u.user_id ? link(u.user_id, "user", u.user_id) : "(none)")],
         ["Traces", (u) => count(u.traces), "n"],
-        ["With failures", (u) => el("span", { class: u.failed ? "bad" : "soft" }, String(u.failed)), "n"],
+        ["Failed traces", (u) => el("span", { class: u.failed ? "bad" : "soft" }, String(u.failed)), "n"],
         ["Latest (UTC)", (u) => when(u.latest)],
-      ], "No user has traces yet.");
+      ], "There are no traces yet.");
     };
     let wait;
     box.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(fill, 150); });
@@ -119,16 +120,16 @@ const VIEWS = {
     const fill = async () => {
       list.replaceChildren();
       const columns = TRACE_COLUMNS.filter(([title]) => title !== "User");
-      await paged(list, (offset) => get("traces", { user, failed: failedOnly.checked ? "1" : "", offset }), columns, "No such traces.");
+      await paged(list, (offset) => get("traces", { user, failed: failedOnly.checked ? "1" : "", offset }), columns, "No traces match.");
     };
     failedOnly.addEventListener("change", fill);
     await fill();
     return [
       el("h2", null, `User ${user}`),
       el("h3", null, "Personas"),
-      changes.length ? personaLine(user, changes) : el("p", { class: "soft" }, "No alignment was traced for this user."),
+      changes.length ? personaList(user, changes) : el("p", { class: "soft" }, "No persona changes are traced for this user."),
       el("h3", null, "Traces"),
-      el("label", { class: "row" }, failedOnly, "Only with failures"),
+      el("label", { class: "row" }, failedOnly, "Only failed traces"),
       list,
     ];
   },
@@ -136,42 +137,43 @@ const VIEWS = {
   async version(user, index) {
     const changes = await get("personas", { user });
     const change = changes[Number(index)];
-    if (!change) throw new Error("no such persona");
+    if (!change) throw new Error("This persona does not exist.");
     const parent = changes.find((c) => c.number === change.parent);
     const step = change.detail || {};
+    const rollouts = step.simulations || [];
     const decision = step.decision;
     const feedback = new Map((step.feedback || []).map((f) => [f.interaction_id, f]));
     return [
       el("p", null, link(`User ${user}`, "user", user)),
       el("h2", null, `Persona #${change.number}`),
       el("dl", null,
-        pair("Made by", maker(change)), pair("When (UTC)", when(change.at)),
-        pair("From", change.parent === null ? "nothing earlier" : `#${change.parent}`),
+        pair("Source", sourceOf(change)), pair("When (UTC)", when(change.at)),
+        pair("Parent", change.parent === null ? "none" : `#${change.parent}`),
         step.why && pair("Why", step.why),
         decision && pair("Decision", `${decision.accept ? "accepted" : "rejected"}: ${decision.reason}`),
         decision && pair("Numbers", JSON.stringify(decision.numbers || {})),
         step.note && pair("Note", step.note),
         pair("Trace", link(change.trace_id.slice(0, 8), "trace", change.trace_id, change.call_id))),
-      el("h3", null, "Text"), el("pre", null, change.text || "(the text is not stored)"),
-      parent && el("h3", null, `Changed from #${parent.number}`), parent && diff(parent.text, change.text),
-      decision && !decision.accept && step.candidate && [el("h3", null, "The rewrite that was rejected"), el("pre", null, step.candidate)],
-      (step.simulations || []).length > 0 && [
-        el("h3", null, "Interactions, answers and feedback"),
+      el("h3", null, "Text"), el("pre", null, change.text || "(text not stored)"),
+      parent && el("h3", null, `Changes from #${parent.number}`), parent && diff(parent.text, change.text),
+      decision && !decision.accept && step.candidate && [el("h3", null, "Rejected rewrite"), el("pre", null, step.candidate)],
+      rollouts.length > 0 && [
+        el("h3", null, "Rollouts"),
         table([
-          ["Interaction", (s) => s.interaction_id],
-          ["Asked", (s) => s.query, "text"],
-          ["The user's response", (s) => s.truth, "text"],
-          ["The agent's answer", (s) => (s.error ? el("span", { class: "bad" }, s.error) : s.answer), "text"],
-          ["Score", (s) => (s.score === null ? "" : s.score.toFixed(2)), "n"],
-          ["Feedback", (s) => { const f = feedback.get(s.interaction_id); return f ? f.text || `(none: ${f.skipped})` : ""; }, "text"],
-        ], step.simulations)],
+          ["Interaction", (r) => r.interaction_id],
+          ["Query", (r) => r.query, "text"],
+          ["User's response", (r) => r.truth, "text"],
+          ["Agent's answer", (r) => (r.error ? el("span", { class: "bad" }, r.error) : r.answer), "text"],
+          ["Score", (r) => (r.score === null ? "" : r.score.toFixed(2)), "n"],
+          ["Feedback", (r) => { const f = feedback.get(r.interaction_id); return f ? f.text || `(none: ${f.skipped})` : ""; }, "text"],
+        ], rollouts)],
       el("h3", null, "Compare with another persona"), comparison(changes, change),
     ];
   },
 
   async trace(id, chosen) {
     const root = await get("trace", { id });
-    const detail = el("section", { "aria-label": "Call", "aria-live": "polite" }, el("p", { class: "soft" }, "Choose a call to see what went in and came out."));
+    const detail = el("section", { "aria-label": "Call", "aria-live": "polite" }, el("p", { class: "soft" }, "Select a call to see its inputs and output."));
     const show = async (call) => { detail.replaceChildren(...(await callDetail(call))); };
     const tree = el("div", { class: "tree" }, branch(root, show, 0));
     if (chosen) await show(chosen);
@@ -185,7 +187,7 @@ const VIEWS = {
 
   async runs(first, second) {
     const runs = await get("runs", {});
-    if (!runs.length) return [el("h2", null, "Runs"), el("p", { class: "soft" }, "No run was traced yet.")];
+    if (!runs.length) return [el("h2", null, "Runs"), el("p", { class: "soft" }, "There are no runs yet.")];
     const pick = (chosen, label) => {
       const box = el("select", null, runs.map((r) => el("option", { value: r.run_id, selected: r.run_id === chosen }, r.run_id)));
       return [box, el("label", null, label, box)];
@@ -197,7 +199,7 @@ const VIEWS = {
       el("h2", null, "Runs"),
       table([
         ["Run", (r) => r.run_id], ["Traces", (r) => count(r.traces), "n"], ["Users", (r) => count(r.users), "n"],
-        ["With failures", (r) => String(r.failed), "n"], ["Model calls", (r) => count(r.model_calls), "n"],
+        ["Failed traces", (r) => String(r.failed), "n"], ["Model calls", (r) => count(r.model_calls), "n"],
         ["Tokens", (r) => count(r.tokens), "n"], ["Started (UTC)", (r) => when(r.started)], ["Ended (UTC)", (r) => when(r.ended)],
       ], runs),
       el("form", { onsubmit: go }, leftLabel, rightLabel, el("button", null, "Compare")),
@@ -208,22 +210,22 @@ const VIEWS = {
 
 async function traceList(title, query) {
   const list = el("div");
-  await paged(list, (offset) => get("traces", { ...query, offset }), TRACE_COLUMNS, "No such traces.");
+  await paged(list, (offset) => get("traces", { ...query, offset }), TRACE_COLUMNS, "No traces match.");
   return [el("h2", null, title), list];
 }
 
-const MAKERS = { start: "the first one traced", step: "an alignment step", alignment: "saving an alignment" };
-const maker = (change) => MAKERS[change.source] || change.source;
+const SOURCES = { start: "first traced persona", step: "alignment step", alignment: "saved alignment" };
+const sourceOf = (change) => SOURCES[change.source] || change.source;
 
 function pair(name, value) { return [el("dt", null, name), el("dd", null, value)]; }
 
-function personaLine(user, changes) {
+function personaList(user, changes) {
   return el("ol", { class: "line" }, changes.map((change, index) => {
     const decision = change.detail.decision;
     const scores = (change.detail.simulations || []).map((s) => s.score).filter((s) => s !== null);
-    const mean = scores.length ? `, mean score before ${(scores.reduce((a, b) => a + b, 0) / scores.length).toFixed(2)} (n=${scores.length})` : "";
+    const mean = scores.length ? `, mean score before the step ${(scores.reduce((a, b) => a + b, 0) / scores.length).toFixed(2)} (n=${scores.length})` : "";
     return el("li", { class: change.changed ? "changed" : null },
-      el("p", null, link(`Persona #${change.number}`, "version", user, String(index)), ` ${change.parent === null ? "" : `from #${change.parent} `}(${maker(change)}), ${when(change.at)} UTC`),
+      el("p", null, link(`Persona #${change.number}`, "version", user, String(index)), ` ${change.parent === null ? "" : `from #${change.parent} `}(${sourceOf(change)}), ${when(change.at)} UTC`),
       decision && el("p", null, el("span", { class: decision.accept ? "good" : "warn" }, decision.accept ? "accepted" : "rejected"), `: ${decision.reason}${mean}`),
       el("p", { class: "soft" }, (change.text || "").slice(0, 180) + ((change.text || "").length > 180 ? "…" : "")));
   }));
@@ -231,7 +233,7 @@ function personaLine(user, changes) {
 
 function comparison(changes, change) {
   const out = el("div");
-  const box = el("select", { id: "other" }, changes.map((c, i) => el("option", { value: i }, `#${c.number} (${maker(c)}, ${when(c.at)})`)));
+  const box = el("select", { id: "other" }, changes.map((c, i) => el("option", { value: i }, `#${c.number} (${sourceOf(c)}, ${when(c.at)})`)));
   const go = (event) => { event.preventDefault(); out.replaceChildren(diff(changes[Number(box.value)].text, change.text)); };
   return el("div", null, el("form", { onsubmit: go }, el("label", null, "Other persona", box), el("button", null, "Show difference")), out);
 }
@@ -252,7 +254,7 @@ function diff(before, after) {
   return out;
 }
 
-const BIG = 60;
+const CHILDREN_PER_PAGE = 60;
 
 function branch(node, show, depth) {
   const line = node.line;
@@ -264,11 +266,11 @@ function branch(node, show, depth) {
     node.decision ? el("span", { class: node.decision.accept ? "good" : "warn" }, ` ${node.decision.accept ? "accepted" : "rejected"}: ${node.decision.reason}`) : null];
   if (!node.children.length) return el("div", { class: "leaf" }, label);
   const box = el("details", { open: depth < 3 }, el("summary", null, label));
-  // Children are made when they are first looked at: a trace can have thousands.
+  // Children are added when the node is first opened: a trace can have thousands.
   const fill = (from) => {
-    node.children.slice(from, from + BIG).forEach((child) => box.append(branch(child, show, depth + 1)));
-    if (from + BIG < node.children.length) {
-      const more = el("button", { type: "button", onclick: () => { more.remove(); fill(from + BIG); } }, `Show ${node.children.length - from - BIG} more`);
+    node.children.slice(from, from + CHILDREN_PER_PAGE).forEach((child) => box.append(branch(child, show, depth + 1)));
+    if (from + CHILDREN_PER_PAGE < node.children.length) {
+      const more = el("button", { type: "button", onclick: () => { more.remove(); fill(from + CHILDREN_PER_PAGE); } }, `Show ${node.children.length - from - CHILDREN_PER_PAGE} more`);
       box.append(more);
     }
   };
@@ -289,8 +291,8 @@ async function callDetail(id) {
     el("p", null, `${when(call.started_at)} UTC `, status(call.summary.weave.status)),
     error && [el("h3", { class: "bad" }, error.type), el("pre", null, `${error.message}\n${error.traceback || ""}`.trim())],
     messages(call.inputs.messages) || null,
-    show("In", call.inputs.messages ? { ...call.inputs, messages: undefined } : call.inputs),
-    show("Out", call.output), show("Attributes", call.attributes), show("Usage", { usage: call.summary.usage, cost: call.summary.cost }),
+    show("Inputs", call.inputs.messages ? { ...call.inputs, messages: undefined } : call.inputs),
+    show("Output", call.output), show("Attributes", call.attributes), show("Usage", { usage: call.summary.usage, cost: call.summary.cost }),
   ].flat(Infinity).filter(Boolean);
 }
 
@@ -299,7 +301,7 @@ function messages(list) {
   return list.map((m) => [el("h3", null, String(m.role || "message")), el("pre", null, typeof m.content === "string" ? m.content : readable(m))]);
 }
 
-// Like YAML: texts with their real line breaks, so that a prompt can be read.
+// Like YAML: texts keep their line breaks, so that prompts are readable.
 function readable(value, pad = "") {
   if (typeof value === "string") return value.includes("\n") ? value.split("\n").map((line) => `\n${pad}${line}`).join("") : value;
   if (value === null || typeof value !== "object") return String(value);
@@ -322,30 +324,30 @@ async function compareRuns(first, second) {
     return all;
   };
   const [a, b] = [await load(first), await load(second)];
-  const name = (t) => `${t.user_id || ""}\u0000${t.name}`;
+  const rowKey = (t) => `${t.user_id || ""}\u0000${t.name}`;
   const rows = new Map();
   for (const [side, list] of [["a", a], ["b", b]]) for (const t of list) {
-    const row = rows.get(name(t)) || { user: t.user_id, what: t.name };
+    const row = rows.get(rowKey(t)) || { user: t.user_id, name: t.name };
     const sum = row[side] || { traces: 0, seconds: 0, tokens: 0, failed: 0, last: t };
     sum.traces++; sum.seconds += t.seconds || 0; sum.tokens += t.tokens; sum.failed += ["success", "running"].includes(t.status) ? 0 : 1;
-    row[side] = sum; rows.set(name(t), row);
+    row[side] = sum; rows.set(rowKey(t), row);
   }
   const cell = (side, field, digits) => (r) => (r[side] ? (digits ? r[side][field].toFixed(digits) : count(r[side][field]) || "0") : "–");
   const open = (side) => (r) => (r[side] ? link(r[side].last.trace_id.slice(0, 8), "trace", r[side].last.trace_id) : "–");
   return [
     el("h3", null, `${first} and ${second}, by user`),
     table([
-      ["User", (r) => (r.user ? link(r.user, "user", r.user) : "")], ["What", (r) => r.what],
+      ["User", (r) => (r.user ? link(r.user, "user", r.user) : "")], ["Name", (r) => r.name],
       ["First: trace", open("a")], ["seconds", cell("a", "seconds", 2), "n"], ["tokens", cell("a", "tokens"), "n"], ["failed", cell("a", "failed"), "n"],
       ["Second: trace", open("b")], ["seconds", cell("b", "seconds", 2), "n"], ["tokens", cell("b", "tokens"), "n"], ["failed", cell("b", "failed"), "n"],
     ], [...rows.values()].slice(0, 2000)),
   ];
 }
 
-function say(text) { state.textContent = text; }
+function announce(text) { state.textContent = text; }
 
 async function route() {
-  const turn = ++shown;
+  const turn = ++navigation;
   if (location.hash.startsWith("#key=")) {
     key = decodeURIComponent(location.hash.slice(5));
     sessionStorage.setItem("key", key);
@@ -357,16 +359,16 @@ async function route() {
   for (const a of document.querySelectorAll("nav a")) {
     if (a.hash === `#/${view || "users"}`) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
   }
-  say("Loading…");
+  announce("Loading…");
   try {
-    const parts = make ? await make(...rest) : [el("p", null, "There is no such page.")];
-    if (turn !== shown) return;
+    const parts = make ? await make(...rest) : [el("p", null, "This page does not exist.")];
+    if (turn !== navigation) return;
     main.replaceChildren(...parts.flat(Infinity).filter(Boolean));
-    say(DATA ? "Exported file" : "");
+    announce(DATA ? "Exported file" : "");
   } catch (error) {
-    if (turn !== shown) return;
-    main.replaceChildren(el("h2", null, "This cannot be shown"), el("p", { class: "bad" }, error.message));
-    say("");
+    if (turn !== navigation) return;
+    main.replaceChildren(el("h2", null, "Cannot show this page"), el("p", { class: "bad" }, error.message));
+    announce("");
   }
   window.scrollTo(0, 0);
   main.focus({ preventScroll: true });

@@ -1,0 +1,95 @@
+"""The JSON routes of the trace page: ``/view/NAME?...``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from program.errors import StoreError
+from program.tracing.server.routes import Response
+from program.tracing.server.trace_store import TraceStore
+from program.tracing.setup import LOCAL_PROJECT
+from program.tracing.view import reader
+
+PAGE_SIZE = 200
+
+
+def _number(query: Mapping[str, str], name: str, default: int) -> int:
+    return max(0, int(query.get(name) or default))
+
+
+def _limit_and_offset(query: Mapping[str, str]) -> dict[str, Any]:
+    limit = min(_number(query, "limit", PAGE_SIZE), PAGE_SIZE)
+    return {"limit": limit, "offset": _number(query, "offset", 0)}
+
+
+def _users(store: TraceStore, query: Mapping[str, str]) -> Any:
+    return store.users(LOCAL_PROJECT, search=query.get("search", ""), **_limit_and_offset(query))
+
+
+def _runs(store: TraceStore, query: Mapping[str, str]) -> Any:
+    return store.runs(LOCAL_PROJECT, **_limit_and_offset(query))
+
+
+def _traces(store: TraceStore, query: Mapping[str, str]) -> Any:
+    lines = reader.list_traces(
+        store,
+        user_id=query.get("user"),
+        run_id=query.get("run"),
+        failed=query.get("failed") == "1",
+        **_limit_and_offset(query),
+    )
+    return [asdict(line) for line in lines]
+
+
+def _trace(store: TraceStore, query: Mapping[str, str]) -> Any:
+    return asdict(reader.show_trace(store, query["id"]))
+
+
+def _call(store: TraceStore, query: Mapping[str, str]) -> Any:
+    calls = store.calls(LOCAL_PROJECT, filter={"call_ids": [query["id"]]})
+    if not calls:
+        raise StoreError(f"no call {query['id']!r:.60}")
+    return calls[0]
+
+
+def _personas(store: TraceStore, query: Mapping[str, str]) -> Any:
+    return [asdict(change) for change in reader.persona_history(store, query["user"])]
+
+
+_ROUTES: dict[str, Callable[[TraceStore, Mapping[str, str]], Any]] = {
+    "users": _users,
+    "runs": _runs,
+    "traces": _traces,
+    "trace": _trace,
+    "call": _call,
+    "personas": _personas,
+}
+
+
+def answer_page(store: TraceStore, path: str) -> Response:
+    """Answer one request of the page. Never raises.
+
+    Args:
+        store: The open trace file.
+        path: Path and query string.
+    """
+    address = urlsplit(path)
+    route = _ROUTES.get(address.path.removeprefix("/view/"))
+    if route is None:
+        return _json(404, {"reason": f"no route {address.path[:60]!r}"})
+    try:
+        return _json(200, route(store, dict(parse_qsl(address.query))))
+    except StoreError as error:
+        return _json(404, {"reason": str(error)})
+    except (KeyError, ValueError) as error:
+        return _json(400, {"reason": f"invalid request ({type(error).__name__})"})
+    except Exception as error:  # noqa: BLE001 - the boundary of one request
+        return _json(500, {"reason": f"the trace store failed: {type(error).__name__}"})
+
+
+def _json(status: int, value: Any) -> Response:
+    return Response(status, "application/json", json.dumps(value, ensure_ascii=False).encode())
