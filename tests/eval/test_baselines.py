@@ -28,41 +28,41 @@ def answer(method: Any, of: UserView, text: str = "anything") -> str:
     return str(method.answer(opened, Query(id="q", user_id="u", text=text)).text)
 
 
-def test_constant_is_the_first_label_or_the_middle_of_the_scale() -> None:
+def test_constant_defaults_to_first_label_or_middle_of_scale() -> None:
     assert answer(Constant(), user("LaMP-2M")) == "sci-fi"
     assert answer(Constant(), user("LaMP-3")) == "3"
     assert answer(Constant(value="5"), user("LaMP-3")) == "5"
 
 
-def test_constant_refuses_what_is_no_answer() -> None:
+def test_constant_refuses_value_that_is_not_an_answer() -> None:
     with pytest.raises(ConfigError, match="not an answer to `LaMP-3`"):
         Constant(value="6").check(get_task("LaMP-3"))
     with pytest.raises(ConfigError, match="needs a `value`"):
         Constant().check(get_task("LaMP-4"))
 
 
-def test_user_majority_takes_the_later_of_equally_frequent_answers() -> None:
+def test_user_majority_breaks_ties_by_latest_response() -> None:
     assert answer(UserMajority(), user("LaMP-2M", "action", "comedy", "comedy", "action")) == "action"
     assert answer(UserMajority(), user("LaMP-2M", "action", "comedy", "comedy")) == "comedy"
 
 
-def test_global_majority_counts_other_users_only() -> None:
+def test_global_majority_counts_only_other_users() -> None:
     assert (
         answer(GlobalMajority(), user("LaMP-2M", "action", others={"comedy": 2, "classic": 2})) == "classic"
     )
 
 
-def test_a_user_without_history_gets_what_is_known_of_others_then_a_constant() -> None:
+def test_user_without_history_falls_back_to_others_then_constant() -> None:
     assert answer(UserMajority(), user("LaMP-2M", others={"comedy": 1})) == "comedy"
     assert answer(UserMajority(), user("LaMP-2M")) == "sci-fi"
     assert answer(UserMedian(), user("LaMP-3")) == "3"
 
 
-def test_user_median_of_an_even_number_is_the_lower_middle() -> None:
+def test_user_median_of_even_count_is_lower_middle() -> None:
     assert answer(UserMedian(), user("LaMP-3", "5", "1", "4", "3")) == "3"
 
 
-def test_cited_before_chooses_the_option_cited_and_else_the_first() -> None:
+def test_cited_before_chooses_cited_option_or_first() -> None:
     cites = user("LaMP-1", "Old  Paper", "")
     assert answer(CitedBefore(), cites, question_text("new", "other", "old paper")) == "[2]"
     assert answer(CitedBefore(), cites, question_text("new", "Old Paper", "other")) == "[1]"
@@ -70,7 +70,7 @@ def test_cited_before_chooses_the_option_cited_and_else_the_first() -> None:
     assert answer(CitedBefore(), cites, "no options at all") == "[1]"
 
 
-def test_lead_is_the_beginning_of_the_text() -> None:
+def test_lead_returns_first_words() -> None:
     assert answer(Lead(words=3), user("LaMP-4"), "one two three four") == "one two three"
 
 
@@ -84,12 +84,12 @@ def test_lead_is_the_beginning_of_the_text() -> None:
         (Lead(), "LaMP-2N"),
     ],
 )
-def test_a_floor_refuses_tasks_it_makes_no_sense_for(method: Any, task: str) -> None:
+def test_baseline_refuses_unsuitable_task(method: Any, task: str) -> None:
     with pytest.raises(ConfigError, match=task):
         method.check(get_task(task))
 
 
-def test_others_are_counts_of_labels_and_never_text() -> None:
+def test_text_responses_of_others_are_hidden() -> None:
     from eval.contracts import EvalUser
     from eval.user_view import scan_users, user_views
 
@@ -103,17 +103,17 @@ def test_others_are_counts_of_labels_and_never_text() -> None:
         for name in ("a", "b")
     ]
     _, responses = scan_users(users, task)
-    assert [dict(given.others) for given, _ in user_views(users, task, 0, responses)] == [{}, {}]
+    assert [dict(view.others) for view, _ in user_views(users, task, 0, responses)] == [{}, {}]
 
 
-def test_what_others_said_after_the_query_is_not_counted() -> None:
+def test_responses_of_others_after_first_query_are_not_counted() -> None:
     from eval.contracts import EvalUser
     from eval.user_view import scan_users, user_views
 
     def day(number: int) -> datetime:
         return datetime(2024, 1, number, tzinfo=timezone.utc)
 
-    def user(name: str, asked: int, *said: tuple[str, int | None]) -> EvalUser:
+    def user(name: str, query_day: int, *responses: tuple[str, int | None]) -> EvalUser:
         history = tuple(
             Interaction(
                 id=f"{name}{i}",
@@ -122,9 +122,9 @@ def test_what_others_said_after_the_query_is_not_counted() -> None:
                 response=tag,
                 timestamp=None if number is None else day(number),
             )
-            for i, (tag, number) in enumerate(said)
+            for i, (tag, number) in enumerate(responses)
         )
-        queries = (Query(id="q", user_id=name, text="a new film", timestamp=day(asked)),)
+        queries = (Query(id="q", user_id=name, text="a new film", timestamp=day(query_day)),)
         return EvalUser(user_id=name, history=history, queries=queries)
 
     task = get_task("LaMP-2M")
@@ -133,5 +133,5 @@ def test_what_others_said_after_the_query_is_not_counted() -> None:
         user("late", 20, ("comedy", 2), ("action", 5), ("action", 9), ("classic", None)),
     ]
     _, responses = scan_users(users, task)
-    others = [given.others for given, _ in user_views(users, task, 0, responses)]
+    others = [view.others for view, _ in user_views(users, task, 0, responses)]
     assert others == [{"comedy": 1, "classic": 1}, {"comedy": 1, "action": 1}]

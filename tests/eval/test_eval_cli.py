@@ -42,7 +42,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Let every ``--model`` be a scripted one."""
+    """Replace every ``--model`` by a scripted one."""
 
     def use(reply: Callable[[str, str], Any]) -> Any:
         lm = scripted_lm(reply)
@@ -56,9 +56,7 @@ def run_it(cli: Cli, data: Path, out: Path, *more: object, method: str = "floors
     return cli("run", "--task", "LaMP-2M", "--data", data, "--method", method, "--out", out, *more)
 
 
-def test_a_setting_for_every_method_is_read_before_anything_is_paid(
-    cli: Cli, oppu_folder: Path, tmp_path: Path
-) -> None:
+def test_wrong_set_option_is_refused_before_any_call(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", "--set", "k", method="rag")
     assert code == USAGE
     assert "cannot read `--set` 'k'; write it like k=8" in stderr
@@ -68,7 +66,7 @@ def test_a_setting_for_every_method_is_read_before_anything_is_paid(
     assert not (tmp_path / "run").exists()
 
 
-def test_floors_need_no_model_and_print_the_table(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+def test_floors_run_without_model_and_print_table(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     code, stdout, stderr = run_it(cli, oppu_folder, tmp_path / "run")
     assert code == OK
     assert "LaMP-like 2M" in stdout
@@ -79,7 +77,7 @@ def test_floors_need_no_model_and_print_the_table(cli: Cli, oppu_folder: Path, t
     assert manifest.command.startswith("personaagent eval run --task LaMP-2M")
 
 
-def test_json_output_is_json_and_a_second_run_does_nothing(
+def test_json_is_printed_and_second_run_makes_no_call(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     lm = model(obliging)
@@ -91,7 +89,7 @@ def test_json_output_is_json_and_a_second_run_does_nothing(
     assert len(lm.engine.prompts) == 8
 
 
-def test_score_compare_predictions_and_report_read_the_run(
+def test_score_compare_and_predictions_read_run(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     model(obliging)
@@ -118,14 +116,14 @@ def test_score_compare_predictions_and_report_read_the_run(
     assert "| rag:k=2 | 8 | 4 | 0.500" in stdout
 
 
-def test_a_run_is_traced_for_each_user_and_published_as_an_evaluation(
+def test_run_is_traced_by_user_and_published_as_evaluation(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     model(obliging)
     run_it(cli, oppu_folder, tmp_path / "run", method="rag,floors")
     with contextlib.closing(TraceStore(store_path(home()))) as store:
         lines = list_traces(store, user_id="viewer1", name="evaluate")
-        # Floors are not traced: the preparation and two answers of `rag`.
+        # One preparation and two answers of `rag`; baselines are not traced.
         assert len(lines) == 3
         assert any("Evaluation" in line.name for line in list_traces(store))
     run_it(cli, oppu_folder, tmp_path / "off", "--trace", "off", method="rag")
@@ -133,7 +131,7 @@ def test_a_run_is_traced_for_each_user_and_published_as_an_evaluation(
         assert len(list_traces(store, user_id="viewer1", name="evaluate")) == 3
 
 
-def test_a_sweep_has_a_run_for_each_value(
+def test_sweep_has_run_for_each_value(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     model(obliging)
@@ -151,9 +149,9 @@ def test_a_sweep_has_a_run_for_each_value(
         tmp_path / "s",
     )
     assert code == OK
-    found = read_sweep(tmp_path / "s")
-    assert found is not None
-    assert [(entry.value, entry.run) for entry in found.runs] == [("1", "k=1"), ("3", "k=3")]
+    sweep = read_sweep(tmp_path / "s")
+    assert sweep is not None
+    assert [(entry.value, entry.run) for entry in sweep.runs] == [("1", "k=1"), ("3", "k=3")]
     assert read_run(tmp_path / "s" / "k=3").manifest.methods["rag:k=3"].settings["k"] == 3
     code, _, stderr = cli(
         "sweep",
@@ -171,7 +169,7 @@ def test_a_sweep_has_a_run_for_each_value(
     assert (code, "none of the methods has a setting `batch`" in stderr) == (USAGE, True)
 
 
-def test_a_sweep_over_history_is_a_cold_start_curve(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+def test_sweep_over_history_limits_history(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     cli(
         "sweep",
         "--over",
@@ -195,7 +193,7 @@ def test_tasks_and_methods_are_listed(cli: Cli) -> None:
     assert not [row for row in listed.values() if row["about"].startswith("cannot be loaded")]
 
 
-def test_declining_the_licence_fetches_nothing(
+def test_declined_licence_downloads_nothing(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("typer.confirm", lambda *args, **settings: False)
@@ -207,13 +205,13 @@ def test_declining_the_licence_fetches_nothing(
     assert not list(tmp_path.glob("d/*.json"))
 
 
-def test_a_wrong_path_is_named(cli: Cli, tmp_path: Path) -> None:
+def test_missing_data_path_is_named(cli: Cli, tmp_path: Path) -> None:
     code, stdout, stderr = run_it(cli, tmp_path / "nowhere", tmp_path / "run")
     assert (code, stdout) == (FAILED, "")
     assert stderr == f"error: `{tmp_path}/nowhere` does not exist; check the path\n"
 
 
-def test_a_file_of_another_task_is_named(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+def test_data_of_another_task_are_refused(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     code, _, stderr = cli(
         "run", "--task", "LaMP-3", "--data", oppu_folder, "--method", "floors", "--out", tmp_path / "run"
     )
@@ -222,7 +220,7 @@ def test_a_file_of_another_task_is_named(cli: Cli, oppu_folder: Path, tmp_path: 
     assert stderr.count("\n") == 1
 
 
-def test_a_prediction_for_an_unknown_id_is_refused(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+def test_prediction_with_unknown_id_is_refused(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     golds = oppu_folder / "user_top_100_history_label.json"
     content = json.loads(golds.read_text())
     content["golds"].append({"id": "stranger", "output": "comedy"})
@@ -232,7 +230,7 @@ def test_a_prediction_for_an_unknown_id_is_refused(cli: Cli, oppu_folder: Path, 
     assert "1 unknown query ids ('stranger')" in stderr
 
 
-def test_a_method_that_raises_is_a_partial_failure(
+def test_failing_method_is_partial_failure(
     cli: Cli, oppu_folder: Path, tmp_path: Path, own_module: Callable[[str, str], None]
 ) -> None:
     own_module(
@@ -240,7 +238,7 @@ def test_a_method_that_raises_is_a_partial_failure(
         "from eval.methods.baselines import UserMajority\n"
         "class Raises(UserMajority):\n"
         "    name = 'raises'\n"
-        "    def answer(self, opened, query):\n"
+        "    def answer(self, prepared, query):\n"
         "        raise KeyError('private words of a user')\n",
     )
     code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", method="raising:Raises,user-majority")
@@ -250,9 +248,7 @@ def test_a_method_that_raises_is_a_partial_failure(
     assert read_run(tmp_path / "run").missing("raising:Raises") == 8
 
 
-def test_a_model_that_always_fails_is_said_once(
-    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any
-) -> None:
+def test_failing_model_is_reported_once(cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any) -> None:
     def down(system: str, user: str) -> str:
         raise dspy.lm15.ServerError("down")
 
@@ -263,7 +259,7 @@ def test_a_model_that_always_fails_is_said_once(
     assert read_run(tmp_path / "run").missing("direct") == 8
 
 
-def test_a_limit_is_a_model_error_that_says_so(
+def test_call_limit_is_model_error(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     model(obliging)
@@ -271,14 +267,14 @@ def test_a_limit_is_a_model_error_that_says_so(
     assert (code, "stopped: the limit of 3 calls is reached" in stderr) == (MODEL, True)
 
 
-def test_other_settings_are_refused_by_name(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+def test_resume_with_other_settings_is_refused(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     run_it(cli, oppu_folder, tmp_path / "run")
     code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", "--users", 2)
     assert code == USAGE
     assert "was run with `data.selection.users` None, not 2" in stderr
 
 
-def test_missing_answers_cannot_be_submitted(
+def test_predictions_refuse_missing_answers(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     model(obliging)
@@ -287,12 +283,12 @@ def test_missing_answers_cannot_be_submitted(
     assert (code, "5 answers of 'direct' are missing" in stderr) == (FAILED, True)
 
 
-def test_a_data_set_becomes_arrow_and_is_read_back(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+def test_convert_writes_arrow_that_run_reads(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     code, stdout, _ = cli(
         "convert", "--task", "LaMP-2M", "--data", oppu_folder, "--out", tmp_path / "a", "--json"
     )
-    said = json.loads(stdout)
-    assert (code, said["users"], Path(said["file"]).is_file()) == (OK, 4, True)
+    content = json.loads(stdout)
+    assert (code, content["users"], Path(content["file"]).is_file()) == (OK, 4, True)
     run = (
         "run",
         "--task",
@@ -308,7 +304,7 @@ def test_a_data_set_becomes_arrow_and_is_read_back(cli: Cli, oppu_folder: Path, 
     assert len(read_run(tmp_path / "r").queries) == 8
 
 
-def test_another_seed_is_another_sample_where_the_model_samples(
+def test_seed_changes_samples_of_sampling_model(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     lm = model(obliging)
@@ -317,11 +313,11 @@ def test_another_seed_is_another_sample_where_the_model_samples(
     for seed in (1, 2, 2):
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         assert cli(*run, "--seed", seed, "--out", out)[0] == OK
-    # Two queries; the third run asks what the second one asked.
+    # Two queries each for two seeds; the third run is answered from the cache.
     assert len(lm.engine.prompts) == 4
 
 
-def test_a_sweep_refuses_a_value_before_anything_is_paid(
+def test_sweep_refuses_wrong_value_before_any_call(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     lm = model(obliging)
@@ -331,7 +327,7 @@ def test_a_sweep_refuses_a_value_before_anything_is_paid(
     assert "`k` must be at least 1, got 0" in stderr
 
 
-def test_a_model_without_a_temperature_is_sampled_anew_by_another_seed(
+def test_seed_bypasses_cache_without_temperature(
     cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
 ) -> None:
     lm = model(obliging)
@@ -343,7 +339,7 @@ def test_a_model_without_a_temperature_is_sampled_anew_by_another_seed(
     assert len(lm.engine.prompts) == 4
 
 
-def test_a_task_of_ones_own_is_found_again_by_the_table_and_the_report(
+def test_own_task_is_run_and_reported(
     cli: Cli, oppu_folder: Path, tmp_path: Path, own_module: Callable[[str, str], None]
 ) -> None:
     own_module(
@@ -356,15 +352,15 @@ def test_a_task_of_ones_own_is_found_again_by_the_table_and_the_report(
     assert cli("report", tmp_path / "run")[0] == OK
 
 
-def test_a_method_of_ones_own_that_was_changed_is_not_mixed_with_what_it_was(
+def test_changed_own_method_cannot_resume(
     cli: Cli, oppu_folder: Path, tmp_path: Path, own_module: Callable[[str, str], None]
 ) -> None:
     text = (
         "from dataclasses import dataclass\nfrom typing import ClassVar\n"
         "from eval.contracts import Answer\nfrom eval.methods.base import BaseMethod\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Own(BaseMethod):\n"
-        "    name: ClassVar[str] = 'own'\n    floor: ClassVar[bool] = True\n"
-        "    def answer(self, opened, query):\n        return Answer(text='comedy')\n"
+        "    name: ClassVar[str] = 'own'\n    trivial: ClassVar[bool] = True\n"
+        "    def answer(self, prepared, query):\n        return Answer(text='comedy')\n"
     )
     own_module("own_method", text)
     run = ("run", "--task", "LaMP-2M", "--data", oppu_folder, "--method", "own_method:Own")
@@ -375,19 +371,19 @@ def test_a_method_of_ones_own_that_was_changed_is_not_mixed_with_what_it_was(
     assert "methods.own_method:Own.source" in stderr
 
 
-def test_the_terminal_shows_brackets_and_colons_as_they_are(
+def test_terminal_prints_brackets_and_colons_unchanged(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     columns = [key_column("method", "Method", number=False), key_column("value", "Value", number=False)]
     rows = [{"method": "chg:M:k=3", "value": "0.500 [no interval]"}]
     for format_ in ("terminal", "csv"):
         _print(Table(name="t", title="T", rows=rows, columns=columns), format_, json=False)
-        shown = capsys.readouterr().out
-        assert "chg:M:k=3" in shown
-        assert "0.500 [no interval]" in shown
+        output = capsys.readouterr().out
+        assert "chg:M:k=3" in output
+        assert "0.500 [no interval]" in output
 
 
-def test_a_run_is_not_overwritten_by_a_data_set(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+def test_convert_does_not_overwrite_run(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     assert run_it(cli, oppu_folder, tmp_path / "run")[0] == OK
     before = (tmp_path / "run" / "manifest.json").read_bytes()
     code, _, stderr = cli("convert", "--task", "LaMP-2M", "--data", oppu_folder, "--out", tmp_path / "run")
@@ -396,24 +392,22 @@ def test_a_run_is_not_overwritten_by_a_data_set(cli: Cli, oppu_folder: Path, tmp
     assert (tmp_path / "run" / "manifest.json").read_bytes() == before
 
 
-def test_what_cannot_be_written_is_one_line(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+def test_unwritable_path_reports_one_line_error(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     assert run_it(cli, oppu_folder, tmp_path / "run")[0] == OK
-    taken = tmp_path / "taken"
-    taken.write_text("")
+    file = tmp_path / "file"
+    file.write_text("")
     run = tmp_path / "run"
     for command in (
         ("predictions", run, "user-majority", "--out", tmp_path / "no" / "x.json"),
-        ("report", run, "--out", taken),
-        ("convert", "--task", "LaMP-2M", "--data", oppu_folder, "--out", taken),
+        ("report", run, "--out", file),
+        ("convert", "--task", "LaMP-2M", "--data", oppu_folder, "--out", file),
     ):
         code, _, stderr = cli(*command)
         assert code == FAILED
         assert "cannot write" in stderr
 
 
-def test_a_report_made_again_drops_the_tables_it_no_longer_has(
-    cli: Cli, oppu_folder: Path, tmp_path: Path
-) -> None:
+def test_new_report_removes_stale_tables(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     assert run_it(cli, oppu_folder, run)[0] == OK
     assert cli("report", run, "--out", out)[0] == OK

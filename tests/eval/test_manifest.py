@@ -19,17 +19,17 @@ def manifest(movies: Task) -> Manifest:
     return make_manifest(task=movies, data=data, methods={"rag": Rag()}, seed=3)
 
 
-def test_a_manifest_comes_back_as_it_was_written(manifest: Manifest, tmp_path: Path) -> None:
+def test_manifest_round_trips(manifest: Manifest, tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", manifest)
     assert read_manifest(tmp_path) == manifest
 
 
-def test_a_model_is_described_without_its_key_and_address() -> None:
+def test_model_description_omits_key_and_address() -> None:
     lm = dspy.LM("openai/gpt-x", temperature=0.1, api_key="sk-secret", api_base="http://10.0.0.1", top_p=0.5)
     assert describe_model(lm) == {"name": "openai/gpt-x", "temperature": 0.1, "top_p": 0.5}
 
 
-def test_the_first_setting_that_differs_is_named_the_selection_before_its_consequences(
+def test_error_names_selection_before_its_consequences(
     manifest: Manifest,
 ) -> None:
     now = replace(manifest, data={"selection": {"users": 6}, "users": 6})
@@ -37,13 +37,13 @@ def test_the_first_setting_that_differs_is_named_the_selection_before_its_conseq
         check_resumable(manifest, now, Path("run"))
 
 
-def test_a_method_under_the_same_name_must_have_the_same_settings(manifest: Manifest, movies: Task) -> None:
+def test_method_with_same_label_needs_same_settings(manifest: Manifest, movies: Task) -> None:
     now = make_manifest(task=movies, data=manifest.data, methods={"rag": Rag(k=8)}, seed=3)
     with pytest.raises(ConfigError, match=r"`methods.rag.settings.k` 4, not 8"):
         check_resumable(manifest, now, Path("run"))
 
 
-def test_time_command_and_further_methods_are_no_difference(manifest: Manifest, movies: Task) -> None:
+def test_start_time_command_and_added_methods_are_ignored(manifest: Manifest, movies: Task) -> None:
     methods = {"rag:k=8": Rag(k=8), "rag": Rag()}
     now = make_manifest(task=movies, data=manifest.data, methods=methods, seed=3, command="again")
     check_resumable(manifest, replace(now, started_at="later"), Path("run"))

@@ -44,16 +44,16 @@ def prompts(lm: Any) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["LaMP-2M", "LaMP-4"])
-def test_the_agent_is_asked_for_its_answer_as_every_method_is(
+def test_agent_and_baselines_share_the_final_prompt_after_steps(
     name: str, make_user: Callable[..., EvalUser]
 ) -> None:
-    """So that a comparison does not measure the answer format: also where it would finish in a step."""
+    """A comparison must not measure the answer format, even if the agent finishes within a step."""
 
     def reply(system: str, user: str) -> Any:
         if "`action`" in user:
-            seen = user.count("gave:")
+            n_steps = user.count("gave:")
             actions = [{"tool": "search_memory", "query": "rain"}, {"tool": "read_profile"}]
-            return {"thought": "", "action": [*actions, {"tool": "finish", "answer": "comedy"}][seen]}
+            return {"thought": "", "action": [*actions, {"tool": "finish", "answer": "comedy"}][n_steps]}
         return {"answer": "comedy"} if "`answer`" in user else "comedy"
 
     task = get_task(name)
@@ -70,12 +70,12 @@ def test_the_agent_is_asked_for_its_answer_as_every_method_is(
 def _steps_in(prompt: str) -> str:
     marked = re.search(r"\[\[ ## steps ## \]\]\n(.*?)\n\n\[\[ ## query", prompt, re.S)
     plain = re.search(r"Steps:\n(.*?)\n\nQuery:", prompt, re.S)
-    found = marked or plain
-    assert found is not None, prompt
-    return found[1]
+    match = marked or plain
+    assert match is not None, prompt
+    return match[1]
 
 
-def test_the_final_answer_is_asked_for_exactly_as_the_agent_asks(movies: Task, obliging: Reply) -> None:
+def test_agent_and_baselines_share_the_final_prompt(movies: Task, obliging: Reply) -> None:
     by_agent, by_method = scripted_lm(obliging), scripted_lm(obliging)
     agent = PersonaAgent(task=movies, memory=EpisodicMemory("u", []), persona=GENERIC, tools=ToolSet([]))
     with track_usage(UsageTracker(), by_agent):
@@ -85,26 +85,26 @@ def test_the_final_answer_is_asked_for_exactly_as_the_agent_asks(movies: Task, o
     assert prompts(by_agent) == prompts(by_method)
 
 
-def test_an_answer_outside_the_labels_is_kept_as_it_is_and_invalid(movies: Task) -> None:
+def test_answer_outside_labels_is_kept_as_invalid(movies: Task) -> None:
     with track_usage(UsageTracker(), scripted_lm(lambda system, user: '{"answer": "Comedy!"}')):
         answer = final_answer(movies, "a film")
     assert (answer.valid, "Comedy!" in answer.text) == (False, True)
 
 
 @pytest.mark.parametrize("spec", ["rag:k=2", "pag:k=2", "icl:k=2", "membank:k=2,days=2"])
-def test_a_baseline_reads_history_in_the_agents_words(
+def test_baseline_shows_history_like_the_agents_tools(
     spec: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
 ) -> None:
     answers, lm, _ = serve(spec, make_user("anna"), movies, obliging)
     system, user = prompts(lm)[-1]
     assert GENERIC in system
-    shown = user.split("[[ ## steps ## ]]")[1].split("[[ ## query ## ]]")[0]
-    assert shown.count("| anna watched") == 2
-    assert "tag: comedy |" in shown or "tag: action |" in shown
+    steps = user.split("[[ ## steps ## ]]")[1].split("[[ ## query ## ]]")[0]
+    assert steps.count("| anna watched") == 2
+    assert "tag: comedy |" in steps or "tag: action |" in steps
     assert answers[0].text == "comedy"
 
 
-def test_icl_shows_the_latest_answers_whatever_is_asked(
+def test_icl_shows_latest_interactions(
     movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
 ) -> None:
     answers, _, _ = serve("icl:k=2", make_user("anna", history=6), movies, obliging)
@@ -114,7 +114,7 @@ def test_icl_shows_the_latest_answers_whatever_is_asked(
     ]
 
 
-def test_the_profile_is_paid_for_once_and_read_back(
+def test_pag_stores_summary_and_restores_profile(
     movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
 ) -> None:
     answers, lm, learned = serve("pag", make_user("anna"), movies, obliging)
@@ -124,7 +124,7 @@ def test_the_profile_is_paid_for_once_and_read_back(
     assert "This user has answered 6 times" in answers[0].steps[0]["observation"]
 
 
-def test_react_looks_around_before_it_answers(
+def test_react_calls_tools_before_it_answers(
     movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
 ) -> None:
     answers, lm, _ = serve("react", make_user("anna"), movies, obliging)
@@ -133,7 +133,7 @@ def test_react_looks_around_before_it_answers(
     assert "[[ ## answer" not in prompts(lm)[0][1]
 
 
-def test_react_goes_on_to_the_answer_where_a_step_cannot_be_read(
+def test_react_answers_after_unparsable_step(
     movies: Task, make_user: Callable[..., EvalUser], capfd: pytest.CaptureFixture[str]
 ) -> None:
     def reply(system: str, user: str) -> str:
@@ -144,7 +144,7 @@ def test_react_goes_on_to_the_answer_where_a_step_cannot_be_read(
     assert "gibberish" not in capfd.readouterr().err
 
 
-def test_memory_bank_summarises_days_and_then_the_user(
+def test_membank_summarises_days_then_user(
     movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
 ) -> None:
     answers, lm, learned = serve("membank:days=3", make_user("anna"), movies, obliging)
@@ -153,7 +153,7 @@ def test_memory_bank_summarises_days_and_then_the_user(
     assert "a text for portrait\n- a text for summary" in answers[0].steps[0]["observation"]
 
 
-def test_what_was_recalled_is_remembered_better(movies: Task, make_user: Callable[..., EvalUser]) -> None:
+def test_membank_recalls_raise_retention(movies: Task, make_user: Callable[..., EvalUser]) -> None:
     user = make_user("anna", history=3)
     user = UserView(user_id="anna", task=movies, history=user.history, seed=0)
     bank = MemoryBank(k=1, strength=2.0).open(user, {"summaries": [], "portrait": ""})
@@ -163,7 +163,7 @@ def test_what_was_recalled_is_remembered_better(movies: Task, make_user: Callabl
     )
 
 
-def test_days_without_a_date_are_groups(make_user: Callable[..., EvalUser]) -> None:
+def test_membank_groups_undated_interactions(make_user: Callable[..., EvalUser]) -> None:
     from dataclasses import replace
 
     undated = [replace(item, timestamp=None) for item in make_user("anna", history=5).history]
@@ -173,7 +173,7 @@ def test_days_without_a_date_are_groups(make_user: Callable[..., EvalUser]) -> N
 
 @pytest.mark.parametrize("spec", ["gepa", "miprov2", "simba"])
 @pytest.mark.parametrize("runs", [24, 33])
-def test_a_rival_stays_within_its_agent_runs_and_prints_nothing(
+def test_dspy_optimizer_stays_within_rollout_budget_and_prints_nothing(
     spec: str,
     runs: int,
     movies: Task,
@@ -187,7 +187,7 @@ def test_a_rival_stays_within_its_agent_runs_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_gepa_finds_the_persona_that_answers_better(movies: Task, make_user: Callable[..., EvalUser]) -> None:
+def test_gepa_returns_persona_with_better_answers(movies: Task, make_user: Callable[..., EvalUser]) -> None:
     def reply(system: str, user: str) -> Any:
         if "write the new system prompt" in user:
             assert "The user really said 'action'" in user
@@ -205,15 +205,15 @@ def test_gepa_finds_the_persona_that_answers_better(movies: Task, make_user: Cal
 
 
 @pytest.mark.parametrize("spec", ["gepa", "miprov2", "simba"])
-def test_an_outage_ends_a_rival_instead_of_shaping_its_persona(
+def test_outage_of_rollouts_ends_dspy_optimizer(
     spec: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
 ) -> None:
-    asked = 0
+    n_actions = 0
 
     def reply(system: str, user: str) -> Any:
-        nonlocal asked
-        asked += "`action`" in user
-        if asked > 20:
+        nonlocal n_actions
+        n_actions += "`action`" in user
+        if n_actions > 20:
             raise dspy.lm15.ServerError("down")
         return obliging(system, user)
 
@@ -222,21 +222,21 @@ def test_an_outage_ends_a_rival_instead_of_shaping_its_persona(
 
 
 @pytest.mark.parametrize("spec", ["gepa", "miprov2", "simba"])
-def test_an_outage_of_the_proposals_alone_ends_a_rival_too(
+def test_outage_of_proposals_ends_dspy_optimizer(
     spec: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
 ) -> None:
-    """GEPA and SIMBA swallow what their own calls raise and hand back the persona they began with."""
+    """GEPA and SIMBA catch errors of their own calls and return the initial persona."""
 
-    answered = 0
+    n_answers = 0
 
     def reply(system: str, user: str) -> Any:
-        nonlocal answered
-        wanted = re.findall(r"`(\w+)`", user.rsplit("Reply with a JSON object", 1)[-1])
-        if wanted == ["answer"]:
-            # Now right, now wrong: SIMBA proposes only where runs differ.
-            answered += 1
-            return {"answer": "action" if answered % 2 else "comedy"}
-        if wanted == ["thought", "action"] or "write the profile" in user:
+        nonlocal n_answers
+        fields = re.findall(r"`(\w+)`", user.rsplit("Reply with a JSON object", 1)[-1])
+        if fields == ["answer"]:
+            # Alternately right and wrong, because SIMBA proposes only if rollouts differ.
+            n_answers += 1
+            return {"answer": "action" if n_answers % 2 else "comedy"}
+        if fields == ["thought", "action"] or "write the profile" in user:
             return obliging(system, user)
         raise dspy.lm15.ServerError("down")
 
@@ -244,7 +244,7 @@ def test_an_outage_of_the_proposals_alone_ends_a_rival_too(
         serve(spec, make_user("anna", labels="action"), movies, reply)
 
 
-def test_a_rival_proposes_with_the_prompt_model(
+def test_gepa_proposes_with_prompt_model(
     movies: Task, make_user: Callable[..., EvalUser], obliging: Reply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strong = scripted_lm(lambda system, user: "This user loves action.")
@@ -255,18 +255,18 @@ def test_a_rival_proposes_with_the_prompt_model(
     user = make_user("anna", labels="action")
     _, lm, _ = serve("gepa:prompt_model=strong", user, movies, obliging)
     assert prompts(strong)
-    assert not any("write the new system prompt" in asked for _, asked in prompts(lm))
+    assert not any("write the new system prompt" in text for _, text in prompts(lm))
 
 
-def test_search_reads_of_an_item_what_lamps_retrievers_read(make_user: Callable[..., EvalUser]) -> None:
+def test_memory_indexes_the_field_that_lamp_indexes(make_user: Callable[..., EvalUser]) -> None:
     labels = "a headline about whales,a headline about rain,a headline about snow"
     user = make_user("anna", labels=labels)
     user = UserView(user_id="anna", task=get_task("LaMP-4"), history=user.history, seed=0)
-    found = make_memory(user).search("whales", 1)
-    assert found[0].response == "a headline about whales"
+    best = make_memory(user).search("whales", 1)
+    assert best[0].response == "a headline about whales"
 
 
-def test_settings_of_a_spec_reach_the_method(movies: Task) -> None:
+def test_spec_sets_settings(movies: Task) -> None:
     methods = make_methods(["rag:k=8,retrieval=recency,direct", "personaagent:steps=0,prose=false"], movies)
     assert list(methods) == ["rag:k=8,retrieval=recency", "direct", "personaagent:steps=0,prose=false"]
     assert dict(methods["rag:k=8,retrieval=recency"].settings()) == {
@@ -274,24 +274,24 @@ def test_settings_of_a_spec_reach_the_method(movies: Task) -> None:
         "retrieval": "recency",
         "item_chars": 300,
     }
-    found = methods["personaagent:steps=0,prose=false"].settings()
-    assert (found["steps"], found["prose"]) == (0, False)
+    settings = methods["personaagent:steps=0,prose=false"].settings()
+    assert (settings["steps"], settings["prose"]) == (0, False)
 
 
-def test_defaults_reach_the_methods_that_have_them(movies: Task) -> None:
+def test_defaults_apply_to_methods_that_have_them(movies: Task) -> None:
     methods = make_methods(["direct,personaagent"], movies, {"prompt_model": "embedded"})
     assert methods["personaagent"].settings()["prompt_model"] == "embedded"
     assert methods["direct"].settings() == {}
 
 
-def test_a_setting_for_all_methods_reaches_those_that_have_it(movies: Task) -> None:
+def test_unknown_default_is_refused_and_spec_wins_over_default(movies: Task) -> None:
     methods = make_methods(["direct,rag,icl:k=2"], movies, {"k": "8"})
     assert [methods[label].settings().get("k") for label in methods] == [None, 8, 2]
     with pytest.raises(ConfigError, match="none of the methods has a setting `max_stepz`"):
         make_methods(["direct,rag"], movies, {"max_stepz": "2"})
 
 
-def test_floors_are_those_that_fit_the_task() -> None:
+def test_floors_are_baselines_that_fit_the_task() -> None:
     assert list(make_methods(["floors"], get_task("LaMP-3"))) == [
         "constant",
         "global-majority",
@@ -318,14 +318,14 @@ def test_floors_are_those_that_fit_the_task() -> None:
         ("", "name at least one"),
     ],
 )
-def test_a_wrong_spec_is_refused_in_one_line(spec: str, message: str, movies: Task) -> None:
+def test_wrong_spec_reports_one_line_error(spec: str, message: str, movies: Task) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         make_methods([spec], movies)
     assert "\n" not in str(caught.value)
 
 
-def test_a_users_own_method_is_found_by_module_and_class(
-    movies: Task, own_module: Callable[[str, str], None]
+def test_own_method_is_loaded_by_module_and_class(
+    movies: Task, make_user: Callable[..., EvalUser], own_module: Callable[[str, str], None]
 ) -> None:
     own_module(
         "my_methods",
@@ -338,22 +338,23 @@ def test_a_users_own_method_is_found_by_module_and_class(
         "    name: ClassVar[str] = 'newest'\n"
         "    back: int = 1\n"
         "    def answer(self, prepared: UserView, query: Query) -> Answer:\n"
-        "        return Answer(text=opened.history[-self.back].response)\n",
+        "        return Answer(text=prepared.history[-self.back].response)\n",
     )
     method = make_methods(["my_methods:Newest:back=2"], movies)["my_methods:Newest:back=2"]
     assert (method.name, dict(method.settings())) == ("newest", {"back": 2})
+    user = make_user("anna", labels="comedy,action")
+    view = UserView(user_id="anna", task=movies, history=user.history, seed=0)
+    assert method.answer(method.open(view, method.prepare(view)), user.queries[0]).text == "comedy"
 
 
-def test_steps_are_kept_as_plain_data(movies: Task, obliging: Reply) -> None:
+def test_final_answer_stores_steps_as_dicts(movies: Task, obliging: Reply) -> None:
     step = Step(thought="", tool="search_memory", arguments={"query": "x"}, observation="seen")
     with track_usage(UsageTracker(), scripted_lm(obliging)):
         answer = final_answer(movies, "q", steps=[step])
     assert answer.steps[0]["arguments"] == {"query": "x"}
 
 
-def test_answers_that_cannot_be_read_are_the_methods_own_and_end_no_user(
-    movies: Task, make_user: Callable[..., EvalUser]
-) -> None:
+def test_unparsable_rollouts_leave_initial_persona(movies: Task, make_user: Callable[..., EvalUser]) -> None:
     user = make_user("anna", labels="action")
     answers, _, learned = serve("personaagent:prose=false", user, movies, lambda *_: "{{{ no")
     assert learned["persona"] == learned["persona_initial"]
@@ -362,13 +363,13 @@ def test_answers_that_cannot_be_read_are_the_methods_own_and_end_no_user(
     assert not any(answer.valid for answer in answers)
 
 
-def test_a_prompt_model_that_cannot_be_had_is_refused_beforehand(movies: Task) -> None:
-    for method in ("personaagent", "gepa"):
+def test_unknown_prompt_model_is_refused(movies: Task) -> None:
+    for method in ("personaagent", "gepa", "miprov2"):
         with pytest.raises(ModelSetupError, match="unknown model 'nonsense'"):
             make_methods([f"{method}:prompt_model=nonsense"], movies)
 
 
-def test_a_module_that_fails_to_load_is_one_line(
+def test_module_that_fails_to_import_reports_one_line_error(
     movies: Task, own_module: Callable[[str, str], None]
 ) -> None:
     own_module("broken_method", "1 / 0\n")

@@ -1,4 +1,4 @@
-"""No method's prompt shows another user's text, a gold, a later item, or another query."""
+"""No prompt of a method shows another user's text, a gold, a later item, or another query."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def prompts_of(
 
 
 @pytest.mark.parametrize("name", PROMPTING)
-def test_a_prompt_shows_one_users_past_and_one_query(
+def test_text_prompt_shows_one_user_and_one_query(
     name: str, tmp_path: Path, obliging: Callable[[str, str], Any]
 ) -> None:
     prompts = prompts_of(name, tmp_path, obliging)
@@ -90,7 +90,7 @@ def test_a_prompt_shows_one_users_past_and_one_query(
 
 
 @pytest.mark.parametrize("name", PROMPTING)
-def test_where_answers_are_labels_a_prompt_shows_one_users_past_and_one_query_too(
+def test_label_prompt_shows_one_user_and_one_query(
     name: str, tmp_path: Path, obliging: Callable[[str, str], Any], make_user: Callable[..., EvalUser]
 ) -> None:
     prompts = prompts_of(name, tmp_path, obliging, task_name="LaMP-2M", make=make_user)
@@ -101,7 +101,7 @@ def test_where_answers_are_labels_a_prompt_shows_one_users_past_and_one_query_to
 
 
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if name not in PROMPTING])
-def test_a_floor_asks_no_model(
+def test_baseline_calls_no_model(
     name: str, tmp_path: Path, obliging: Callable[[str, str], Any], make_user: Callable[..., EvalUser]
 ) -> None:
     task_name = {"cited-before": "LaMP-1", "lead": "LaMP-4", "user-median": "LaMP-3"}.get(name, "LaMP-2M")
@@ -113,19 +113,19 @@ def test_a_floor_asks_no_model(
 
 
 @pytest.mark.parametrize("name", PROMPTING)
-def test_a_past_item_answered_again_shows_only_what_came_before(
+def test_rollout_prompt_shows_only_earlier_items(
     name: str, tmp_path: Path, obliging: Callable[[str, str], Any]
 ) -> None:
-    simulated = 0
+    rollouts = 0
     for prompt in prompts_of(name, tmp_path, obliging):
-        asked = re.search(r"(?:\[\[ ## query ## \]\]|\nQuery:)\n\w+-story-(\d)", prompt)
-        if asked is None or "new system prompt" in prompt:
+        item = re.search(r"(?:\[\[ ## query ## \]\]|\nQuery:)\n\w+-story-(\d)", prompt)
+        if item is None or "new system prompt" in prompt:
             continue
-        simulated += 1
-        number = int(asked[1])
-        assert all(int(shown) < number for shown in re.findall(r"-headline-(\d)", prompt))
-        assert all(int(shown) <= number for shown in re.findall(r"-story-(\d)", prompt))
-    learns = name in (
+        rollouts += 1
+        number = int(item[1])
+        assert all(int(digit) < number for digit in re.findall(r"-headline-(\d)", prompt))
+        assert all(int(digit) <= number for digit in re.findall(r"-story-(\d)", prompt))
+    optimizes = name in (
         "personaagent",
         "personaagent-memory",
         "personaagent-action",
@@ -133,11 +133,12 @@ def test_a_past_item_answered_again_shows_only_what_came_before(
         "miprov2",
         "simba",
     )
-    assert (simulated > 0) == learns
+    assert (rollouts > 0) == optimizes
 
 
-def test_without_memory_nothing_of_the_history_is_shown_with_a_query(
+def test_memory_ablation_shows_no_history_with_query(
     tmp_path: Path, obliging: Callable[[str, str], Any]
 ) -> None:
-    asked = [p for p in prompts_of("personaagent-memory", tmp_path, obliging) if "-query-" in p]
-    assert not any("-headline-" in prompt or "-story-" in prompt for prompt in asked)
+    query_prompts = [p for p in prompts_of("personaagent-memory", tmp_path, obliging) if "-query-" in p]
+    assert query_prompts
+    assert not any("-headline-" in prompt or "-story-" in prompt for prompt in query_prompts)

@@ -28,7 +28,7 @@ MakeUser = Callable[..., EvalUser]
 
 @dataclass(frozen=True, kw_only=True)
 class Echo(BaseMethod):
-    """Answers the last word of the query, and learns how long the history is."""
+    """Answers with the last word of the query; prepares the length of the history."""
 
     name: ClassVar[str] = "echo"
 
@@ -44,7 +44,7 @@ class Echo(BaseMethod):
 
 
 class Fragile(Echo):
-    """Raises for each query whose id is listed."""
+    """Raises for the queries in ``bad``."""
 
     name = "fragile"
     bad: ClassVar[set[str]] = set()
@@ -65,7 +65,7 @@ def go(
 
 
 def essence(out: Path) -> list[Any]:
-    """Return what a run found, without how long it took."""
+    """Return the records of a run without their wall times."""
     run = read_run(out)
     return timeless([vars(record) for record in (*run.prepared.values(), *run.answers.values())])
 
@@ -86,18 +86,16 @@ def test_every_method_answers_every_query(tmp_path: Path, movies: Task, make_use
     assert [query.gold for query in run.queries[:3]] == ["comedy", "action", "classic"]
 
 
-def test_a_method_never_sees_the_gold(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_method_never_sees_gold(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     assert go(tmp_path, [make_user("anna")], movies, Echo()).complete  # Echo asserts it.
 
 
-def test_what_was_learned_is_opened_as_json_also_without_a_restart(
-    tmp_path: Path, movies: Task, make_user: MakeUser
-) -> None:
+def test_open_receives_prepare_result_as_json(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     go(tmp_path, [make_user("anna")], movies, Echo())
     assert read_run(tmp_path).prepared["echo", "anna"].learned == {"seen": 6, "pair": [1, 2]}
 
 
-def test_a_method_that_raises_is_recorded_and_the_run_goes_on(
+def test_failing_query_is_recorded_and_run_continues(
     tmp_path: Path, movies: Task, make_user: MakeUser
 ) -> None:
     Fragile.bad = {"anna-q1"}
@@ -114,13 +112,11 @@ def test_a_method_that_raises_is_recorded_and_the_run_goes_on(
     assert run.missing("fragile") == 1
 
 
-def test_a_restart_tries_failed_queries_again_and_nothing_else(
-    tmp_path: Path, movies: Task, make_user: MakeUser
-) -> None:
+def test_resume_retries_only_failed_queries(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     users = [make_user("anna"), make_user("bert")]
     Fragile.bad = {"anna-q1"}
     go(tmp_path, users, movies, Fragile())
-    Fragile.bad = {"bert-q0"}  # Answered already, so it is not asked again.
+    Fragile.bad = {"bert-q0"}  # It has an answer, so it is skipped.
     assert go(tmp_path, users, movies, Fragile()).complete
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
     assert len(lines) == 7
@@ -128,9 +124,7 @@ def test_a_restart_tries_failed_queries_again_and_nothing_else(
     assert read_run(tmp_path).missing("fragile") == 0
 
 
-def test_a_failed_prepare_leaves_the_users_queries_missing(
-    tmp_path: Path, movies: Task, make_user: MakeUser
-) -> None:
+def test_failed_prepare_leaves_queries_missing(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     class Picky(Echo):
         name = "picky"
 
@@ -146,7 +140,7 @@ def test_a_failed_prepare_leaves_the_users_queries_missing(
     assert run.prepared["picky", "anna"].learned is None
 
 
-def test_a_method_is_given_up_after_failures_in_a_row(
+def test_method_is_given_up_after_consecutive_failures(
     tmp_path: Path, movies: Task, make_user: MakeUser
 ) -> None:
     Fragile.bad = {f"anna-q{i}" for i in range(3)} | {f"bert-q{i}" for i in range(3)}
@@ -157,7 +151,7 @@ def test_a_method_is_given_up_after_failures_in_a_row(
     assert len(read_run(tmp_path).answers) == 4 + 6
 
 
-def test_an_outage_is_missing_and_never_wrong(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_outage_makes_answers_missing_not_wrong(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     def down(system: str, user: str) -> str:
         raise dspy.lm15.ServerError("the server is down")
 
@@ -168,7 +162,7 @@ def test_an_outage_is_missing_and_never_wrong(tmp_path: Path, movies: Task, make
     assert {record.failed.kind for record in run.answers.values()} == {"LMServerError"}
 
 
-def test_a_wrong_key_stops_the_run_at_once(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_wrong_key_stops_run_after_one_attempt(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     def refuse(system: str, user: str) -> str:
         raise dspy.lm15.AuthError("bad key")
 
@@ -177,7 +171,7 @@ def test_a_wrong_key_stops_the_run_at_once(tmp_path: Path, movies: Task, make_us
     assert len(read_run(tmp_path).answers) == 1
 
 
-def test_cost_is_counted_by_stage_and_attempt(
+def test_usage_is_counted_by_stage_and_attempt(
     tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
 ) -> None:
     go(
@@ -203,7 +197,7 @@ def test_cost_is_counted_by_stage_and_attempt(
     assert run.spent().calls == 23
 
 
-def test_a_limit_stops_before_the_next_call_and_the_folder_continues(
+def test_call_limit_stops_run_and_folder_resumes(
     tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
 ) -> None:
     users = [make_user("anna"), make_user("bert")]
@@ -212,7 +206,7 @@ def test_a_limit_stops_before_the_next_call_and_the_folder_continues(
     assert isinstance(outcome.stopped, BudgetExceededError)
     assert not outcome.complete
     assert len(lm.engine.prompts) == 40 == read_run(tmp_path / "a").spent().calls
-    # The limit is the folder's: the same command has nothing left to spend.
+    # The limit holds for the folder, so a resumed run may not spend more.
     assert go(tmp_path / "a", users, movies, PersonaAgentMethod(), lm=lm, max_calls=40).stopped is not None
     assert len(lm.engine.prompts) == 40
     assert go(tmp_path / "a", users, movies, PersonaAgentMethod(), lm=lm).complete
@@ -225,7 +219,9 @@ def test_a_limit_stops_before_the_next_call_and_the_folder_continues(
     ]
 
 
-def test_threads_change_nothing(tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any) -> None:
+def test_number_of_threads_does_not_change_records(
+    tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
+) -> None:
     users = [make_user(f"user{i}") for i in range(6)]
     lm = scripted_lm(obliging)
     methods = (PersonaAgentMethod(), Rag(), UserMajority())
@@ -234,7 +230,7 @@ def test_threads_change_nothing(tmp_path: Path, movies: Task, make_user: MakeUse
     assert essence(tmp_path / "1") == essence(tmp_path / "8")
 
 
-def test_a_folder_of_another_run_is_refused_by_the_setting_that_differs(
+def test_folder_of_another_run_is_refused_with_differing_setting(
     tmp_path: Path, movies: Task, make_user: MakeUser
 ) -> None:
     users = [make_user("anna")]
@@ -244,7 +240,7 @@ def test_a_folder_of_another_run_is_refused_by_the_setting_that_differs(
         run_methods(users, {"echo": Echo()}, task=movies, manifest=manifest, out=tmp_path)
 
 
-def test_a_method_can_be_added_to_a_folder(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_method_can_be_added_to_folder(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     users = [make_user("anna")]
     go(tmp_path, users, movies, Echo())
     go(tmp_path, users, movies, UserMajority())
@@ -252,30 +248,30 @@ def test_a_method_can_be_added_to_a_folder(tmp_path: Path, movies: Task, make_us
     assert len(read_run(tmp_path).answers) == 6
 
 
-def test_a_history_newer_than_a_query_is_refused(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_history_newer_than_query_is_refused(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     user = make_user("anna")
     late = replace(user.history[-1], timestamp=user.queries[-1].timestamp)
     with pytest.raises(DataError, match="history item 5"):
         go(tmp_path / "a", [replace(user, history=(*user.history[:-1], late))], movies, Echo())
-    asked = replace(user.history[0], id="anna-q1")
+    query_as_history = replace(user.history[0], id="anna-q1")
     with pytest.raises(DataError, match="history item 0"):
-        go(tmp_path / "b", [replace(user, history=(asked, *user.history[1:]))], movies, Echo())
+        go(tmp_path / "b", [replace(user, history=(query_as_history, *user.history[1:]))], movies, Echo())
 
 
-def test_a_folder_that_cannot_be_written_stops_all_threads(
+def test_write_error_stops_all_threads(
     tmp_path: Path, movies: Task, make_user: MakeUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[object] = []
+    records: list[object] = []
 
     def full(self: RunFolder, record: object) -> None:
-        kept.append(record)
-        if len(kept) > 5:
+        records.append(record)
+        if len(records) > 5:
             raise OSError("no space left on device")
 
     monkeypatch.setattr(RunFolder, "append", full)
     with pytest.raises(OSError, match="no space left"):
         go(tmp_path, [make_user(f"user{i}") for i in range(50)], movies, Echo(), threads=2)
-    assert len(kept) <= 12
+    assert len(records) <= 12
 
 
 @pytest.mark.parametrize(
@@ -285,7 +281,7 @@ def test_a_folder_that_cannot_be_written_stops_all_threads(
         (Answer(text="x", steps=({"a": object()},)), "not JSON"),
     ],
 )
-def test_an_answer_that_cannot_be_kept_is_the_methods_failure(
+def test_answer_that_cannot_be_stored_is_a_failure(
     answer: Any, message: str, tmp_path: Path, movies: Task, make_user: MakeUser
 ) -> None:
     class Wrong(Echo):
@@ -297,7 +293,7 @@ def test_an_answer_that_cannot_be_kept_is_the_methods_failure(
     assert message in str(outcome.errors["echo"])
 
 
-def test_a_run_that_stops_ends_other_jobs_before_their_next_call(
+def test_stop_ends_other_jobs_before_their_next_call(
     tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
 ) -> None:
     refused = threading.Event()
@@ -325,7 +321,7 @@ def test_a_run_that_stops_ends_other_jobs_before_their_next_call(
     assert read_run(tmp_path).prepared["personaagent", "anna"].total().calls == 1
 
 
-def test_two_processes_cannot_write_one_folder(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_folder_is_locked_for_second_writer(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     manifest = make_manifest(task=movies, data={}, methods={"echo": Echo()})
     with RunFolder(tmp_path, manifest, []):
         with pytest.raises(ConfigError, match="another process is writing"):
@@ -333,13 +329,13 @@ def test_two_processes_cannot_write_one_folder(tmp_path: Path, movies: Task, mak
     RunFolder(tmp_path, manifest, []).close()
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_folder_with_other_files_is_refused(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ConfigError, match="not empty and not a run folder"):
         go(tmp_path, [make_user("anna")], movies, Echo())
 
 
-def test_a_torn_last_line_is_not_read_and_cut_off(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_torn_last_line_is_ignored_and_cut_off(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     users = [make_user("anna")]
     go(tmp_path, users, movies, Echo())
     whole = (tmp_path / "answers.jsonl").read_bytes()
@@ -350,7 +346,7 @@ def test_a_torn_last_line_is_not_read_and_cut_off(tmp_path: Path, movies: Task, 
     assert b"\n\n" not in (tmp_path / "answers.jsonl").read_bytes()
 
 
-def test_a_damaged_line_is_named(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+def test_error_names_damaged_line(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
     go(tmp_path, [make_user("anna")], movies, Echo())
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
     lines[1] = '{"method": 3'
@@ -359,7 +355,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, movies: Task, make_user: MakeUs
         read_run(tmp_path)
 
 
-def test_records_of_a_newer_program_keep_their_known_fields(
+def test_unknown_fields_are_ignored_and_newer_schema_is_refused(
     tmp_path: Path, movies: Task, make_user: MakeUser
 ) -> None:
     go(tmp_path, [make_user("anna")], movies, Echo())

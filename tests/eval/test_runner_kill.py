@@ -1,4 +1,4 @@
-"""Killed three times at random, the finished run equals an undisturbed one."""
+"""A run that is killed three times and resumed equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ assert outcome.complete
 """
 
 CALLS_IN_FLIGHT = 2 * 25
-"""Two threads, each at most through one alignment of 25 calls that was not finished."""
+"""Two threads, each in the middle of at most one alignment of 25 calls."""
 
 
-def test_killed_three_times_the_run_equals_an_undisturbed_one(tmp_path: Path) -> None:
+def test_run_killed_three_times_equals_uninterrupted_run(tmp_path: Path) -> None:
     rng = random.Random(3)
     calls = {name: tmp_path / f"{name}.calls" for name in ("whole", "killed")}
     _start(tmp_path / "whole", calls["whole"]).wait(60)
@@ -85,7 +85,7 @@ def _start(out: Path, calls: Path) -> subprocess.Popen[bytes]:
 def _wait_for(calls: Path, size: float, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 30
     while not calls.exists() or calls.stat().st_size < size:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "the run ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
