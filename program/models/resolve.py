@@ -132,6 +132,7 @@ def explain(error: BaseException) -> str | None:
         return None
     model = getattr(error, "model", None) or "the model"
     provider = str(model).partition("/")[0]
+    reason = one_line(str(error).removeprefix(f"[{model}] "), _MAX_ERROR_CHARS)
     if isinstance(error, lm_errors.LMAuthError):
         key = f"`{_KEYS[provider][0]}`" if provider in _KEYS else "its value"
         return f"{model} rejected the key: check {key}"
@@ -145,7 +146,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, lm_errors.LMUnsupportedModelError) or error.status == 404:
         return f"{model} is unknown to its provider: check the name{_pull(provider, str(model))}"
     if isinstance(error, lm_errors.LMNotConfiguredError):
-        return f"{model} is not set up: {one_line(error, _MAX_ERROR_CHARS)}"
+        return f"{model} is not set up: {reason}"
     if isinstance(error, lm_errors.LMTimeoutError):
         return f"{model} did not answer in time: try again"
     if isinstance(error, lm_errors.LMTransportError) or _refused(error):
@@ -153,7 +154,7 @@ def explain(error: BaseException) -> str | None:
         return f"{model} cannot be reached{start or ': check the network and the address'}"
     if isinstance(error, lm_errors.LMServerError):
         return f"{model} had a server error: try again later"
-    return f"{model} failed: {one_line(error, _MAX_ERROR_CHARS)}"
+    return f"{model} failed: {reason}"
 
 
 def _refused(error: BaseException | None) -> bool:

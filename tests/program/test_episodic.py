@@ -2,6 +2,7 @@ import copy
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -222,3 +223,85 @@ def test_ranking_equals_rank_bm25_on_real_histories(lamp_like: Path) -> None:
             # LaMP's argsort()[::-1], made stable.
             expected = np.argsort(library.get_scores(text.split()), kind="stable")[::-1]
             assert ids(memory.search(text, 10)) == [f"i{n}" for n in expected[:10]]
+
+
+class FailsOnce(CountingRetriever):
+    """Fails at the first extension and works afterwards."""
+
+    def extend(self, texts: Sequence[str]) -> None:
+        super().extend(texts)
+        if len(self.extensions) == 1:
+            self._count = 0
+            raise OSError("disk error")
+
+
+def test_search_after_a_failed_extension_indexes_every_text_again() -> None:
+    retriever = FailsOnce()
+    memory = EpisodicMemory("ann", [interaction(1, "one")], retrieval=lambda: retriever)
+    with pytest.raises(OSError, match="disk error"):
+        memory.search("x", 1)
+    memory.append(interaction(2, "two"))
+    assert ids(memory.search("x", 2)) == ["i2", "i1"]
+    assert retriever.extensions == [["one"], ["one", "two"]]
+
+
+def test_indexed_chooses_the_text_that_a_search_compares() -> None:
+    items = [replace(interaction(n, "same"), response=word) for n, word in enumerate(["cat", "dog", "fox"])]
+    memory = EpisodicMemory("ann", items, indexed=lambda item: item.response)
+    assert ids(memory.search("dog", 1)) == ["i1"]
+
+
+def test_rejected_interaction_leaves_the_memory_unchanged() -> None:
+    memory = EpisodicMemory("ann", [interaction(1, "word")])
+    naive = datetime(2020, 1, 1)  # noqa: DTZ001
+    with pytest.raises(ConfigError):
+        memory.append(replace(interaction(2), timestamp=naive))
+    assert ids(list(memory)) == ids(memory.search("word", 9)) == ["i1"]
+
+
+def test_iteration_is_a_snapshot() -> None:
+    memory = EpisodicMemory("ann", [interaction(1), interaction(2)])
+    for item in memory:
+        memory.append(replace(item, id=f"{item.id}-copy"))
+    assert len(memory) == 4
+
+
+def test_timestamps_of_different_timezones_are_ordered_by_instant() -> None:
+    noon_utc = datetime(2020, 1, 1, 12, tzinfo=timezone.utc)
+    earlier = datetime(2020, 1, 1, 13, tzinfo=timezone(timedelta(hours=2)))
+    memory = EpisodicMemory(
+        "ann",
+        [replace(interaction(1), timestamp=noon_utc), replace(interaction(2), timestamp=earlier)],
+    )
+    assert ids(list(memory)) == ["i2", "i1"]
+
+
+def test_repr_has_the_user_and_the_number_of_interactions() -> None:
+    assert repr(EpisodicMemory("ann", [interaction(1)])) == "EpisodicMemory(user_id='ann', interactions=1)"
+
+
+@given(days=st.permutations(list(range(6))), searches=st.sets(st.integers(0, 5)))
+def test_order_of_arrival_does_not_change_searches(days: list[int], searches: set[int]) -> None:
+    words = ["red apple", "blue sky", "green leaf", "red sky", "blue apple", "grey stone"]
+    memory = EpisodicMemory("ann")
+    for number, day in enumerate(days):
+        memory.append(interaction(day, words[day]))
+        if number in searches:
+            memory.search("red", 1)
+    in_order = EpisodicMemory("ann", [interaction(day, words[day]) for day in range(6)])
+    assert ids(memory.search("red sky", 6)) == ids(in_order.search("red sky", 6))
+    assert list(memory) == list(in_order)
+
+
+@given(
+    size=st.integers(0, 8),
+    n=st.none() | st.integers(-2, 10),
+    exclude=st.sets(st.integers(0, 8)),
+)
+def test_latest_returns_the_end_of_the_allowed_interactions(
+    size: int, n: int | None, exclude: set[int]
+) -> None:
+    memory = EpisodicMemory("ann", [interaction(number) for number in range(size)])
+    allowed = [f"i{number}" for number in range(size) if number not in exclude]
+    expected = allowed if n is None else allowed[len(allowed) - min(max(n, 0), len(allowed)) :]
+    assert ids(memory.latest(n, exclude={f"i{number}" for number in exclude})) == expected

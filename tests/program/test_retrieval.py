@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from program.errors import ConfigError
-from program.memory.retrieval import Bm25, Hybrid, Recency, make_retriever
+from program.memory.retrieval import Bm25, Dense, Hybrid, Recency, make_retriever
 
 WORDS = ["a", "b", "c", "d", "A", "the"]
 texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), min_size=1, max_size=12)
@@ -127,3 +127,78 @@ def test_make_retriever_returns_a_new_object_for_each_call() -> None:
 def test_unknown_name_raises_with_the_valid_names(name: str) -> None:
     with pytest.raises(ConfigError, match="use bm25, dense, hybrid, recency"):
         make_retriever(name)
+
+
+class CharacterEncoder:
+    """Embeds a text by its count of the letters a, b and c."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.batches.append(list(texts))
+        counts = np.array([[text.count(letter) for letter in "abc"] for text in texts], dtype=np.float32)
+        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
+
+
+def test_dense_scores_are_cosines_computed_by_hand() -> None:
+    dense = Dense(CharacterEncoder())
+    dense.extend(["a", "b", "ab"])
+    assert dense.scores("a") == pytest.approx([1.0, 0.0, 0.5**0.5], abs=1e-6)
+
+
+def test_dense_encodes_equal_texts_once() -> None:
+    encoder = CharacterEncoder()
+    dense = Dense(encoder)
+    dense.extend(["a", "b", "a"])
+    dense.extend(["b", "c"])
+    assert encoder.batches == [["a", "b"], ["c"]]
+    assert dense.scores("a").tolist() == [1.0, 0.0, 1.0, 0.0, 0.0]
+
+
+@given(
+    batches=st.lists(st.lists(st.sampled_from(["a", "ab", "bc", "c"]), max_size=4), min_size=1, max_size=4)
+)
+def test_dense_scores_do_not_depend_on_the_batches(batches: list[list[str]]) -> None:
+    texts = [text for batch in batches for text in batch]
+    extended, fresh = Dense(CharacterEncoder()), Dense(CharacterEncoder())
+    for batch in batches:
+        extended.extend(batch)
+    fresh.extend(texts)
+    assert extended.scores("ab").tolist() == fresh.scores("ab").tolist()
+    assert len(extended.scores("ab")) == len(texts)
+
+
+@given(scores=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8))
+def test_hybrid_depends_only_on_ranks(scores: list[tuple[int, int]]) -> None:
+    lexical, dense = ([float(pair[side]) for pair in scores] for side in (0, 1))
+    plain = Hybrid(Fixed(*lexical), Fixed(*dense)).scores("q")
+    stretched = Hybrid(Fixed(*(10 * s**3 for s in lexical)), Fixed(*(s / 7 - 1 for s in dense))).scores("q")
+    assert plain.tolist() == stretched.tolist()
+    assert (plain > 0).all()
+
+
+def test_hybrid_of_an_empty_index_has_no_scores() -> None:
+    assert Hybrid(Bm25(), Dense(CharacterEncoder())).scores("q").shape == (0,)
+
+
+def test_hybrid_ranks_a_negative_lexical_score_as_a_match() -> None:
+    # BM25 scores a word of most texts below zero; zero means that the text has no word of the query.
+    fused = Hybrid(Fixed(-1.0, 0.0), Fixed(0.5, 0.5)).scores("q")
+    assert fused[0] == pytest.approx(1 / 62 + 1 / 61)
+    assert fused[1] == pytest.approx(1 / 61)
+
+
+@given(corpus=texts, query=st.lists(st.sampled_from(WORDS)))
+def test_bm25_scores_are_zero_exactly_without_a_common_word(corpus: list[str], query: list[str]) -> None:
+    bm25 = Bm25()
+    bm25.extend(corpus)
+    for text, score in zip(corpus, bm25.scores(" ".join(query)), strict=True):
+        if not set(text.split()) & set(query):
+            assert score == 0.0
+
+
+def test_bm25_ignores_words_that_no_text_has() -> None:
+    bm25 = Bm25()
+    bm25.extend(["red apple", "blue sky", "green leaf"])
+    assert bm25.scores("red zebra").tolist() == bm25.scores("red").tolist()

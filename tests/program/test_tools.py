@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from program.errors import ConfigError
@@ -291,3 +293,124 @@ def test_default_tools_are_cached_and_write_no_files(tmp_path: Path) -> None:
     assert tools is default_tools(tmp_path / "cache")
     assert list(default_tools(tmp_path, wikipedia=False).tools) == ["search_memory", "read_profile"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tool_without_a_docstring_raises_config_error() -> None:
+    def silent(query: str) -> str:
+        return query
+
+    with pytest.raises(ConfigError, match="tool `silent` needs a docstring"):
+        Tool.of(silent)
+
+
+def test_tool_argument_without_a_type_raises_config_error() -> None:
+    def loose(query) -> str:  # type: ignore[no-untyped-def]
+        """Take anything."""
+        return str(query)
+
+    with pytest.raises(ConfigError, match="tool `loose`: argument `query` needs a type"):
+        Tool.of(loose)
+
+
+def test_tool_named_finish_raises_config_error() -> None:
+    def finish() -> str:
+        """End."""
+        return ""
+
+    with pytest.raises(ConfigError, match="`finish` is reserved"):
+        Tool.of(finish)
+
+
+def test_description_is_the_first_paragraph_of_the_docstring() -> None:
+    assert Tool.of(add).description == "Add two numbers."
+
+
+def test_context_is_passed_only_as_a_first_argument_of_its_type() -> None:
+    assert Tool.of(search_memory).needs_context
+    assert Tool.of(search_memory).arguments == {"query": str}
+    assert not Tool.of(add).needs_context
+    assert Tool.of(add).arguments == {"left": int, "right": int}
+
+
+def test_bound_method_is_a_tool_without_self() -> None:
+    class Counter:
+        total = 0
+
+        def count(self, by: int) -> int:
+            """Count up."""
+            self.total += by
+            return self.total
+
+    tools = ToolSet([Tool.of(Counter().count)])
+    observations = [tools.run(tools.call("count", by=2), CONTEXT).text for _ in range(2)]
+    assert observations == ["2", "4"]
+
+
+def test_empty_tool_set_allows_only_the_final_answer() -> None:
+    tools = ToolSet([])
+    assert tools.render() == ""
+    adapter = TypeAdapter(tools.action_type(str))
+    assert adapter.validate_python({"tool": "finish", "answer": "a"}).answer == "a"
+    with pytest.raises(ValidationError):
+        adapter.validate_python({"tool": "add", "left": 1})
+    with pytest.raises(ConfigError, match="unknown tool 'add'; use one of: none"):
+        tools.call("add")
+
+
+def test_call_validates_its_arguments() -> None:
+    with pytest.raises(ValidationError):
+        TOOLS.call("add", left="three")
+    with pytest.raises(ValidationError):
+        TOOLS.call("add", left=1, middle=2)
+
+
+def test_blocking_async_tool_is_awaited_in_the_event_loop() -> None:
+    async def thread() -> str:
+        """Say which thread runs this."""
+        return threading.current_thread().name
+
+    tools = ToolSet([Tool.of(thread, blocking=True)])
+
+    async def run() -> str:
+        return (await tools.arun(tools.call("thread"), CONTEXT)).text
+
+    assert asyncio.run(run()) == threading.current_thread().name
+
+
+def test_blocking_tools_run_concurrently() -> None:
+    barrier = threading.Barrier(2, timeout=5)
+
+    def meet() -> str:
+        """Wait for the other call."""
+        barrier.wait()
+        return "met"
+
+    tools = ToolSet([Tool.of(meet, blocking=True)])
+
+    async def run() -> list[str]:
+        calls = (tools.arun(tools.call("meet"), CONTEXT) for _ in range(2))
+        return [observation.text for observation in await asyncio.gather(*calls)]
+
+    assert asyncio.run(run()) == ["met", "met"]
+
+
+@given(text=st.text(max_size=60), max_chars=st.integers(1, 30))
+def test_observation_never_exceeds_its_limit(text: str, max_chars: int) -> None:
+    def echo(text: str) -> str:
+        """Repeat a text."""
+        return text
+
+    tools = ToolSet([Tool.of(echo)], max_chars=max_chars)
+    observation = tools.run(tools.call("echo", text=text), CONTEXT)
+    assert len(observation.text) <= max_chars
+    assert not observation.failed
+
+
+@given(query=st.text(max_size=80), response=st.text(max_size=80))
+def test_memory_search_shows_each_interaction_in_one_line(query: str, response: str) -> None:
+    item = Interaction(id="1", user_id="ann", query=query, response=response)
+    text = search_memory(replace(CONTEXT, memory=EpisodicMemory("ann", [item, replace(item, id="2")])), "x")
+    first, second = text.split("\n")
+    assert first.startswith("1. tag: ")
+    assert second.startswith("2. tag: ")
+    assert len(first) <= len("1. tag:  | ") + 2 * CONTEXT.max_chars

@@ -285,3 +285,47 @@ def test_search_is_thread_safe(wiki: Wiki, tmp_path: Path) -> None:
 def test_invalid_base_url_raises_config_error(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="`base_url` must be"):
         WikipediaSearch(tmp_path, url)
+
+
+def test_unwritable_cache_folder_is_a_failed_observation(wiki: Wiki, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in the place of the folder")
+    tools = ToolSet([WikipediaSearch(tmp_path / "cache", wiki.url).tool])
+    observation = tools.run(tools.call("search_wikipedia", query="x"), CONTEXT)
+    assert observation.failed
+    assert observation.text.startswith("search_wikipedia failed: ")
+    assert wiki.requests == []
+
+
+@pytest.mark.parametrize("reply", [{"batchcomplete": True}, {"query": {}}, {"query": {"pages": []}}])
+def test_reply_without_pages_is_an_empty_search(look: Look, wiki: Wiki, reply: object) -> None:
+    wiki.script = [Reply(reply)]
+    assert look() == ("Wikipedia has no article on that.", False)
+
+
+def test_page_without_an_extract_shows_its_title(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply({"query": {"pages": [{"title": "Stub", "index": 1}]}})]
+    assert look() == ("- Stub:", False)
+
+
+def test_failed_search_is_not_cached(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply("busy", 404), Reply()]
+    assert look(pause=0.0)[1] is True
+    assert look()[1] is False
+
+
+def test_client_error_is_not_retried(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply("forbidden", 403)]
+    assert "status 403" in look()[0]
+    assert len(wiki.requests) == 1
+
+
+def test_number_of_retries_is_a_setting(look: Look, wiki: Wiki) -> None:
+    wiki.script = [Reply("busy", 503, {"Retry-After": "0"})]
+    look(retries=0)
+    assert len(wiki.requests) == 1
+
+
+def test_cache_separates_wikis_and_lengths(wiki: Wiki, tmp_path: Path) -> None:
+    for max_chars in (100, 200, 100):
+        WikipediaSearch(tmp_path, wiki.url, max_chars=max_chars).search_wikipedia("x")
+    assert len(wiki.requests) == 2
