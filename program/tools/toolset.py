@@ -124,7 +124,7 @@ class ToolSet:
             result = call.start()
             if inspect.isawaitable(result):
                 result = _wait_for(result)
-        except Exception as error:  # noqa: BLE001 - the model reads what failed, and the loop goes on
+        except Exception as error:  # noqa: BLE001 - the model reads the error, and the loop continues
             return call.failure(error)
         return call.success(result)
 
@@ -135,7 +135,7 @@ class ToolSet:
             result = await asyncio.to_thread(call.start) if call.blocks else call.start()
             if inspect.isawaitable(result):
                 result = await result
-        except Exception as error:  # noqa: BLE001 - the model reads what failed, and the loop goes on
+        except Exception as error:  # noqa: BLE001 - the model reads the error, and the loop continues
             return call.failure(error)
         return call.success(result)
 
