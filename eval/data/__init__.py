@@ -1,4 +1,4 @@
-"""Data sets, one user at a time."""
+"""Data sets, one user in memory at a time."""
 
 from eval.data.dataset import DataSet, open_data, to_datasets, users
 from eval.data.selection import Selection

@@ -1,4 +1,4 @@
-"""Users as one Arrow file that Hugging Face `datasets` maps from disk, one row for each user.
+"""Writes and reads users as one Arrow file, one row for each user.
 
 `datasets.Dataset.from_file("FOLDER/users.arrow")` opens it without this package.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from eval.contracts import EvalUser, Query
 from eval.data.layout import ARROW_FILE
-from eval.data.read import Reading, repeated
+from eval.data.read import Reading, find_repeats
 from eval.files import explain_write_errors
 from program.errors import DataError
 from program.memory.interaction import Interaction
@@ -24,31 +24,31 @@ _MANIFEST = "manifest.json"
 
 
 def write_arrow(users: Iterable[EvalUser], manifest: Mapping[str, Any], folder: Path) -> Path:
-    """Write users, one in memory at a time, and their manifest; return the Arrow file.
+    """Write users and their manifest, and return the Arrow file. One user is in memory at a time.
 
-    A file that is there already is replaced when the new one is complete.
+    An existing file is replaced when the new one is complete.
 
     Raises:
-        DataError: The folder cannot be made, or it has a manifest of something else, such as a run.
+        DataError: The folder cannot be created, or has a manifest of something else, such as a run.
     """
     import pyarrow as pa
 
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    unfinished, file = folder / f"{ARROW_FILE}.part", folder / ARROW_FILE
-    if (folder / _MANIFEST).exists() and not (file.exists() or unfinished.exists()):
+    partial, file = folder / f"{ARROW_FILE}.part", folder / ARROW_FILE
+    if (folder / _MANIFEST).exists() and not (file.exists() or partial.exists()):
         raise DataError(f"`{folder}` holds something else already; give another folder")
     schema = _schema()
-    with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for user in users:
-            writer.write_batch(pa.RecordBatch.from_pylist([_row(user)], schema=schema))
+            writer.write_batch(pa.RecordBatch.from_pylist([_to_row(user)], schema=schema))
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    return unfinished.replace(file)
+    return partial.replace(file)
 
 
 @dataclass(frozen=True)
 class ArrowFile:
-    """What `write_arrow` wrote."""
+    """A file from `write_arrow`."""
 
     file: Path
     task: Task
@@ -59,30 +59,40 @@ class ArrowFile:
         return (self.file,)
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest that was written, or raise `DataError`: missing or of another task."""
+        """Return the manifest beside the file.
+
+        Raises:
+            DataError: The manifest is missing, or belongs to another task.
+        """
         path = self.file.with_name(_MANIFEST)
         try:
             manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(
-                f"cannot read `{path}`, which says what `{self.file.name}` is; write it again"
+                f"cannot read `{path}`, the manifest of `{self.file.name}`; write the data set again"
             ) from error
         if manifest.get("task") != self.task.name:
             raise DataError(f"`{path}`: field `task` is {manifest.get('task')!r}, not {self.task.name!r}")
         return manifest
 
     def readings(self) -> Iterator[Reading]:
-        """Yield the users, mapped from disk; raises `DataError` where the file is damaged."""
+        """Yield the users, memory-mapped.
+
+        Raises:
+            DataError: The file is damaged.
+        """
         from datasets import Dataset
         from pyarrow import ArrowException
 
         try:
             rows = Dataset.from_file(str(self.file))
         except (ArrowException, OSError) as error:
-            raise DataError(f"`{self.file}` is damaged ({type(error).__name__}); write it again") from error
+            raise DataError(
+                f"`{self.file}` is damaged ({type(error).__name__}); write the data set again"
+            ) from error
         for number in range(len(rows)):
-            user = _user(rows[number])
-            yield Reading(user, repeated(user, self.task))
+            user = _to_user(rows[number])
+            yield Reading(user, find_repeats(user, self.task))
 
 
 def _schema() -> Any:
@@ -100,31 +110,31 @@ def _schema() -> Any:
     )
 
 
-def _row(user: EvalUser) -> dict[str, Any]:
+def _to_row(user: EvalUser) -> dict[str, Any]:
     return {
         "user_id": user.user_id,
-        "history": [_fields(interaction) for interaction in user.history],
-        "queries": [_fields(query) for query in user.queries],
+        "history": [_to_struct(interaction) for interaction in user.history],
+        "queries": [_to_struct(query) for query in user.queries],
     }
 
 
-def _fields(thing: Interaction | Query) -> dict[str, Any]:
-    return {**vars(thing), "metadata": json.dumps(dict(thing.metadata), ensure_ascii=False)}
+def _to_struct(record: Interaction | Query) -> dict[str, Any]:
+    return {**vars(record), "metadata": json.dumps(dict(record.metadata), ensure_ascii=False)}
 
 
-def _user(row: Mapping[str, Any]) -> EvalUser:
+def _to_user(row: Mapping[str, Any]) -> EvalUser:
     user_id = row["user_id"]
     return EvalUser(
         user_id=user_id,
-        history=tuple(Interaction(user_id=user_id, **_values(fields)) for fields in row["history"]),
-        queries=tuple(Query(user_id=user_id, **_values(fields)) for fields in row["queries"]),
+        history=tuple(Interaction(user_id=user_id, **_to_fields(struct)) for struct in row["history"]),
+        queries=tuple(Query(user_id=user_id, **_to_fields(struct)) for struct in row["queries"]),
     )
 
 
-def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
-    time: datetime | None = fields["timestamp"]
+def _to_fields(struct: Mapping[str, Any]) -> dict[str, Any]:
+    time: datetime | None = struct["timestamp"]
     return {
-        **fields,
+        **struct,
         "timestamp": time and time.astimezone(timezone.utc),
-        "metadata": json.loads(fields["metadata"]),
+        "metadata": json.loads(struct["metadata"]),
     }

@@ -1,4 +1,4 @@
-"""A data set: users one at a time, and a manifest that says exactly what they are."""
+"""A data set: its users, one at a time, and a manifest that identifies them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eval.contracts import EvalUser
 from eval.data.arrow import ArrowFile, write_arrow
 from eval.data.defects import Defect, summarise
 from eval.data.layout import Layout, detect, raw_source
-from eval.data.merge import merged
+from eval.data.merge import merge_users
 from eval.data.read import Reading, read_user
 from eval.data.selection import Selection
 from eval.files import sha256
@@ -25,26 +25,28 @@ _Readings = Callable[[], Iterator[Reading]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Users of one task. Iterating reads the files again; one user is in memory at a time.
+    """The selected users of one task. Create it with `open_data`.
+
+    Each iteration reads the files again, with one user in memory at a time.
 
     Attributes:
-        manifest: Files with sizes and checksums, counts, selection, defects: plain data for JSON,
-            without user ids and texts (the users are named by one hash).
+        manifest: Files with sizes and checksums, counts, selection and defects, as JSON data. It
+            holds no user ids and no texts: one hash stands for all user ids.
     """
 
     task: Task
     manifest: dict[str, Any]
     _readings: _Readings
     _selection: Selection
-    _picked: frozenset[int]
+    _positions: frozenset[int]
 
     def __iter__(self) -> Iterator[EvalUser]:
         for position, reading in enumerate(self._readings()):
-            if position in self._picked:
+            if position in self._positions:
                 yield self._selection.cut(reading.user, reading.repeats)
 
     def __len__(self) -> int:
-        return len(self._picked)
+        return len(self._positions)
 
 
 def open_data(
@@ -55,29 +57,49 @@ def open_data(
     split: str = "dev",
     selection: Selection | None = None,
 ) -> DataSet:
-    """Read the files once for their manifest and return the data set.
+    """Open a data set. Reads all files once, for the manifest.
 
-    ``path`` is a file, or a folder with files of one task; ``split`` says which of LaMP's files in
-    a folder are meant: ``train``, ``dev`` or ``test``.
+    Args:
+        path: A file, or a folder with files of one task.
+        task: The task of the files.
+        layout: The file layout; ``auto`` detects it.
+        split: Which of LaMP's files in a folder to read: ``train``, ``dev`` or ``test``.
+        selection: Which users, and how much of each; ``None`` for everything.
 
     Raises:
-        DataError: No data there, data of another task, or a damaged file; names file and field.
-        ConfigError: An unknown layout.
+        DataError: The path has no data, data of another task, or a damaged file; the message names
+            file and field.
+        ConfigError: The layout is unknown.
+
+    Example:
+        >>> import json
+        >>> from program import get_task
+        >>> ana = {
+        ...     "user_id": "ana",
+        ...     "profile": [{"id": "1", "query": "Tea or coffee?", "response": "Mint tea."}],
+        ...     "query": [{"id": "2", "input": "And to eat?", "gold": "Lentils."}],
+        ... }
+        >>> _ = Path("users.json").write_text(json.dumps([ana]))
+        >>> data = open_data("users.json", get_task("free-text"))
+        >>> data.manifest["layout"], len(data)
+        ('oppu', 1)
+        >>> [user.history[0].response for user in data]
+        ['Mint tea.']
     """
     selection = selection or Selection()
-    found, file = detect(Path(path), layout, split)
-    survey, readings, files, source = _read(found, file, task, selection)
-    _check(file, task, survey)
-    picked = selection.pick([row.length for row in survey.rows])
-    rows = [survey.rows[position] for position in picked]
+    layout, file = detect(Path(path), layout, split)
+    survey, readings, files, source = _read(layout, file, task, selection)
+    _check_task(file, task, survey)
+    positions = selection.pick([row.length for row in survey.rows])
+    rows = [survey.rows[position] for position in positions]
     manifest = {
         "task": task.name,
-        "layout": found,
-        "split": split if found == "lamp" else None,
+        "layout": layout,
+        "split": split if layout == "lamp" else None,
         "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files],
         "source": source,
         "users_in_files": len(survey.rows),
-        # Arrow holds what the loaders made of the files: their defects were found when it was written.
+        # An Arrow file holds cleaned users; the defects were counted when it was written.
         "defects_in_files": source["defects_in_files"] if source else summarise(survey.defects),
         "selection": asdict(selection),
         "users": len(rows),
@@ -86,7 +108,7 @@ def open_data(
         "interactions": sum(row.interactions for row in rows),
         "interactions_without_date": sum(row.undated for row in rows),
     }
-    return DataSet(task, manifest, readings, selection, frozenset(picked))
+    return DataSet(task, manifest, readings, selection, frozenset(positions))
 
 
 def users(
@@ -97,12 +119,12 @@ def users(
     split: str = "dev",
     selection: Selection | None = None,
 ) -> Iterator[EvalUser]:
-    """Yield the users of a file or folder; arguments and errors as `open_data`."""
+    """Yield the users of a file or folder. Arguments and errors are those of `open_data`."""
     yield from open_data(path, task, layout=layout, split=split, selection=selection)
 
 
 def to_datasets(data: DataSet, folder: Path | str) -> Path:
-    """Write the selected users as Arrow for Hugging Face `datasets`; `open_data` reads the folder back.
+    """Write the selected users as Arrow for Hugging Face `datasets`. `open_data` reads the folder.
 
     Returns:
         The Arrow file; ``manifest.json`` lies beside it.
@@ -112,7 +134,7 @@ def to_datasets(data: DataSet, folder: Path | str) -> Path:
 
 @dataclass(frozen=True)
 class _Row:
-    """What the manifest needs of one user; ``length`` is the whole history, the rest the selected part."""
+    """One user's counts: ``length`` is the whole history, the other counts are of the selected part."""
 
     user_id: str
     length: int
@@ -132,15 +154,15 @@ def _read(
     layout: Layout, file: Path, task: Task, selection: Selection
 ) -> tuple[_Survey, _Readings, tuple[Path, ...], dict[str, Any] | None]:
     if layout == "arrow":
-        stored = ArrowFile(file, task)
-        manifest = stored.manifest()
-        return _survey(stored.readings(), selection), stored.readings, stored.files, manifest
+        arrow = ArrowFile(file, task)
+        manifest = arrow.manifest()
+        return _survey(arrow.readings(), selection), arrow.readings, arrow.files, manifest
     source = raw_source(layout, file, task)
-    survey = _survey((read_user(raw, task) for raw in source.records()), selection)
+    survey = _survey((read_user(record, task) for record in source.records()), selection)
     counts = Counter(row.user_id for row in survey.rows)
 
     def readings() -> Iterator[Reading]:
-        return (read_user(raw, task) for raw in merged(source.records(), counts))
+        return (read_user(record, task) for record in merge_users(source.records(), counts))
 
     if len(counts) < len(survey.rows):
         survey = _survey(readings(), selection)
@@ -165,12 +187,14 @@ def _survey(readings: Iterator[Reading], selection: Selection) -> _Survey:
     return survey
 
 
-def _check(file: Path, task: Task, survey: _Survey) -> None:
+def _check_task(file: Path, task: Task, survey: _Survey) -> None:
+    """Raise `DataError` if there are no queries, or most do not look like the task's."""
     if not survey.queries:
         raise DataError(f"`{file}` holds no queries")
-    strange = {d.where for d in survey.defects if d.kind in ("query-unreadable", "query-opening")}
-    if 2 * len(strange) > survey.queries:
+    kinds = ("query-unreadable", "query-opening")
+    unlike = {defect.position for defect in survey.defects if defect.kind in kinds}
+    if 2 * len(unlike) > survey.queries:
         raise DataError(
-            f"`{file}`: field `input` does not read like `{task.name}` in {len(strange)} of {survey.queries} "
-            "queries; give the task of these files"
+            f"`{file}`: field `input` does not look like `{task.name}` in {len(unlike)} of "
+            f"{survey.queries} queries; give the task of these files"
         )

@@ -1,4 +1,4 @@
-"""What can be wrong with data that can still be used: counted and reported, never hidden."""
+"""Defects of data that can still be used. They are counted and reported."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ DefectKind = Literal[
 ]
 
 MEANING: dict[DefectKind, str] = {
-    "query-unreadable": "the item's text was not found in the input; the whole input is asked",
+    "query-unreadable": "the input has no recognisable item; the whole input is the query",
     "query-opening": "the input does not begin with the task's instruction",
-    "gold-type": "the gold does not fit the task's answer type",
-    "response-type": "a history response does not fit the task's answer type",
-    "no-rating": "a history item's rating is no number of the scale; it was dropped",
-    "duplicate-item": "two history items of a user had one id; the later one was renamed",
-    "duplicate-query": "two queries of a user had one id; the last one counts, as in LaMP's scorer",
+    "gold-type": "the gold is not a valid answer of the task",
+    "response-type": "a history response is not a valid answer of the task",
+    "no-rating": "a history item's rating is not a number on the scale; it was dropped",
+    "duplicate-item": "two history items of a user had the same id; the later one was renamed",
+    "duplicate-query": "two queries of a user had the same id; the last one counts, as in LaMP's scorer",
     "date-unreadable": "a date was not YYYY, YYYY-MM or YYYY-MM-DD; the item has no time",
     "not-older": "a history item was newer than a query; it was dropped",
-    "query-item": "the history held a query of its user; it was dropped",
-    "repeats": "a history item has a query's text or free-text gold (LaMP-1: the same paper)",
+    "query-item": "a history item was one of the user's queries; it was dropped",
+    "repeats": "a history item has the text or free-text gold of a query (LaMP-1: the same paper)",
 }
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One finding. ``where`` is a position in a file, never an id or a text."""
+    """One defect and its position in a file. It never holds an id or a text."""
 
     kind: DefectKind
-    where: str
+    position: str
 
 
-def summarise(defects: Iterable[Defect], shown: int = 5) -> list[dict[str, Any]]:
-    """Return one entry for each kind found: kind, meaning, count and the first places."""
-    places: dict[DefectKind, list[str]] = {}
+def summarise(defects: Iterable[Defect], max_positions: int = 5) -> list[dict[str, Any]]:
+    """Return one JSON entry for each kind, sorted by kind, with its count and first positions."""
+    positions: dict[DefectKind, list[str]] = {}
     for defect in defects:
-        places.setdefault(defect.kind, []).append(defect.where)
+        positions.setdefault(defect.kind, []).append(defect.position)
     return [
-        {"kind": kind, "meaning": MEANING[kind], "count": len(found), "first": found[:shown]}
-        for kind, found in sorted(places.items())
+        {"kind": kind, "meaning": MEANING[kind], "count": len(places), "first": places[:max_positions]}
+        for kind, places in sorted(positions.items())
     ]

@@ -1,7 +1,7 @@
-"""LaMP's files from their official address, checked before they count as downloaded.
+"""Downloads LaMP's files and checks them.
 
-The server answers a wrong path with status 200 and an HTML page, so only the content is believed:
-a file gets its name when its size is the announced one and it parses as LaMP's JSON.
+The server answers a wrong path with status 200 and an HTML page. A file therefore gets its final
+name only if its size is the announced one and it parses as LaMP's JSON.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Downloaded:
 
 
 class _Unfinished(Exception):
-    """The transfer broke off or the server is busy; what arrived is kept and continued."""
+    """The transfer stopped early or the server is busy. The next attempt resumes it."""
 
 
 def urls(
@@ -58,10 +58,11 @@ def urls(
     by: Literal["user", "time"] = "user",
     base: str = BASE_URL,
 ) -> list[str]:
-    """Return the addresses of a task's files; golds of the test split are not published.
+    """Return the URLs of a task's files. The test split has no public golds.
 
     Raises:
-        ConfigError: The task is not LaMP's, its files are licensed, or no such split.
+        ConfigError: The task is not one of LaMP's, its files need a licence, or ``split`` or ``by``
+            is unknown.
     """
     lamp = LampTask.of(task)
     if lamp.licence:
@@ -88,25 +89,26 @@ def download(
     attempts: int = 5,
     wait: float = 1.0,
 ) -> list[Downloaded]:
-    """Fetch a task's files into ``folder``; a broken transfer continues where it stopped.
+    """Download a task's files into ``folder``. Resumes a partial download.
 
-    A file that is there with its recorded checksum is not fetched again.
+    A file with its recorded checksum is not downloaded again.
 
     Args:
         task: One of LaMP's tasks.
-        folder: For this task, split and setting alone: file names do not say the task.
-        accept: Is shown the licence before anything is fetched; ``False`` stops.
-        split: Which split.
+        folder: Use one folder for each task, split and setting: file names do not contain the task.
+        accept: Called with the licence before any request; return ``False`` to stop.
+        split: The split.
         by: The user-based or the time-based setting.
-        base: The address above the task folders.
-        attempts: Tries for each file.
-        wait: Seconds before the second try; doubles, at most a minute.
+        base: The URL above the task folders.
+        attempts: Attempts for each file.
+        wait: Seconds before the second attempt; doubles each time, up to a minute.
 
     Raises:
-        ConfigError: Nothing to download (see `urls`), or the licence was not accepted.
-        DataError: Not found, not LaMP's JSON, or the last try failed; names the address.
+        ConfigError: There is nothing to download (see `urls`), or the licence was not accepted.
+        DataError: A file is missing, is not LaMP's JSON, or the last attempt failed; the message
+            names the URL.
     """
-    addresses = urls(task, split, by=by, base=base)
+    file_urls = urls(task, split, by=by, base=base)
     if not accept(LICENCE):
         raise ConfigError("the licence was not accepted; nothing was downloaded")
     folder = Path(folder)
@@ -118,41 +120,41 @@ def download(
         reraise=True,
     )
     with httpx.Client(timeout=60, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client:
-        return [_file(client, url, folder, task, retrying) for url in addresses]
+        return [_fetch(client, url, folder, task, retrying) for url in file_urls]
 
 
 def is_official(path: Path, files: Iterable[Mapping[str, Any]], base: str = BASE_URL) -> bool:
-    """Return whether the very ``files`` read from ``path`` were fetched from LaMP's own address.
+    """Return whether ``files`` are unchanged downloads from LaMP's own server.
 
     Args:
         path: A downloaded file, or its folder.
-        files: Their ``sha256``, as in the manifest of `eval.data.dataset.DataSet`.
-        base: The address above the task folders.
+        files: The files to check, as in the manifest of `eval.data.dataset.DataSet`: by ``sha256``.
+        base: The URL above the task folders.
     """
-    recorded = _recorded(path if path.is_dir() else path.parent).values()
-    fetched = {file["sha256"] for file in recorded if str(file["url"]).startswith(f"{base}/")}
-    read = {str(file["sha256"]) for file in files}
-    return bool(read) and read <= fetched
+    records = _read_manifest(path if path.is_dir() else path.parent).values()
+    downloads = {record["sha256"] for record in records if str(record["url"]).startswith(f"{base}/")}
+    checksums = {str(file["sha256"]) for file in files}
+    return bool(checksums) and checksums <= downloads
 
 
-def _file(client: httpx.Client, url: str, folder: Path, task: Task, retrying: Retrying) -> Downloaded:
+def _fetch(client: httpx.Client, url: str, folder: Path, task: Task, retrying: Retrying) -> Downloaded:
     target = folder / url.rsplit("/", 1)[1]
-    known = _recorded(folder).get(target.name)
-    if known and known["url"] == url and target.exists() and sha256(target) == known["sha256"]:
-        return Downloaded(**known)
+    record = _read_manifest(folder).get(target.name)
+    if record and record["url"] == url and target.exists() and sha256(target) == record["sha256"]:
+        return Downloaded(**record)
     part = _Part(target.with_name(f"{target.name}.part"), url)
     try:
-        retrying(part.fetch, client)
+        retrying(part.download, client)
     except (_Unfinished, httpx.TransportError) as error:
         raise DataError(
-            f"{url}: {error}; {part.size} bytes are kept, run the command again to continue"
+            f"{url}: {error}; {part.size} bytes are kept, run the command again to resume"
         ) from error
     try:
-        _check(part.path, url, task)
+        _check_content(part.path, url, task)
     except DataError:
         part.discard()
         raise
-    done = Downloaded(
+    downloaded = Downloaded(
         name=target.name,
         url=url,
         bytes=part.size,
@@ -163,18 +165,18 @@ def _file(client: httpx.Client, url: str, folder: Path, task: Task, retrying: Re
     )
     part.path.replace(target)
     part.discard()
-    _record(folder, done)
-    return done
+    _add_to_manifest(folder, downloaded)
+    return downloaded
 
 
 class _Part:
-    """The part of a file that has arrived, and which version of the file it belongs to."""
+    """A partly downloaded file, and the version of the file that it belongs to."""
 
     def __init__(self, path: Path, url: str) -> None:
         self.path = path
         self.url = url
         self._state = path.with_name(f"{path.name}.json")
-        state = _json(self._state)
+        state = _read_json(self._state)
         self.validator: str = state.get("validator", "") if state.get("url") == url else ""
         if not self.validator:
             self.discard()
@@ -187,29 +189,29 @@ class _Part:
         self.path.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)
 
-    def fetch(self, client: httpx.Client) -> None:
-        # `If-Range` makes the server send the whole file when ours is a part of another version.
+    def download(self, client: httpx.Client) -> None:
+        # With `If-Range` the server sends the whole file if the part belongs to another version.
         headers = (
             {"Range": f"bytes={self.size}-", "If-Range": self.validator}
             if self.size and self.validator
             else {}
         )
         with client.stream("GET", self.url, headers=headers) as response:
-            total = self._begin(response)
+            total = self._check_head(response)
             with self.path.open("ab" if response.status_code == 206 else "wb") as file:
                 for block in response.iter_raw():
                     file.write(block)
         if total is not None and self.size != total:
-            raise _Unfinished(f"{self.size} of {total} bytes arrived")
+            raise _Unfinished(f"received {self.size} of {total} bytes")
 
-    def _begin(self, response: httpx.Response) -> int | None:
-        """Check the answer's head; return the size of the whole file, where it is announced."""
+    def _check_head(self, response: httpx.Response) -> int | None:
+        """Check status and headers; return the size of the whole file, or ``None`` if unknown."""
         status = response.status_code
         if status in _RETRIED_STATUS:
             raise _Unfinished(f"the server answered {status}")
         if status == 416:
             self.discard()
-            raise _Unfinished("the kept part does not belong to this file and was removed")
+            raise _Unfinished("the partial download does not belong to this file and was removed")
         if status not in (200, 206):
             raise DataError(
                 f"{self.url}: the server answered {status}; check the task, the split and the base"
@@ -220,7 +222,7 @@ class _Part:
             start, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
             if start.partition("-")[0] != str(self.size):
                 self.discard()
-                raise _Unfinished("the server continued at another place; starting again")
+                raise _Unfinished("the server resumed at another position; restarting the download")
             return int(total) if total.isdecimal() else None
         self.validator = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         self._state.write_text(json.dumps({"url": self.url, "validator": self.validator}), encoding="utf-8")
@@ -228,8 +230,8 @@ class _Part:
         return int(length) if length.isdecimal() else None
 
 
-def _check(path: Path, url: str, task: Task) -> None:
-    with _blaming(url):
+def _check_content(path: Path, url: str, task: Task) -> None:
+    with _prefix_errors(url):
         if url.endswith("_outputs.json"):
             if not read_outputs(path, task):
                 raise DataError("it holds no golds")
@@ -238,14 +240,14 @@ def _check(path: Path, url: str, task: Task) -> None:
 
 
 @contextmanager
-def _blaming(url: str) -> Iterator[None]:
+def _prefix_errors(url: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
         raise DataError(f"{url}: {error}") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -253,11 +255,11 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
-    files = _json(folder / MANIFEST).get("files", {})
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    files = _read_json(folder / MANIFEST).get("files", {})
     return files if isinstance(files, dict) else {}
 
 
-def _record(folder: Path, done: Downloaded) -> None:
-    content = {"files": _recorded(folder) | {done.name: asdict(done)}}
+def _add_to_manifest(folder: Path, downloaded: Downloaded) -> None:
+    content = {"files": _read_manifest(folder) | {downloaded.name: asdict(downloaded)}}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""JSON lists of any size, one element in memory at a time."""
+"""Reads JSON lists of any size, one element in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def elements(path: Path) -> Iterator[Any]:
     """Yield the elements of the list in a JSON file.
 
     Raises:
-        DataError: The file is missing, an HTML page, no list, damaged or cut off.
+        DataError: The file is missing, damaged, cut off, or not a JSON list.
     """
     import ijson
 
@@ -30,12 +30,16 @@ def elements(path: Path) -> Iterator[Any]:
 
 
 def first_element(path: Path) -> Any:
-    """Return the first element, or ``None`` for an empty list; raises as `elements` does."""
+    """Return the first element, or ``None`` if the list is empty; raises as `elements` does."""
     return next(elements(path), None)
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file whose content begins like a JSON list, or raise `DataError` that says what it is."""
+    """Open a file that starts like a JSON list.
+
+    Raises:
+        DataError: The file cannot be read, or is something else; the message says what.
+    """
     try:
         file = path.open("rb")
     except OSError as error:
@@ -46,7 +50,7 @@ def open_file(path: Path) -> BinaryIO:
         return file
     file.close()
     if start.startswith(b"<"):
-        raise DataError(f"`{path}` is an HTML page, not data: the address it came from was wrong")
+        raise DataError(f"`{path}` is an HTML page, not data; check the address it was downloaded from")
     raise DataError(
         f"`{path}` is not a JSON list" + (": it is empty" if not start else "; is it the outputs file?")
     )

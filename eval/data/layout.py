@@ -1,4 +1,4 @@
-"""Which layout a path has, and the files that belong to it."""
+"""Detects the layout of a file or folder."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ _OPPU_FILE = "user_top_100_history.json"
 def detect(path: Path, layout: Layout, split: str) -> tuple[Layout, Path]:
     """Return the layout of a file or folder and the file to read.
 
-    A folder that holds several layouts is read in the order Arrow, OPPU, LaMP: OPPU's files hold
-    all queries of a user. ``split`` is about LaMP's files in a folder: ``dev`` means
+    If a folder has several layouts, Arrow comes before OPPU and OPPU before LaMP, because OPPU's
+    files hold all queries of a user. ``split`` selects LaMP's files in a folder: ``dev`` means
     ``dev_questions.json``.
 
     Raises:
-        DataError: Nothing there that could be read as ``layout``.
-        ConfigError: No such layout.
+        DataError: The path has no data in ``layout``.
+        ConfigError: The layout is unknown.
     """
     if layout not in ("auto", "lamp", "oppu", "parquet", "arrow"):
-        raise ConfigError(f"unknown layout {layout!r}; there are: auto, lamp, oppu, parquet, arrow")
+        raise ConfigError(f"unknown layout {layout!r}; use auto, lamp, oppu, parquet or arrow")
     if not path.exists():
         raise DataError(f"`{path}` does not exist; check the path")
     if path.is_file():
         return (_layout_of(path) if layout == "auto" else layout), path
-    for found, file in _in_folder(path, split):
-        if layout in ("auto", found) and file.exists():
-            return found, file
-    wanted = "data" if layout == "auto" else f"`{layout}` data"
+    for candidate, file in _candidates(path, split):
+        if layout in ("auto", candidate) and file.exists():
+            return candidate, file
+    data = "data" if layout == "auto" else f"`{layout}` data"
     raise DataError(
-        f"`{path}` holds no {wanted}; expected {split}_questions.json, {_OPPU_FILE} or "
+        f"`{path}` holds no {data}; expected {split}_questions.json, {_OPPU_FILE} or "
         f"{ARROW_FILE}; or give a file"
     )
 
 
 def raw_source(layout: Layout, file: Path, task: Task) -> RawSource:
-    """Return the reader of a detected layout other than Arrow."""
+    """Return the reader of ``file``. ``layout`` is one that `detect` returns, except Arrow."""
     if layout == "lamp":
         return OfficialFiles(file, task)
     return OppuFiles(file, task) if layout == "oppu" else ParquetFile(file, task)
 
 
-def _in_folder(folder: Path, split: str) -> list[tuple[Layout, Path]]:
+def _candidates(folder: Path, split: str) -> list[tuple[Layout, Path]]:
     questions = f"{split}_questions.json"
     return [
         ("arrow", folder / ARROW_FILE),

@@ -1,4 +1,4 @@
-"""One user for all records of one user id (the time split may ask a user more than once)."""
+"""Merges the records of one user. LaMP's time split has one record for each query."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from dataclasses import replace
 from eval.data.raw import RawUser
 
 
-def merged(records: Iterator[RawUser], counts: Mapping[str, int]) -> Iterator[RawUser]:
-    """Yield each user once, at the place of the user's last record.
+def merge_users(records: Iterator[RawUser], counts: Mapping[str, int]) -> Iterator[RawUser]:
+    """Yield each user once, at the position of the user's last record.
 
-    The merged history holds what every one of the user's profiles holds, so that it is older than
-    all of the queries. ``counts`` says how many records each user id has (none given: one); only
-    records of users with several are kept waiting.
+    The merged history is the intersection of the user's profiles, so that it is older than all of
+    the queries. Only records of users with several records are held in memory.
+
+    Args:
+        records: One for each query, or each user.
+        counts: Number of records by user id; a missing id means one record.
     """
-    waiting: dict[str, list[RawUser]] = {}
+    pending: dict[str, list[RawUser]] = {}
     for record in records:
         count = counts.get(record.user_id, 1)
         if count == 1:
             yield record
             continue
-        parts = waiting.setdefault(record.user_id, [])
+        parts = pending.setdefault(record.user_id, [])
         parts.append(record)
         if len(parts) == count:
-            yield _merge(waiting.pop(record.user_id))
+            yield _merge(pending.pop(record.user_id))
 
 
 def _merge(parts: Sequence[RawUser]) -> RawUser:

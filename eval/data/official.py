@@ -1,10 +1,10 @@
-"""LaMP's own files: `{split}_questions.json` and, but for the test split, `{split}_outputs.json`.
+"""Reads LaMP's own files: `{split}_questions.json` and, unless it is the test split, `{split}_outputs.json`.
 
     questions: [{"id": "300", "input": "...", "profile": [{"id": "3000", ...}]}]
     outputs:   {"task": "LaMP_3", "golds": [{"id": "300", "output": "5"}]}
 
-The time split adds `user_id` to a question and `date` to a profile item; in the user split every
-question is a user of its own, named by the question's id.
+The time split adds `user_id` to a question and `date` to a profile item. In the user split each
+question is a separate user, with the question's id as user id.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from eval.data.jsonlist import elements
-from eval.data.raw import RawQuery, RawUser, need, need_list, text_or_none
+from eval.data.raw import RawQuery, RawUser, require, require_list, text_or_none
 from eval.submission import read_outputs
 from program.task import Task
 
@@ -36,17 +36,17 @@ class OfficialFiles:
         """Yield one record for each question."""
         for number, record in enumerate(elements(self.questions)):
             position = f"record {number}"
-            where = f"`{self.questions}`, {position}"
-            query_id = str(need(record, "id", where))
+            location = f"`{self.questions}`, {position}"
+            query_id = str(require(record, "id", location))
             query = RawQuery(
                 id=query_id,
-                input=str(need(record, "input", where)),
+                input=str(require(record, "input", location)),
                 gold=self._golds.get(query_id),
                 date=text_or_none(record.get("date")),
             )
             yield RawUser(
                 user_id=str(record.get("user_id", query_id)),
-                profile=need_list(record, "profile", where),
+                profile=require_list(record, "profile", location),
                 queries=(query,),
                 file=self.questions,
                 position=position,

@@ -1,4 +1,4 @@
-"""OPPU's files: one record for each user, all queries together, golds inside.
+"""Reads OPPU's files: one record for each user, with all queries and their golds.
 
 user_top_100_history.json: [{"user_id": "7", "profile": [{"id": ...}],
                              "query": [{"id": "300", "input": "...", "gold": "5"}]}]
@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 
 from eval.data.jsonlist import elements
-from eval.data.raw import RawQuery, RawUser, need, need_list, text_or_none
+from eval.data.raw import RawQuery, RawUser, require, require_list, text_or_none
 from eval.submission import read_outputs
 from program.task import Task
 
 
 @dataclass(frozen=True)
 class OppuFiles:
-    """A history file and, where it exists, the label file beside it."""
+    """A history file and the label file beside it, if there is one."""
 
     history: Path
     task: Task
@@ -31,20 +31,20 @@ class OppuFiles:
         return (self.history, self._labels) if self._labels else (self.history,)
 
     def records(self) -> Iterator[RawUser]:
-        """Yield one record for each user. A label file only fills in golds that a query lacks."""
+        """Yield one record for each user. The label file is used for queries without a gold."""
         for number, record in enumerate(elements(self.history)):
             position = f"record {number}"
-            where = f"`{self.history}`, {position}"
+            location = f"`{self.history}`, {position}"
             yield RawUser(
-                user_id=str(need(record, "user_id", where)),
-                profile=need_list(record, "profile", where),
-                queries=[self._query(query, where) for query in need_list(record, "query", where)],
+                user_id=str(require(record, "user_id", location)),
+                profile=require_list(record, "profile", location),
+                queries=[self._query(query, location) for query in require_list(record, "query", location)],
                 file=self.history,
                 position=position,
             )
 
-    def _query(self, query: object, where: str) -> RawQuery:
-        query_id, text = str(need(query, "id", where)), str(need(query, "input", where))
+    def _query(self, query: object, location: str) -> RawQuery:
+        query_id, text = str(require(query, "id", location)), str(require(query, "input", location))
         fields = query if isinstance(query, dict) else {}
         gold = text_or_none(fields.get("gold", self._golds.get(query_id)))
         return RawQuery(id=query_id, input=text, gold=gold, date=text_or_none(fields.get("date")))

@@ -1,4 +1,4 @@
-"""Signal-Before-Scale's parquet subsets: one row for each question, its profile as JSON text.
+"""Reads Signal-Before-Scale's parquet subsets: one row for each question, its profile as JSON text.
 
 Columns: task, qid, stratum, profile_len, input, gold, profile_json, source_split, seed.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.data.raw import RawQuery, RawUser, need, need_list, text_or_none
+from eval.data.raw import RawQuery, RawUser, require, require_list, text_or_none
 from eval.tasks.base import LampTask
 from program.errors import DataError
 from program.task import Task
@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class ParquetFile:
-    """One parquet subset; every question is a user of its own."""
+    """One parquet subset. Each question is a separate user."""
 
     path: Path
     task: Task
@@ -51,27 +51,27 @@ class ParquetFile:
     def _check_columns(self, names: list[str]) -> None:
         for column in _COLUMNS:
             if column not in names:
-                raise DataError(f"`{self.path}`: column `{column}` is missing; there are: {', '.join(names)}")
+                raise DataError(f"`{self.path}`: column `{column}` is missing from {', '.join(names)}")
 
     def _record(self, row: dict[str, Any], position: str) -> RawUser:
-        where = f"`{self.path}`, {position}"
+        location = f"`{self.path}`, {position}"
         lamp = LampTask.of(self.task)
-        if _plain(row["task"]) not in {_plain(name) for name in (lamp.name, *lamp.file_names)}:
+        if _normalise(row["task"]) not in {_normalise(name) for name in (lamp.name, *lamp.file_names)}:
             lamp.check_file(self.path, row["task"])
         try:
             profile = {"profile_json": json.loads(row["profile_json"])}
         except (TypeError, ValueError) as error:
-            raise DataError(f"{where}: column `profile_json` is not JSON text") from error
-        query_id = str(need(row, "qid", where))
+            raise DataError(f"{location}: column `profile_json` is not JSON text") from error
+        query_id = str(require(row, "qid", location))
         query = RawQuery(id=query_id, input=str(row["input"]), gold=text_or_none(row["gold"]), date=None)
         return RawUser(
             user_id=query_id,
-            profile=need_list(profile, "profile_json", where),
+            profile=require_list(profile, "profile_json", location),
             queries=(query,),
             file=self.path,
             position=position,
         )
 
 
-def _plain(name: object) -> str:
+def _normalise(name: object) -> str:
     return str(name).lower().replace("_", "").replace("-", "")

@@ -1,4 +1,4 @@
-"""What every file layout is read into first: one record, as the file has it."""
+"""Records as the files have them; every layout is read into these first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from program.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class RawQuery:
-    """One question; ``gold`` and ``date`` are ``None`` where the files have none."""
+    """One query. ``gold`` and ``date`` are ``None`` if the file has none."""
 
     id: str
     input: str
@@ -22,10 +22,11 @@ class RawQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class RawUser:
-    """One record: a user, or one question with its profile.
+    """One record: a user, or one query with its profile.
 
     Attributes:
-        file: Where it was read, and ``position`` therein: "record 3", counted from 0.
+        file: The file that holds the record.
+        position: The record's position in the file, counted from 0: "record 3".
     """
 
     user_id: str
@@ -35,41 +36,53 @@ class RawUser:
     position: str
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """File and position, for error messages."""
         return f"`{self.file}`, {self.position}"
 
 
 class RawSource(Protocol):
-    """Files of one layout."""
+    """The files of one layout."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Everything that is read, for the manifest."""
+        """All files that `records` reads, for the manifest."""
         ...
 
     def records(self) -> Iterator[RawUser]:
-        """Read the files from the start, one record in memory at a time; raises `DataError`."""
+        """Read the files from the start, one record in memory at a time.
+
+        Raises:
+            DataError: A file is damaged, or a record lacks a field.
+        """
         ...
 
 
-def need(record: object, name: str, where: str) -> Any:
-    """Return a field of a record, or raise `DataError` that names it."""
+def require(record: object, name: str, location: str) -> Any:
+    """Return a field of a record.
+
+    Raises:
+        DataError: The field is missing; the message starts with ``location``.
+    """
     if not isinstance(record, dict):
-        raise DataError(f"{where}: expected an object, got {type(record).__name__}")
+        raise DataError(f"{location}: expected an object, got {type(record).__name__}")
     if name not in record:
-        raise DataError(f"{where}: field `{name}` is missing; check `--layout` and the path")
+        raise DataError(f"{location}: field `{name}` is missing; check `--layout` and the path")
     return record[name]
 
 
-def need_list(record: object, name: str, where: str) -> list[Any]:
-    """Return a list field of a record, or raise `DataError` that names it."""
-    value = need(record, name, where)
+def require_list(record: object, name: str, location: str) -> list[Any]:
+    """Return a list field of a record.
+
+    Raises:
+        DataError: The field is missing or not a list.
+    """
+    value = require(record, name, location)
     if not isinstance(value, list):
-        raise DataError(f"{where}: field `{name}` must be a list, got {type(value).__name__}")
+        raise DataError(f"{location}: field `{name}` must be a list, got {type(value).__name__}")
     return value
 
 
 def text_or_none(value: object) -> str | None:
-    """Return a scalar as text; ``None`` stays ``None``."""
+    """Return a JSON scalar as text, and ``None`` as ``None``."""
     return None if value is None else str(value)

@@ -1,4 +1,4 @@
-"""From a record of a file to a user: times parsed, order checked, nothing newer than a query kept."""
+"""Turns a record into a user: parses dates, sorts the history, drops items newer than a query."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _OPENING_WORDS = 3
 
 @dataclass(frozen=True)
 class Reading:
-    """A user and what was found wrong with the record.
+    """A user and the defects of the record.
 
     Attributes:
-        repeats: Ids of history items that give an answer away (see `repeated`).
+        repeats: Ids of history items that give an answer away (see `find_repeats`).
     """
 
     user: EvalUser
@@ -36,8 +36,8 @@ class Reading:
 def read_user(raw: RawUser, task: Task) -> Reading:
     """Return the user of one record.
 
-    The history is in time order, items without a time first, equal times as the file has them.
-    Dates are days or years, so an item of a query's own date stays: the file puts it before.
+    The history is in time order, undated items first; items with equal times keep the file's order.
+    Dates are only days or years, so an item with the same date as a query counts as older.
 
     Raises:
         DataError: A profile item lacks a field of the task.
@@ -45,18 +45,18 @@ def read_user(raw: RawUser, task: Task) -> Reading:
     return _Reader(raw, LampTask.of(task)).read()
 
 
-def repeated(user: EvalUser, task: Task) -> frozenset[str]:
+def find_repeats(user: EvalUser, task: Task) -> frozenset[str]:
     """Return the ids of history items that share a key with a query (see `LampTask.item_keys`)."""
     lamp = LampTask.of(task)
-    asked = {key for query in user.queries for key in lamp.query_keys(query.text, query.gold)}
-    return frozenset(item.id for item in user.history if asked & lamp.item_keys(item))
+    keys = {key for query in user.queries for key in lamp.query_keys(query.text, query.gold)}
+    return frozenset(item.id for item in user.history if keys & lamp.item_keys(item))
 
 
 def parse_date(text: str | None) -> datetime | None:
-    """Return ``YYYY``, ``YYYY-MM`` or ``YYYY-MM-DD`` as the start of that time in UTC.
+    """Return the start of a year, month or day in UTC; ``None`` for ``None`` or blank text.
 
     Raises:
-        ValueError: Another form.
+        ValueError: ``text`` is not ``YYYY``, ``YYYY-MM`` or ``YYYY-MM-DD``.
     """
     if text is None or not text.strip():
         return None
@@ -77,105 +77,105 @@ class _Reader:
         queries = self._queries()
         history = self._history(queries)
         user = EvalUser(user_id=self.raw.user_id, history=history, queries=queries)
-        repeats = repeated(user, self.task)
+        repeats = find_repeats(user, self.task)
         for number, interaction in enumerate(history):
             if interaction.id in repeats:
                 self._note("repeats", f"history {number}")
         return Reading(user, repeats, tuple(self.defects))
 
     def _queries(self) -> tuple[Query, ...]:
-        found: dict[str, Query] = {}
+        queries: dict[str, Query] = {}
         for number, raw in enumerate(self.raw.queries):
-            if found.pop(raw.id, None) is not None:
+            if queries.pop(raw.id, None) is not None:
                 self._note("duplicate-query", f"query {number}")
-            found[raw.id] = self._query(number, raw)
-        return tuple(found.values())
+            queries[raw.id] = self._query(number, raw)
+        return tuple(queries.values())
 
     def _query(self, number: int, query: RawQuery) -> Query:
-        where = f"query {number}"
+        position = f"query {number}"
         opening = self.task.lead.split()[:_OPENING_WORDS]
         if opening and query.input.split()[:_OPENING_WORDS] != opening:
-            self._note("query-opening", where)
+            self._note("query-opening", position)
         try:
             text = self.task.read_query(query.input)
         except DataError:
-            self._note("query-unreadable", where)
+            self._note("query-unreadable", position)
             text = query.input.strip()
         gold = query.gold
         if gold is not None and not fits(self.task.answer, gold):
-            self._note("gold-type", where)
+            self._note("gold-type", position)
             if isinstance(self.task.answer, Rating) and as_number(gold) is None:
-                # There is no distance to it, so the query cannot be scored.
+                # A distance to it is undefined, so the query cannot be scored.
                 gold = None
-        time = self._time(query.date, where)
+        time = self._time(query.date, position)
         return Query(id=query.id, user_id=self.raw.user_id, text=text, gold=gold, timestamp=time)
 
     def _history(self, queries: Sequence[Query]) -> tuple[Interaction, ...]:
-        asked = {query.id for query in queries}
+        query_ids = {query.id for query in queries}
         first = min((query.timestamp for query in queries if query.timestamp), default=None)
-        kept: dict[str, Interaction] = {}
+        interactions: dict[str, Interaction] = {}
         for number, item in enumerate(self.raw.profile):
-            where = f"item {number}"
-            interaction = self._interaction(item, where)
-            if interaction.id in asked:
-                self._note("query-item", where)
+            position = f"item {number}"
+            interaction = self._interaction(item, position)
+            if interaction.id in query_ids:
+                self._note("query-item", position)
             elif first and interaction.timestamp and interaction.timestamp > first:
-                self._note("not-older", where)
-            elif self._is_no_rating(interaction.response):
-                self._note("no-rating", where)
+                self._note("not-older", position)
+            elif self._lacks_rating(interaction.response):
+                self._note("no-rating", position)
             else:
-                kept[self._free_id(interaction.id, kept, where)] = interaction
-        renamed = [_renamed(interaction, item_id) for item_id, interaction in kept.items()]
+                interactions[self._unique_id(interaction.id, interactions, position)] = interaction
+        renamed = [_with_id(interaction, item_id) for item_id, interaction in interactions.items()]
         return tuple(sorted(renamed, key=_time_order))
 
-    def _interaction(self, item: Mapping[str, Any], where: str) -> Interaction:
+    def _interaction(self, item: Mapping[str, Any], position: str) -> Interaction:
         try:
             item_id = str(item["id"])
-            read = self.task.read_item(item)
+            fields = self.task.read_item(item)
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"{self.raw.where}, profile {where}: field {error} is missing; "
+                f"{self.raw.location}, profile {position}: field {error} is missing; "
                 f"is this a file of `{self.task.name}`?"
             ) from error
-        if not self._is_no_rating(read.response) and not fits(self.task.response_type, read.response):
-            self._note("response-type", where)
+        if not self._lacks_rating(fields.response) and not fits(self.task.response_type, fields.response):
+            self._note("response-type", position)
         date = item.get("date")
         return Interaction(
             id=item_id,
             user_id=self.raw.user_id,
-            query=read.query,
-            response=read.response,
-            timestamp=self._time(None if date is None else str(date), where),
+            query=fields.query,
+            response=fields.response,
+            timestamp=self._time(None if date is None else str(date), position),
             metadata={
                 name: str(value)
                 for name, value in item.items()
-                if name not in ("id", "date") and str(value).strip() not in read
+                if name not in ("id", "date") and str(value).strip() not in fields
             },
         )
 
-    def _is_no_rating(self, response: str) -> bool:
-        """Return whether a rating is wanted and this is none: it cannot be averaged or compared."""
-        wanted = self.task.response_type
-        return isinstance(wanted, Rating) and not fits(wanted, response)
+    def _lacks_rating(self, response: str) -> bool:
+        """Return whether the task needs a rating and ``response`` is not one."""
+        response_type = self.task.response_type
+        return isinstance(response_type, Rating) and not fits(response_type, response)
 
-    def _free_id(self, item_id: str, taken: Mapping[str, Interaction], where: str) -> str:
-        if item_id not in taken:
+    def _unique_id(self, item_id: str, others: Mapping[str, Interaction], position: str) -> str:
+        if item_id not in others:
             return item_id
-        self._note("duplicate-item", where)
-        return next(name for n in range(2, len(taken) + 3) if (name := f"{item_id}#{n}") not in taken)
+        self._note("duplicate-item", position)
+        return next(name for n in range(2, len(others) + 3) if (name := f"{item_id}#{n}") not in others)
 
-    def _time(self, date: str | None, where: str) -> datetime | None:
+    def _time(self, date: str | None, position: str) -> datetime | None:
         try:
             return parse_date(date)
         except (ValueError, OverflowError):
-            self._note("date-unreadable", where)
+            self._note("date-unreadable", position)
             return None
 
-    def _note(self, kind: DefectKind, where: str) -> None:
-        self.defects.append(Defect(kind, f"{self.raw.position}, {where}"))
+    def _note(self, kind: DefectKind, position: str) -> None:
+        self.defects.append(Defect(kind, f"{self.raw.position}, {position}"))
 
 
-def _renamed(interaction: Interaction, item_id: str) -> Interaction:
+def _with_id(interaction: Interaction, item_id: str) -> Interaction:
     return interaction if interaction.id == item_id else replace(interaction, id=item_id)
 
 

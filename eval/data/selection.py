@@ -1,4 +1,4 @@
-"""Which users of a data set, and how much of their history: everything that changes a result."""
+"""Selects users of a data set, and how much of each to use."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from program.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which part of the data is used; ``None`` means all.
+    """The part of the data to use. ``None`` means all.
 
     Attributes:
-        users: How many users.
-        order: Which users those are: the first of the file, those with the longest history
-            (equal lengths: first in the file; OPPU's test users are the 100 most active), or a
-            random sample.
-        history: How many history items of each user (cold start: 10).
-        history_from: Whether the latest of them or the earliest.
-        queries: How many queries of each user, the first of the file.
-        drop_repeats: Whether history items that give an answer away are left out. LaMP has them in.
-        seed: Of the random sample.
+        users: Number of users.
+        order: Which users: the first in the file, those with the longest history (ties: first in
+            the file; OPPU's test users are the 100 most active), or a random sample.
+        history: Number of history items of each user (cold start: 10).
+        history_from: Use the latest or the earliest history items.
+        queries: Number of queries of each user, the first in the file.
+        drop_repeats: Drop history items that give an answer away. LaMP keeps them.
+        seed: Seed of the random sample.
+
+    Raises:
+        ConfigError: A number is too small, or a name is unknown.
+
+    Example:
+        >>> selection = Selection(users=2, order="most-active", history=10)
+        >>> selection.pick(history_lengths=[5, 80, 12])
+        [1, 2]
     """
 
     users: int | None = None
@@ -46,16 +53,16 @@ class Selection:
             raise ConfigError(f"`history_from` must be last or first, got {self.history_from!r}")
 
     def pick(self, history_lengths: Sequence[int]) -> list[int]:
-        """Return the positions of the selected users, ascending, given each user's history length."""
-        everyone = range(len(history_lengths))
+        """Return the ascending positions of the selected users, given each user's history length."""
+        positions = range(len(history_lengths))
         if self.users is None or self.users >= len(history_lengths):
-            return list(everyone)
+            return list(positions)
         if self.order == "random":
-            return sorted(random.Random(self.seed).sample(everyone, self.users))
+            return sorted(random.Random(self.seed).sample(positions, self.users))
         if self.order == "most-active":
-            ranked = sorted(everyone, key=lambda position: -history_lengths[position])
+            ranked = sorted(positions, key=lambda position: -history_lengths[position])
             return sorted(ranked[: self.users])
-        return list(everyone[: self.users])
+        return list(positions[: self.users])
 
     def cut(self, user: EvalUser, repeats: frozenset[str] = frozenset()) -> EvalUser:
         """Return ``user`` with only the selected history and queries."""

@@ -428,7 +428,7 @@ def test_file_of_another_task_is_refused(folder, task, message):
 
 def test_file_of_another_task_is_refused_without_outputs(tmp_path):
     shutil.copy(FIXTURES / "LaMP-2N" / "dev_questions.json", tmp_path)
-    with pytest.raises(DataError, match="does not read like `LaMP-4` in 2 of 2 queries"):
+    with pytest.raises(DataError, match="does not look like `LaMP-4` in 2 of 2 queries"):
         open_data(tmp_path, HEADLINE)
 
 
