@@ -186,11 +186,201 @@ def test_sweep_over_history_limits_history(cli: Cli, oppu_folder: Path, tmp_path
     assert read_run(tmp_path / "s" / "history=1").manifest.data["interactions"] == 4
 
 
+def test_run_over_equals_sweep(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    model(obliging)
+    arguments = ("--over", "k=1,2", "--task", "LaMP-2M", "--data", oppu_folder, "--method", "rag,constant")
+    outputs = [cli(name, *arguments, "--out", tmp_path / name, "--json")[:2] for name in ("run", "sweep")]
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0] == OK
+    assert read_sweep(tmp_path / "run") == read_sweep(tmp_path / "sweep")
+    for value in ("k=1", "k=2"):
+        run, sweep = read_run(tmp_path / "run" / value), read_run(tmp_path / "sweep" / value)
+        assert run.labels == sweep.labels == (f"rag:{value}", "constant")
+        texts = [{key: record.text for key, record in read.answers.items()} for read in (run, sweep)]
+        assert texts[0] == texts[1]
+
+
+def test_sweep_without_over_is_refused(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = cli(
+        "sweep", "--task", "LaMP-2M", "--data", oppu_folder, "--method", "floors", "--out", tmp_path / "s"
+    )
+    assert (code, stdout) == (USAGE, "")
+    assert stderr == (
+        "error: `eval sweep` is `eval run --over`; give `--over`, such as `--over batch=1,3,5`\n"
+    )
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ("k", "cannot read `--over` 'k'; write it like batch=1,3,5"),
+        ("k=", "cannot read `--over` 'k='"),
+        ("k=1,1", "`--over` 'k=1,1' names a value twice"),
+        ("history=few", "`--over history` needs whole numbers, got 'few'"),
+        ("seed=-1", "`--over seed` needs whole numbers, got '-1'"),
+        ("users=0", "`users` must be at least 1, got 0"),
+    ],
+)
+def test_wrong_over_option_is_refused(
+    over: str, message: str, cli: Cli, oppu_folder: Path, tmp_path: Path
+) -> None:
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "s", "--over", over, method="constant")
+    assert (code, message in stderr, stderr.count("\n")) == (USAGE, True, 1)
+    assert not (tmp_path / "s").exists()
+
+
+def test_sweep_resumes_and_keeps_earlier_values(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    for values in ("1,2", "2,3"):
+        code, _, _ = run_it(cli, oppu_folder, tmp_path / "s", "--over", f"queries={values}")
+        assert code == OK
+    sweep = read_sweep(tmp_path / "s")
+    assert sweep is not None
+    assert [entry.value for entry in sweep.runs] == ["1", "2", "3"]
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "s", "--over", "users=1,2")
+    assert code == USAGE
+    assert "holds a sweep over `queries`, not `users`" in stderr
+
+
+def test_sweep_over_seed_changes_selection_seed(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    options = ("--order", "random", "--users", 2)
+    assert run_it(cli, oppu_folder, tmp_path / "s", *options, "--over", "seed=1,2")[0] == OK
+    for seed in (1, 2):
+        manifest = read_run(tmp_path / "s" / f"seed={seed}").manifest
+        assert (manifest.seed, manifest.data["selection"]["seed"]) == (seed, seed)
+
+
+def test_sweep_over_model_uses_each_model(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, obliging: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {name: scripted_lm(obliging) for name in ("small/one", "large/two")}
+    monkeypatch.setattr("program.models.resolve.resolve_lm", lambda name, **settings: models[name])
+    code, _, _ = run_it(
+        cli, oppu_folder, tmp_path / "s", "--over", "model=small/one,large/two", method="direct"
+    )
+    assert code == OK
+    sweep = read_sweep(tmp_path / "s")
+    assert sweep is not None
+    # Slashes cannot be part of a folder's name.
+    assert [entry.run for entry in sweep.runs] == ["model=small-one", "model=large-two"]
+    assert [len(lm.engine.prompts) for lm in models.values()] == [8, 8]
+
+
+def test_sweep_stops_at_a_limit(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    model(obliging)
+    code, _, stderr = run_it(
+        cli, oppu_folder, tmp_path / "s", "--over", "k=1,2", "--max-calls", 3, method="rag"
+    )
+    assert (code, "stopped: the limit of 3 calls is reached" in stderr) == (MODEL, True)
+    sweep = read_sweep(tmp_path / "s")
+    assert sweep is not None
+    assert [entry.value for entry in sweep.runs] == ["1"]
+
+
+def test_own_gate_and_batch_rule_are_method_settings(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any, own_module: Any
+) -> None:
+    own_module(
+        "own_rules",
+        "from optimizers.contracts import BatchSelector, Decision, Gate\n"
+        "class Careful(Gate):\n"
+        "    needs_scores = False\n"
+        "    def decide(self, parent, candidate):\n"
+        "        return Decision(accept=False, reason='careful as ever')\n"
+        "class Longest(BatchSelector):\n"
+        "    def select(self, trainset, scores, size):\n"
+        "        return sorted(trainset, key=lambda example: len(example.query))[-size:]\n",
+    )
+    model(obliging)
+    spec = "personaagent:gate=own_rules:Careful,choice=own_rules:Longest,batch=1,prose=false"
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", "--users", 1, method=f"{spec},constant")
+    assert code == OK, stderr
+    run = read_run(tmp_path / "run")
+    assert run.labels == (spec, "constant")
+    learned = run.prepared[spec, "viewer0"].learned
+    assert learned is not None
+    assert learned["persona"] == learned["persona_initial"]
+    alignment = learned["alignment"]
+    assert (alignment["config"]["gate"], alignment["config"]["batch"]) == (
+        "own_rules:Careful",
+        "own_rules:Longest",
+    )
+    assert alignment["steps"][0]["decision"]["reason"] == "careful as ever"
+
+
+def test_unknown_gate_is_refused_before_any_call(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    lm = model(obliging)
+    code, _, stderr = run_it(
+        cli, oppu_folder, tmp_path / "run", method="personaagent:gate=no_such_module:Gate"
+    )
+    assert (code, lm.engine.prompts, stderr.count("\n")) == (USAGE, [], 1)
+    assert "cannot load gate 'no_such_module:Gate'" in stderr
+
+
+def test_run_names_next_command_and_cost(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    _, _, stderr = run_it(cli, oppu_folder, tmp_path / "my run")
+    assert "0 calls, 0 tokens, $0.0000" in stderr
+    assert f"next: personaagent eval report '{tmp_path / 'my run'}'" in stderr
+
+
+def test_predictions_refuse_unknown_method_and_shared_query_ids(
+    cli: Cli, oppu_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run_it(cli, oppu_folder, run)
+    code, _, stderr = cli("predictions", run, "rag", "--out", tmp_path / "p.json")
+    assert code == USAGE
+    assert "method 'rag' is not in this run; choose one of: constant, global-majority, user-" in stderr
+    for name in ("queries.jsonl", "answers.jsonl"):
+        lines = (run / name).read_text()
+        (run / name).write_text(lines.replace("viewer1q0", "viewer0q0"))
+    code, _, stderr = cli("predictions", run, "constant", "--out", tmp_path / "p.json")
+    assert (code, "two users have a query with the same id" in stderr) == (FAILED, True)
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_compare_refuses_unknown_method_and_single_method(
+    cli: Cli, oppu_folder: Path, tmp_path: Path
+) -> None:
+    run_it(cli, oppu_folder, tmp_path / "one", method="constant")
+    code, _, stderr = cli("compare", tmp_path / "one")
+    assert code == USAGE
+    assert "has only one method; add another one, such as personaagent" in stderr
+    run_it(cli, oppu_folder, tmp_path / "all")
+    code, _, stderr = cli("compare", tmp_path / "all", "constant", "rag")
+    assert (code, "method 'rag' is not in this run" in stderr) == (USAGE, True)
+
+
+def test_prediction_file_needs_golds_and_task(cli: Cli, oppu_folder: Path, tmp_path: Path) -> None:
+    golds = oppu_folder / "user_top_100_history_label.json"
+    for options in (("--golds", golds), ("--task", "LaMP-2M")):
+        code, _, stderr = cli("score", tmp_path / "p.json", *options)
+        assert (code, "needs both `--golds` and `--task`" in stderr) == (USAGE, True)
+
+
 def test_tasks_and_methods_are_listed(cli: Cli) -> None:
     assert "LaMP-2M" in [row["name"] for row in json.loads(cli("tasks", "--json")[1])]
     listed = {row["name"]: row for row in json.loads(cli("methods", "--json")[1])}
     assert listed["rag"] == {**listed["rag"], "floor": False, "settings": RAG_SETTINGS}
     assert not [row for row in listed.values() if row["about"].startswith("cannot be loaded")]
+    assert listed["personaagent"]["about"].startswith("The paper's method.")
+    assert {name for name, row in listed.items() if row["floor"]} == {
+        "constant",
+        "global-majority",
+        "user-majority",
+        "user-median",
+        "cited-before",
+        "lead",
+    }
+    terminal = cli("tasks")[1] + cli("methods")[1]
+    assert "one of 15 labels" in terminal
+    assert "retrieval=bm25" in terminal
 
 
 def test_declined_licence_downloads_nothing(
