@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -155,7 +156,7 @@ def installation_key(home: Path) -> bytes:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
         # Written to a draft and linked into place, so that no process reads half a key.
-        draft = path.with_name(f".trace.key.{os.getpid()}")
+        draft = path.with_name(f".trace.key.{os.getpid()}.{threading.get_ident()}")
         descriptor = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         try:
             os.write(descriptor, os.urandom(32))

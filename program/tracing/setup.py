@@ -48,8 +48,8 @@ def open_tracer(
 ) -> Iterator[WeaveTracer | None]:
     """Trace everything inside the block; yield the tracer, or ``None`` for ``off``.
 
-    Replaces Weave's current client until the block ends. If W&B cannot be reached, traces go to
-    the local file, with a warning.
+    ``personaagent trace show`` prints the latest local trace. If W&B cannot be reached, traces go to
+    the local file, with a warning. Replaces Weave's current client until the block ends.
 
     Args:
         where: ``local`` (a SQLite file in ``home``; opens no socket), ``wandb:ENTITY/PROJECT``, or
@@ -69,15 +69,13 @@ def open_tracer(
         >>> with open_tracer("local"), dspy.context(lm=lm):
         ...     dspy.Predict("question -> answer")(question="Which tea?").answer
         'Mint.'
-
-        Show the trace with ``personaagent trace show``.
     """
     remote = _WANDB.fullmatch(where)
     if where == "off":
         yield None
         return
     if where != "local" and remote is None:
-        raise ConfigError(f"`trace` must be local, off or wandb:ENTITY/PROJECT, got {where!r}")
+        raise ConfigError(f"cannot trace to {where!r}; use local, off or wandb:ENTITY/PROJECT")
     if remote is not None and not private_api.has_wandb_key():
         raise ConfigError(f"{where!r} needs a key: set WANDB_API_KEY, or trace with `local`")
     home = default_home() if home is None else home
