@@ -64,6 +64,13 @@ def test_off_traces_nothing_and_imports_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_data_directory_is_the_default_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONAAGENT_HOME", str(tmp_path / "data"))
+    with open_tracer("local"), span("ask", query="q"):
+        pass
+    assert [short(call) for call in read(tmp_path / "data")] == ["ask"]
+
+
 @pytest.mark.parametrize("destination", ["", "wandb", "wandb:project", "wandb:a/b/c", "remote", "LOCAL"])
 def test_unknown_destination_is_rejected(tmp_path: Path, destination: str) -> None:
     with (

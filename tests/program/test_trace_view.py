@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
+import io
 import json
 import re
 import shutil
+import sqlite3
 import stat
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from program.errors import StoreError
 from program.spans import about, span
 from program.tracing.cli import app
+from program.tracing.server.calls import write_start
 from program.tracing.server.trace_store import TraceStore
-from program.tracing.setup import open_tracer, store_path
+from program.tracing.setup import LOCAL_PROJECT, open_tracer, store_path
 from program.tracing.view.page.build import export_page
 from program.tracing.view.page.routes import answer_page
-from program.tracing.view.reader import diff_lines, find_trace, list_traces, persona_history, show_trace
+from program.tracing.view.reader import (
+    CallLine,
+    CallNode,
+    call_line,
+    diff_lines,
+    export_calls,
+    find_trace,
+    list_traces,
+    persona_history,
+    show_trace,
+)
+from program.tracing.view.terminal import persona_diff, trace_tree, traces_table
 
 EVIL = "bob </script><img src=x onerror=alert(1)>"
 
@@ -257,3 +276,168 @@ def test_browser_renders_the_exported_page(
     content = process.stdout.split("<main", 1)[1].split("</main>", 1)[0]
     assert [text for text in expected if text not in content] == []
     assert "CONSOLE" not in process.stderr
+
+
+def line(**fields: Any) -> CallLine:
+    values: dict[str, Any] = {
+        "id": "c1",
+        "trace_id": "0123456789",
+        "parent_id": None,
+        "name": "lm",
+        "title": "",
+        "user_id": None,
+        "run_id": None,
+        "started": "2026-01-02T03:04:05.600000+00:00",
+        "seconds": 1.234,
+        "status": "success",
+        "model_calls": 1,
+        "tokens": 1500,
+        "usd": 0.0,
+        "unpriced": 0,
+    }
+    return CallLine(**{**values, **fields})
+
+
+def printed(item: Any) -> str:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(item)
+    return console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "1.23 1 1,500 $0.0000 ok"),
+        ({"usd": 0.5}, "1.23 1 1,500 $0.5000 ok"),
+        ({"usd": 0.5, "unpriced": 2}, "1.23 1 1,500 $0.5000+ ok"),
+        ({"unpriced": 2}, "1.23 1 1,500 ok"),
+        ({"tokens": 0, "model_calls": 0}, "1.23 ok"),
+        ({"seconds": None, "status": "running"}, "1 1,500 $0.0000 running"),
+        ({"status": "descendant_error"}, "1.23 1 1,500 $0.0000 failed below"),
+    ],
+)
+def test_table_shows_known_numbers_only(fields: dict[str, Any], text: str) -> None:
+    row = printed(traces_table([line(**fields)])).splitlines()[1]
+    assert " ".join(row.split()) == f"01234567 lm 01-02 03:04:05 {text}"
+
+
+def test_tree_names_each_span_once_and_sums_model_calls() -> None:
+    child = CallNode(line=line(name="step", title="step 2", model_calls=3, status="interrupted"))
+    tree = printed(trace_tree(CallNode(line=line(name="lm", title="gpt", tokens=0), children=(child,))))
+    assert [row.strip(" └─").rstrip() for row in tree.splitlines()] == [
+        "lm gpt  1.23s",
+        "step 2  1.23s  3 model calls, 1,500 tokens $0.0000  interrupted",
+    ]
+
+
+def test_markup_in_user_ids_is_printed_as_text() -> None:
+    assert "[bold]ana[/]" in printed(traces_table([line(user_id="[bold]ana[/]")]))
+
+
+def test_equal_personas_have_no_diff(store: TraceStore) -> None:
+    first = persona_history(store, "ana")[0]
+    assert printed(persona_diff(first, first, [])).strip() == "(the texts are equal)"
+
+
+def test_skipped_feedback_shows_its_reason(store: TraceStore) -> None:
+    change = persona_history(store, "ana")[1]
+    detail = {"feedback": [{"interaction_id": "i9", "text": "", "skipped": "correct answer"}]}
+    skipped = dataclasses.replace(change, detail=detail)
+    assert "i9: (none: correct answer)" in printed(persona_diff(change, skipped, [skipped]))
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c"])), st.lists(st.sampled_from(["a", "b", "c"])))
+def test_diff_contains_exactly_the_removed_and_added_lines(before: list[str], after: list[str]) -> None:
+    lines = diff_lines("\n".join(before), "\n".join(after))
+    removed, added = (Counter(row[1:] for row in lines if row[0] == sign) for sign in "-+")
+    texts = Counter("\n".join(before).splitlines()), Counter("\n".join(after).splitlines())
+    texts[0].subtract(removed)
+    texts[0].update(added)
+    assert +texts[0] == texts[1]
+
+
+def test_call_with_an_unreadable_exception_is_an_error_and_not_interrupted() -> None:
+    record = {
+        "id": "c1",
+        "trace_id": "t1",
+        "parent_id": None,
+        "display_name": None,
+        "attributes": {},
+        "started_at": "2026-01-02T03:04:05+00:00",
+        "summary": {"weave": {"status": "error", "trace_name": "op", "latency_ms": None}},
+        "exception": "not JSON",
+    }
+    assert call_line(record).status == "error"
+    assert call_line({**record, "exception": '{"type": "Interrupted"}'}).status == "interrupted"
+    assert call_line(record).seconds is None
+
+
+def test_ambiguous_prefix_is_rejected(tmp_path: Path) -> None:
+    store = TraceStore(tmp_path / "t.db")
+    for id_ in ("abc1", "abc2"):
+        store.call_start(
+            {"project_id": LOCAL_PROJECT, "id": id_, "trace_id": id_, "op_name": "ask", "started_at": 1.0}
+        )
+    assert find_trace(store, "abc2") == "abc2"
+    with pytest.raises(StoreError, match="more than one trace 'abc'"):
+        find_trace(store, "abc")
+    store.close()
+
+
+def test_long_export_reads_all_pages(tmp_path: Path) -> None:
+    store = TraceStore(tmp_path / "t.db")
+    with store.database.writing() as db:
+        for n in range(1001):
+            start = {"project_id": LOCAL_PROJECT, "id": f"c{n:04}", "trace_id": "t", "op_name": "ask"}
+            write_start(store.database, db, {**start, "started_at": float(n)})
+    assert [call["id"] for call in export_calls(store)] == [f"c{n:04}" for n in range(1001)]
+    assert list(export_calls(store, trace_id="other")) == []
+    store.close()
+
+
+def test_page_limits_are_capped_and_offsets_never_negative(store: TraceStore) -> None:
+    def users(query: str) -> list[str]:
+        return [user["user_id"] for user in json.loads(answer_page(store, f"/view/users?{query}").body)]
+
+    assert users("limit=100000") == users("limit=-5&offset=-5") + users("") == ["ana", EVIL]
+    assert users("limit=1&offset=1") == [EVIL]
+    assert users("search=AN") == []
+    assert users("search=an") == ["ana"]
+
+
+def test_page_route_reports_a_broken_store_without_user_text(
+    store: TraceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("disk image is malformed near my secret")
+
+    monkeypatch.setattr(TraceStore, "users", fail)
+    response = answer_page(store, "/view/users")
+    assert (response.status, json.loads(response.body)) == (
+        500,
+        {"reason": "the trace store failed: OperationalError"},
+    )
+
+
+def test_exported_page_of_one_trace_has_only_its_calls(store: TraceStore) -> None:
+    trace_id = list_traces(store, user_id="ana", name="align")[0].trace_id
+    page = export_page(store, trace_id=trace_id)
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert [trace["trace_id"] for trace in data["traces"]] == [trace_id]
+    assert data["runs"] == []
+    assert {key.split("?")[0] for key in data} == {"users", "runs", "traces", "personas", "trace", "call"}
+    calls = [value for key, value in data.items() if key.startswith("call?")]
+    assert {call["trace_id"] for call in calls} == {trace_id}
+    assert len(calls) == 3
+
+
+def test_export_of_an_unknown_trace_writes_no_file(trace: Any, tmp_path: Path) -> None:
+    result = trace("export", str(tmp_path / "a.html"), "--trace", "zz")
+    assert isinstance(result.exception, StoreError)
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_diff_as_json_has_the_diff_and_the_steps(trace: Any) -> None:
+    diff = json.loads(trace("diff", "ana", "1", "2", "--json").output)
+    assert diff["diff"] == ["@@ -1 +1,2 @@", " You play music.", "+Jazz at night."]
+    assert [step["source"] for step in diff["steps"]] == ["step"]
