@@ -1,11 +1,11 @@
-"""Corpus metrics by LaMP's rules (`eval/evaluation.py` of LaMP-Benchmark/LaMP), with unit and direction.
+"""LaMP's corpus metrics (`eval/evaluation.py` of LaMP-Benchmark/LaMP), with unit and direction.
 
-Every metric is a sum over answers and a formula on the sums, so one definition gives the corpus
-value and all values of a bootstrap over users. Differences from LaMP's scorer, all on purpose:
+A metric is a formula on sums over answers, so one definition gives both the corpus value and the
+values of a bootstrap over users. Intended differences from LaMP's scorer:
 
-- ROUGE is the plain mean of per-answer F; LaMP takes a randomised bootstrap's median of it.
+- ROUGE is the mean of per-answer F; LaMP takes the median of a random bootstrap of it.
 - A rating that crashes LaMP's scorer (``nan``, ``inf``, beyond 32 bits) counts as unparsable.
-- No answers is an error, not 0.0.
+- An empty list of answers is an error, not 0.0.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number about many answers.
+    """One number for a list of answers.
 
     Attributes:
-        unit: "share" is in [0, 1], "stars" are rating units.
-        terms: What one answer adds, from prediction, gold and task: a row of numbers. The same
-            length for every answer of a task.
-        formula: Sums of rows, shape ``(..., terms)``, to values, shape ``(...)``.
-        title: As tables print it.
+        title: The name in tables.
+        unit: "share" is in [0, 1]; "stars" are rating units.
+        terms: Maps prediction, gold and task to one answer's terms of the sums. The number of terms
+            is the same for every answer of a task.
+        formula: Maps sums of terms, shape ``(..., terms)``, to values, shape ``(...)``.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Metric:
     formula: Callable[[Floats], Floats]
 
     def rows(self, predictions: Sequence[str], golds: Sequence[str], task: Task) -> Floats:
-        """Return each answer's row, shape ``(answers, terms)``.
+        """Return the terms of each answer, shape ``(answers, terms)``.
 
         Raises:
-            ConfigError: Different lengths, or no answers at all.
-            DataError: A gold that the metric cannot read.
+            ConfigError: The lengths differ, or there are no answers.
+            DataError: The metric cannot read a gold.
         """
         if len(predictions) != len(golds) or not golds:
             raise ConfigError(
@@ -64,11 +64,11 @@ class Metric:
         )
 
     def score(self, predictions: Sequence[str], golds: Sequence[str], task: Task) -> float:
-        """Return the corpus value; raises as `rows` does."""
+        """Return the corpus value. Raises the errors of `rows`."""
         return float(self.formula(self.rows(predictions, golds, task).sum(axis=0)))
 
     def utility(self, value: float) -> float:
-        """Return ``value`` so that larger is better."""
+        """Return ``value``, negated if lower is better, so that larger is always better."""
         return value if self.better == "higher" else -value
 
 
@@ -84,23 +84,35 @@ class Score:
 
 
 def metrics_of(task: Task) -> tuple[Metric, ...]:
-    """Return the task's metrics, main one first, and the invalid rate last.
+    """Return the task's metrics, main metric first, then the invalid rate.
 
     Raises:
-        ConfigError: The task names a metric that does not exist.
+        ConfigError: The task names an unknown metric.
     """
     return tuple(get_metric(name) for name in (*task.metrics, "invalid"))
 
 
 def get_metric(name: str) -> Metric:
-    """Return the metric called ``name``, or raise `ConfigError`."""
+    """Return the metric called ``name``.
+
+    Raises:
+        ConfigError: The metric is unknown; the message lists all metrics.
+
+    Example:
+        >>> from program import get_task
+        >>> metric = get_metric("mae")
+        >>> metric.score(predictions=["4", "1"], golds=["5", "1"], task=get_task("LaMP-3"))
+        0.5
+        >>> metric.unit, metric.better
+        ('stars', 'lower')
+    """
     if name not in METRICS:
-        raise ConfigError(f"unknown metric {name!r}; there are: {', '.join(METRICS)}")
+        raise ConfigError(f"unknown metric {name!r}; use one of {', '.join(METRICS)}")
     return METRICS[name]
 
 
 def scores(predictions: Sequence[str], golds: Sequence[str], task: Task) -> tuple[Score, ...]:
-    """Score answers with every metric of ``task``; raises as `Metric.rows` does."""
+    """Score answers with every metric of ``task``. Raises the errors of `Metric.rows`."""
     return tuple(
         Score(
             name=metric.name,
@@ -114,19 +126,19 @@ def scores(predictions: Sequence[str], golds: Sequence[str], task: Task) -> tupl
 
 
 def is_valid(prediction: str, task: Task) -> bool:
-    """Return whether a prediction fits the task's answer type; stricter than LaMP's rating parser."""
+    """Return whether a prediction fits the task's answer type. Stricter than LaMP's rating parser."""
     return fits(task.answer, prediction)
 
 
 def invalid_share(answers: Sequence[tuple[str, bool]], task: Task) -> float | None:
-    """Return the share of invalid answers, given each text and whether its method could read it.
+    """Return the share of invalid answers, given each text and whether its method parsed it.
 
-    What the method could not read counts, though its text may pass for an answer. ``None`` without
-    answers.
+    An answer that the method could not parse is invalid even if its text fits the task. Returns
+    ``None`` if there are no answers.
     """
     if not answers:
         return None
-    return sum(not read or not is_valid(text, task) for text, read in answers) / len(answers)
+    return sum(not parsed or not is_valid(text, task) for text, parsed in answers) / len(answers)
 
 
 def _mean(sums: Floats) -> Floats:
@@ -146,46 +158,46 @@ def _index(text: str, task: LampTask) -> int:
 def _labels(task: LampTask) -> tuple[str, ...]:
     labels = task.labels()
     if not labels:
-        raise ConfigError(f"task `{task.name}` has no labels; its metrics cannot be `accuracy` or `f1`")
+        raise ConfigError(f"task `{task.name}` has no labels, so its metrics cannot be `accuracy` or `f1`")
     return labels
 
 
 def _accuracy(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
-    # LaMP maps every unknown string to -1 on both sides, so an unknown gold equals an unknown answer.
+    # LaMP maps unknown predictions and unknown golds to -1, so they are equal.
     return _index(prediction, task) == _index(gold, task), 1
 
 
 def _confusion(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
     size = len(_labels(task))
     row = [0.0] * (2 * size)
-    answered, truth = _index(prediction, task), _index(gold, task)
-    if answered == truth != -1:
-        row[truth] = 1.0
-    for index in (answered, truth):
+    predicted_index, gold_index = _index(prediction, task), _index(gold, task)
+    if predicted_index == gold_index != -1:
+        row[gold_index] = 1.0
+    for index in (predicted_index, gold_index):
         if index != -1:
             row[size + index] += 1.0
     return row
 
 
 def _macro_f1(sums: Floats) -> Floats:
-    # 2 TP + FP + FN is how often the class was predicted plus how often it was true.
+    # 2 TP + FP + FN is the number of predictions of the class plus the number of its golds.
     hits, mentions = np.split(sums, 2, axis=-1)
     f1 = np.divide(2 * hits, mentions, out=np.zeros_like(mentions), where=mentions > 0)
     return np.asarray(np.ascontiguousarray(f1).mean(axis=-1))
 
 
 def _distance(prediction: str, gold: str) -> float:
-    truth = as_number(gold)
-    if truth is None:
+    gold_rating = as_number(gold)
+    if gold_rating is None:
         raise DataError(f"gold {gold[:40]!r} is not a number; is this the gold file of a rating task?")
-    answered = as_number(prediction)
-    if answered is None:
-        answered = 1.0 if truth > 3 else 5.0
-    return answered - truth
+    rating = as_number(prediction)
+    if rating is None:
+        rating = 1.0 if gold_rating > 3 else 5.0
+    return rating - gold_rating
 
 
 def as_number(text: str) -> float | None:
-    """Return a rating as LaMP's scorer reads it; ``None`` where it cannot."""
+    """Return a rating as LaMP's scorer parses it; ``None`` if it cannot."""
     try:
         value = float(text.strip())
     except ValueError:
@@ -228,4 +240,4 @@ METRICS = _by_name(
         Metric("invalid", "Invalid", "share", "lower", _invalid, _mean),
     ]
 )
-"""Every metric, by name."""
+"""All metrics by name."""

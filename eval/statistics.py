@@ -1,8 +1,8 @@
-"""How sure we are: everything here takes whole users as the unit that was sampled.
+"""Confidence intervals and significance tests. The sampling unit is the user.
 
-Queries of one user are alike, so resampling queries would claim more than was seen. Values are
-formulas on sums of rows (`eval.metrics.Metric`), so a resample is one matrix product. All functions
-are pure; equal arguments and seed give equal numbers.
+Queries of one user are correlated, so resampling queries would give too narrow intervals. Values
+are formulas on sums of terms (`eval.metrics.Metric`), so a resample is one matrix product. All
+functions are deterministic, given arguments and seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ _CELLS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What changes a statistic: resamples, two-sided confidence in (0, 1), seed."""
+    """Settings of the bootstrap and the randomisation test.
+
+    Attributes:
+        resamples: At least 100.
+        confidence: Of two-sided intervals, in (0, 1).
+        seed: Seed of all resamples.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
 
     resamples: int = 5000
     confidence: float = 0.95
@@ -40,12 +49,14 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value and its interval; ``low`` and ``high`` are ``None`` where ``reason`` says why.
+    """A value and its confidence interval, in the metric's unit.
 
     Attributes:
-        value: In the metric's unit.
-        n: Answers.
-        users: Users.
+        low: Lower end; ``None`` if there is no interval.
+        high: Upper end; ``None`` if there is no interval.
+        n: Number of answers.
+        users: Number of users.
+        reason: Why there is no interval.
     """
 
     value: float
@@ -62,9 +73,10 @@ class Difference:
 
     Attributes:
         interval: Of the difference, in the metric's unit.
-        p: Two-sided, from a randomisation test that swaps A and B for whole users. For `holm`.
-        verdict: Whether A is better than B by the metric's direction: only where the interval
-            excludes zero and there are users enough.
+        p: Two-sided, from a randomisation test that swaps A and B for whole users; not corrected
+            for several comparisons (see `holm`).
+        verdict: Whether A is better than B in the metric's direction. "undecided" if the interval
+            includes zero or there are fewer than `min_users` users.
     """
 
     interval: Interval
@@ -74,11 +86,12 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:
-    """Exact McNemar test. It takes queries as independent, so it is a lower bound with several per user.
+    """Exact McNemar test. It assumes independent queries, so ``p`` is too small for several per user.
 
     Attributes:
-        only_a: Queries that only A answered right.
-        only_b: Queries that only B answered right.
+        only_a: Number of queries that only A answered correctly.
+        only_b: Number of queries that only B answered correctly.
+        n: Number of queries.
         p: Two-sided.
     """
 
@@ -90,17 +103,18 @@ class McNemar:
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
-    """How many users a difference of the observed size needs.
+    """The number of users needed to detect a difference of the observed size.
 
     Attributes:
-        users: Users seen.
-        needed: Users to find the observed difference with the wanted power; ``None`` where
-            ``reason`` says why.
-        detectable: Smallest difference that the users seen would find, in the metric's unit.
+        users: Number of users in the data.
+        users_needed: Number of users for the target power; ``None`` if ``reason`` is not empty.
+        detectable: Smallest difference that ``users`` can detect with the target power, in the
+            metric's unit; ``None`` if there is only one user.
+        reason: Why ``users_needed`` is unknown.
     """
 
     users: int
-    needed: int | None
+    users_needed: int | None
     detectable: float | None
     reason: str = ""
 
@@ -108,16 +122,27 @@ class Power:
 def interval(
     rows: Floats, users: Sequence[str], metric: Metric, settings: Settings | None = None
 ) -> Interval:
-    """Return the metric's value and its bootstrap interval, resampling users.
+    """Return the metric's value and its bootstrap interval over users.
 
-    Expanded percentile interval (Hesterberg 2015, "What teachers should know about the bootstrap"):
-    the percentiles are moved outwards so that few users do not give too narrow an interval.
+    The interval is the expanded percentile interval (Hesterberg 2015, "What teachers should know
+    about the bootstrap"), which corrects the percentiles for small samples.
 
     Args:
-        rows: Each answer's terms, shape ``(answers, terms)``, from `Metric.rows`.
-        users: Each answer's user id.
-        metric: Gives the formula.
-        settings: Resamples, confidence, seed.
+        rows: Terms of each answer, shape ``(answers, terms)``, from `Metric.rows`.
+        users: User id of each answer.
+        metric: The metric of ``rows``.
+        settings: ``None`` for the defaults.
+
+    Raises:
+        ConfigError: ``rows`` and ``users`` have different lengths, or are empty.
+
+    Example:
+        >>> from program import get_task
+        >>> from eval.metrics import get_metric
+        >>> mae, golds = get_metric("mae"), ["3", "3", "3"]
+        >>> rows = mae.rows(["3", "4", "5"], golds, get_task("LaMP-3"))
+        >>> interval(rows, users=["ana", "bo", "chi"], metric=mae).value
+        1.0
     """
     settings = settings or Settings()
     sums = _user_sums(rows, users)
@@ -128,28 +153,32 @@ def interval(
 def difference(
     rows_a: Floats, rows_b: Floats, users: Sequence[str], metric: Metric, settings: Settings | None = None
 ) -> Difference:
-    """Compare two methods on the same queries in the same order; see `Difference`.
+    """Compare two methods on the same queries in the same order. Arguments are those of `interval`.
 
     Raises:
-        ConfigError: The two do not have the same number of answers.
+        ConfigError: The methods have different numbers of answers.
     """
     settings = settings or Settings()
     sums = _paired_sums(rows_a, rows_b, users)
     formula = _difference_of(metric)
     value = float(formula(sums.sum(axis=0)))
-    found = _interval(value, sums, formula, len(users), settings)
+    interval = _interval(value, sums, formula, len(users), settings)
     return Difference(
-        interval=found,
+        interval=interval,
         p=_randomisation_p(value, sums, formula, settings),
-        verdict=_verdict(found, metric, settings),
+        verdict=_verdict(interval, metric, settings),
     )
 
 
 def mcnemar(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> McNemar:
-    """Test whether A and B are right equally often, on the same queries in the same order.
+    """Test whether A and B are correct equally often, on the same queries in the same order.
 
     Raises:
-        ConfigError: Different lengths.
+        ConfigError: The lengths differ.
+
+    Example:
+        >>> mcnemar(correct_a=[True, True, True], correct_b=[False, True, False]).p
+        0.5
     """
     from scipy.stats import binomtest
 
@@ -162,7 +191,12 @@ def mcnemar(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> McNemar:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return Holm-adjusted p-values for one table of comparisons, in the order given."""
+    """Return Holm-adjusted p-values for one table of comparisons, in the mapping's order.
+
+    Example:
+        >>> holm({"rag": 0.01, "icl": 0.04})
+        {'rag': 0.02, 'icl': 0.04}
+    """
     ranked = sorted(p_values, key=lambda name: p_values[name])
     adjusted, floor = {}, 0.0
     for rank, name in enumerate(ranked):
@@ -177,49 +211,51 @@ def power(
     users: Sequence[str],
     metric: Metric,
     *,
-    wanted: float = 0.8,
+    target: float = 0.8,
     confidence: float = 0.95,
 ) -> Power:
-    """Say how many users like these would show the observed difference.
+    """Estimate the number of users needed to detect the observed difference.
 
-    The variance is the jackknife's over users; the normal approximation gives the count.
+    Uses the jackknife variance over users and the normal approximation.
 
     Args:
-        rows_a: A's terms, as in `difference`.
-        rows_b: B's terms for the same answers.
-        users: Each answer's user id.
-        metric: Gives the formula.
-        wanted: The chance of finding the difference, in (0, 1).
-        confidence: Of the two-sided interval that has to exclude zero.
+        rows_a: Terms of A's answers, as in `difference`.
+        rows_b: Terms of B's answers to the same queries.
+        users: User id of each answer.
+        metric: The metric of the rows.
+        target: The power, which is the probability of detecting the difference, in (0, 1).
+        confidence: Of the two-sided interval that must exclude zero.
     """
     from scipy.stats import norm
 
     sums = _paired_sums(rows_a, rows_b, users)
-    seen = len(sums)
-    if seen < 2:
-        return Power(users=seen, needed=None, detectable=None, reason="one user shows no variance")
+    n_users = len(sums)
+    if n_users < 2:
+        reason = "the variance needs at least two users"
+        return Power(users=n_users, users_needed=None, detectable=None, reason=reason)
     formula = _difference_of(metric)
     total = sums.sum(axis=0)
-    left_out = formula(total - sums)
-    one_user = float((seen - 1) * np.square(left_out - left_out.mean()).sum())
-    reach = float(norm.ppf((1 + confidence) / 2) + norm.ppf(wanted))
-    detectable = reach * math.sqrt(one_user / seen)
+    jackknife = formula(total - sums)
+    user_variance = float((n_users - 1) * np.square(jackknife - jackknife.mean()).sum())
+    z = float(norm.ppf((1 + confidence) / 2) + norm.ppf(target))
+    detectable = z * math.sqrt(user_variance / n_users)
     observed = abs(float(formula(total)))
     if observed < 1e-12:
-        return Power(users=seen, needed=None, detectable=detectable, reason="no difference was seen")
-    needed = max(math.ceil(one_user * (reach / observed) ** 2), least_users(confidence))
-    return Power(users=seen, needed=needed, detectable=detectable)
+        reason = "the observed difference is zero"
+        return Power(users=n_users, users_needed=None, detectable=detectable, reason=reason)
+    users_needed = max(math.ceil(user_variance * (z / observed) ** 2), min_users(confidence))
+    return Power(users=n_users, users_needed=users_needed, detectable=detectable)
 
 
-def least_users(confidence: float = 0.95) -> int:
-    """Return how many users it takes before even full agreement among them (sign test) means anything."""
+def min_users(confidence: float = 0.95) -> int:
+    """Return the number of users for which a sign test can be significant if all users agree."""
     return math.ceil(1 - math.log2(1 - confidence))
 
 
 def _user_sums(rows: Floats, users: Sequence[str]) -> Floats:
     """Sum rows by user, shape ``(users, terms)``, users in order of first appearance."""
     if len(rows) != len(users) or not users:
-        raise ConfigError(f"every answer needs its user, got {len(rows)} answers and {len(users)} user ids")
+        raise ConfigError(f"each answer needs a user id, got {len(rows)} answers and {len(users)} user ids")
     position = {user: number for number, user in enumerate(dict.fromkeys(users))}
     sums = np.zeros((len(position), rows.shape[1]))
     np.add.at(sums, [position[user] for user in users], rows)
@@ -247,25 +283,25 @@ def _interval(
 
     users = len(sums)
     if users < 2:
-        reason = "one user is no sample of users"
+        reason = "an interval needs at least two users"
         return Interval(value=value, low=None, high=None, n=n, users=users, reason=reason)
-    values = np.concatenate([formula(drawn @ sums) for drawn in _resamples(users, settings)])
-    outer = t.ppf((1 + settings.confidence) / 2, users - 1) * math.sqrt(users / (users - 1))
-    tail = float(norm.cdf(-outer))
+    values = np.concatenate([formula(counts @ sums) for counts in _resamples(users, settings)])
+    t_quantile = t.ppf((1 + settings.confidence) / 2, users - 1) * math.sqrt(users / (users - 1))
+    tail = float(norm.cdf(-t_quantile))
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(value=value, low=float(low), high=float(high), n=n, users=users)
 
 
 def _resamples(users: int, settings: Settings) -> Iterable[Floats]:
-    """Return how often each user is drawn in each resample, shape ``(resamples, users)``, in chunks."""
+    """Return in chunks how often each resample draws each user, shape ``(resamples, users)``."""
     if settings.resamples * users > _CELLS_AT_ONCE:
         return _draw(users, settings)
-    return _drawn_once(users, settings)
+    return _cached_draws(users, settings)
 
 
 @lru_cache(maxsize=2)
-def _drawn_once(users: int, settings: Settings) -> tuple[Floats, ...]:
-    # A page has hundreds of intervals of the same users, and drawing is most of their cost.
+def _cached_draws(users: int, settings: Settings) -> tuple[Floats, ...]:
+    # A report has hundreds of intervals over the same users, and drawing is most of their cost.
     return tuple(_draw(users, settings))
 
 
@@ -288,12 +324,12 @@ def _randomisation_p(
     return (1 + extreme) / (1 + settings.resamples)
 
 
-def _verdict(found: Interval, metric: Metric, settings: Settings) -> Verdict:
-    if found.low is None or found.high is None or found.users < least_users(settings.confidence):
+def _verdict(interval: Interval, metric: Metric, settings: Settings) -> Verdict:
+    if interval.low is None or interval.high is None or interval.users < min_users(settings.confidence):
         return "undecided"
-    if found.low <= 0.0 <= found.high:
+    if interval.low <= 0.0 <= interval.high:
         return "undecided"
-    return "better" if metric.utility(found.value) > 0 else "worse"
+    return "better" if metric.utility(interval.value) > 0 else "worse"
 
 
 def _chunks(total: int, width: int) -> Iterator[int]:

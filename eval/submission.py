@@ -1,8 +1,8 @@
-"""LaMP's prediction files: writing one, and scoring one against a gold file.
+"""Writes LaMP's prediction files and scores them against gold files.
 
     {"task": "LaMP_3", "golds": [{"id": "300", "output": "5"}]}
 
-Predictions and golds share this format, key ``golds`` included.
+Prediction files have this format too, including the key ``golds``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from program.task import Task
 
 
 def write_predictions(path: Path, predictions: Mapping[str, str], task: Task) -> None:
-    """Write answers by query id in LaMP's submission format, in the order given.
+    """Write predictions by query id in LaMP's submission format, in the mapping's order.
 
     Raises:
         DataError: The file cannot be written.
@@ -33,10 +33,11 @@ def write_predictions(path: Path, predictions: Mapping[str, str], task: Task) ->
 
 
 def read_outputs(path: Path, task: Task) -> dict[str, str]:
-    """Return outputs by query id; with duplicate ids the last one wins, as in LaMP's scorer.
+    """Return outputs by query id. Of duplicate ids the last one wins, as in LaMP's scorer.
 
     Raises:
-        DataError: Not such a file, or one of another task; names the file and the field.
+        DataError: The file is unreadable, has another format or belongs to another task; the message
+            names file and field.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -45,29 +46,32 @@ def read_outputs(path: Path, task: Task) -> dict[str, str]:
     except ValueError as error:
         raise DataError(f"`{path}` is not JSON ({error}); download it again or check the path") from error
     if not isinstance(content, dict) or not isinstance(content.get("golds"), list):
-        raise DataError(f'`{path}` is no prediction or gold file: it needs {{"task": ..., "golds": [...]}}')
+        raise DataError(
+            f'`{path}` is not a prediction or gold file: it needs {{"task": ..., "golds": [...]}}'
+        )
     LampTask.of(task).check_file(path, content.get("task"))
     return dict(_output(path, number, entry) for number, entry in enumerate(content["golds"]))
 
 
 def score_files(predictions: Path, golds: Path, task: Task) -> tuple[Score, ...]:
-    """Score a prediction file as LaMP's scorer does, and count what is invalid.
+    """Score a prediction file with LaMP's rules, and count invalid answers.
 
     Raises:
         DataError: A file is unreadable or of another task, or the sets of ids differ.
     """
-    answered, truth = read_outputs(predictions, task), read_outputs(golds, task)
-    _check_ids(predictions, "missing", truth.keys() - answered.keys())
-    _check_ids(predictions, "unknown", answered.keys() - truth.keys())
-    if not truth:
+    outputs, gold_outputs = read_outputs(predictions, task), read_outputs(golds, task)
+    _check_ids(predictions, "missing", gold_outputs.keys() - outputs.keys())
+    _check_ids(predictions, "unknown", outputs.keys() - gold_outputs.keys())
+    if not gold_outputs:
         raise DataError(f"`{golds}` holds no golds")
-    unknown = sum(not is_valid(gold, task) for gold in truth.values())
-    if isinstance(task.answer, Labels) and 2 * unknown > len(truth):
-        # LaMP's scorer takes all unknown labels as equal: files of the other LaMP-2 would score 1.
+    unknown = sum(not is_valid(gold, task) for gold in gold_outputs.values())
+    if isinstance(task.answer, Labels) and 2 * unknown > len(gold_outputs):
+        # LaMP's scorer treats all unknown labels as equal: files of the other LaMP-2 would score 1.
         raise DataError(
-            f"`{golds}`: {unknown} of {len(truth)} golds are no labels of `{task.name}`; wrong task?"
+            f"`{golds}`: {unknown} of {len(gold_outputs)} golds are not labels of `{task.name}`; "
+            "check the task"
         )
-    return scores([answered[query_id] for query_id in truth], list(truth.values()), task)
+    return scores([outputs[query_id] for query_id in gold_outputs], list(gold_outputs.values()), task)
 
 
 def _output(path: Path, number: int, entry: Any) -> tuple[str, str]:
@@ -80,10 +84,10 @@ def _output(path: Path, number: int, entry: Any) -> tuple[str, str]:
     return str(query_id), str(output)
 
 
-def _check_ids(path: Path, what: str, ids: set[str]) -> None:
+def _check_ids(path: Path, problem: str, ids: set[str]) -> None:
     if ids:
-        shown = ", ".join(repr(query_id) for query_id in sorted(ids)[:3])
+        examples = ", ".join(repr(query_id) for query_id in sorted(ids)[:3])
         raise DataError(
-            f"`{path}`: {len(ids)} {what} query ids ({shown}{', ...' if len(ids) > 3 else ''}); "
-            "LaMP scores a file only with exactly one prediction for every gold"
+            f"`{path}`: {len(ids)} {problem} query ids ({examples}{', ...' if len(ids) > 3 else ''}); "
+            "LaMP needs exactly one prediction for each gold"
         )

@@ -140,5 +140,5 @@ def _row(comparison: Comparison) -> Row:
         "only_b": mcnemar.only_b if mcnemar else None,
         "mcnemar_p": mcnemar.p if mcnemar else None,
         "mcnemar_holm": comparison.mcnemar_holm,
-        "users_needed": power.needed if power else None,
+        "users_needed": power.users_needed if power else None,
     }

@@ -1,1 +1,1 @@
-"""One declaration per task."""
+"""LaMP tasks, one declaration in each file."""

@@ -1,4 +1,4 @@
-"""A LaMP task: what `program` needs to know, plus what only its files and its baselines need."""
+"""A LaMP task: a `Task` with the fields that LaMP's files and baselines need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _same(query: str) -> str:
 
 
 def appended(tail: str = ". ") -> Callable[[Sequence[str], str], str]:
-    """Return LaMP's usual profile prompt: items joined by ``, and ``, ``tail``, the input."""
+    """Return LaMP's usual profile prompt: items joined by ``, and ``, then ``tail``, then the input."""
     return lambda lines, text: ", and ".join(lines) + tail + text
 
 
@@ -29,18 +29,18 @@ _APPENDED = appended()
 
 
 def after(*cues: str) -> Callable[[str], str]:
-    """Return a reader of what follows the cue that comes first in an input.
+    """Return a function that extracts the text after the first cue in an input.
 
-    The reader raises `DataError` where no cue occurs or nothing follows it.
+    It raises `DataError` if no cue occurs or no text follows.
     """
 
     def read(text: str) -> str:
-        found = [(text.index(cue), cue) for cue in cues if cue in text]
-        rest = text.partition(min(found)[1])[2].strip() if found else ""
-        if rest:
-            return rest
+        starts = [(text.index(cue), cue) for cue in cues if cue in text]
+        query = text.partition(min(starts)[1])[2].strip() if starts else ""
+        if query:
+            return query
         raise DataError(
-            f"field `input` has no text after `{'` or `'.join(cues)}`: is this file of another task?"
+            f"field `input` has no text after `{'` or `'.join(cues)}`; is this a file of another task?"
         )
 
     return read
@@ -51,19 +51,19 @@ class LampTask(Task):
     """One LaMP task.
 
     Attributes:
-        file_names: Values of the files' ``task`` field that may mean this task; the first is
-            written into prediction files. ``LaMP_2`` meant news until March 2024, movies since.
-        folder: Where the files lie below the download base, before the split.
-        item_fields: Keys that every profile item has, besides ``id``.
-        lead: What LaMP's input begins with; for all tasks but LaMP-1 all that precedes the item.
-        scorer_labels: The labels in the scorer's order, where it is not the prompt's.
-        profile_line: LaMP's rendering of one profile item; slots ``{text}``, the field that is cut
-            to fit, and ``{response}``.
-        profile_text: What goes into ``{text}``.
-        profile_prompt: Puts rendered items and an input together.
-        retrieval_text: What LaMP's retrievers read of a profile item.
-        retrieval_query: What they read of a query, given its text.
-        licence: Why the files cannot be downloaded, where they cannot.
+        file_names: Accepted values of the files' ``task`` field; the first is written to prediction
+            files. ``LaMP_2`` meant news until March 2024 and means movies since.
+        folder: Path of the files below the download base, without the split.
+        item_fields: Keys of every profile item, besides ``id``.
+        lead: Start of LaMP's input, up to the item (in LaMP-1, up to the title).
+        scorer_labels: The labels in the scorer's order, if it differs from the prompt's.
+        profile_line: LaMP's format of one profile item, with ``{text}``, which is shortened to fit,
+            and ``{response}``.
+        profile_text: Returns the value of ``{text}``.
+        profile_prompt: Joins formatted profile items and an input.
+        retrieval_text: Returns the text of a profile item that LaMP's retrievers index.
+        retrieval_query: Returns their search query, given a query text.
+        licence: Why the files cannot be downloaded; empty if they can.
     """
 
     file_names: tuple[str, ...]
@@ -80,32 +80,32 @@ class LampTask(Task):
 
     @classmethod
     def of(cls, task: Task) -> LampTask:
-        """Return ``task`` with defaults for what only LaMP's own tasks declare."""
+        """Return ``task`` as a `LampTask`, with defaults for the additional fields."""
         if isinstance(task, LampTask):
             return task
-        shared = {name.name: getattr(task, name.name) for name in fields(Task)}
-        return cls(**shared, file_names=(task.name,))
+        values = {field.name: getattr(task, field.name) for field in fields(Task)}
+        return cls(**values, file_names=(task.name,))
 
-    def check_file(self, path: Path, found: object) -> None:
-        """Raise `DataError` unless a file's ``task`` field, ``found``, may mean this task."""
-        if found not in self.file_names:
+    def check_file(self, path: Path, file_task: object) -> None:
+        """Raise `DataError` unless ``file_task``, the ``task`` field of a file, is one of `file_names`."""
+        if file_task not in self.file_names:
             names = " or ".join(map(repr, self.file_names))
-            raise DataError(f"`{path}`: field `task` is {found!r}, but `{self.name}` needs {names}")
+            raise DataError(f"`{path}`: field `task` is {file_task!r}, but `{self.name}` needs {names}")
 
     def full_input(self, query: str) -> str:
-        """Return LaMP's full input for a query text, word for word."""
+        """Return LaMP's exact input for a query text."""
         return (self.lead or f"{self.question} ") + query
 
     def labels(self) -> tuple[str, ...]:
-        """Return the labels in the scorer's order; empty where answers are not labels."""
+        """Return the labels in the scorer's order; empty if answers are not labels."""
         return self.scorer_labels or (self.answer.values if isinstance(self.answer, Labels) else ())
 
     def item_keys(self, interaction: Interaction) -> set[str]:
-        """Return what a query must not share with a history item, or the item gives it away."""
+        """Return keys of a history item. An item that shares a key with a query gives its answer away."""
         return self._keys(interaction.query, interaction.response)
 
     def query_keys(self, query: str, gold: str | None) -> set[str]:
-        """Return the same for a query text: the text, and a free-text gold."""
+        """Return keys of a query: its text, and its gold if that is free text."""
         return self._keys(query, gold)
 
     def _keys(self, query: str, response: str | None) -> set[str]:
@@ -120,9 +120,9 @@ def _normal(text: str) -> str:
 
 
 def field(item: Mapping[str, object], name: str) -> str:
-    """Return one field of a profile item as text (scores were seen as numbers, too).
+    """Return one field of a profile item as text. Some files hold scores as numbers.
 
     Raises:
-        KeyError: It is missing.
+        KeyError: The field is missing.
     """
     return str(item[name]).strip()

@@ -4,8 +4,8 @@ r"""LaMP-1, citation: which of two references does this author's paper cite?
      reference is related? Just answer with [1] or [2] without explanation. [1]: \"<A>\" [2]: \"<B>\"",
      "profile": [{"id": "3100", "title": "...", "abstract": "..."}]}      gold: "[1]"
 
-A profile item is a paper, not a question; OPPU's files add a title it cites. Alignment questions
-are made from that (`pairs`): the cited title against one that this author never cites.
+A profile item is a paper, not a question; OPPU's files add a title that it cites. `pairs` turns it
+into an alignment question: the cited title against one that this author never cites.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def question_text(title: str, first: str, second: str) -> str:
 
 
 def options(query: str) -> tuple[str, str]:
-    """Return the titles behind ``[1]`` and ``[2]`` of a query text.
+    """Return the titles of options ``[1]`` and ``[2]`` of a query text.
 
     Raises:
-        DataError: The text is no LaMP-1 query.
+        DataError: The text is not a LaMP-1 query.
     """
     return _parts(query)[1:]
 
@@ -46,7 +46,7 @@ def options(query: str) -> tuple[str, str]:
 def _parts(query: str) -> tuple[str, str, str]:
     match = _QUERY.search(query)
     if match is None:
-        raise DataError('a LaMP-1 query must read `paper: "..." [1]: "..." [2]: "..."`')
+        raise DataError('a LaMP-1 query must have the form `paper: "..." [1]: "..." [2]: "..."`')
     return match["title"], match["first"], match["second"]
 
 
@@ -59,7 +59,7 @@ def _read_query(text: str) -> str:
     match = _INPUT.search(text)
     if match is None:
         raise DataError(
-            "field `input` has no title and two options `[1]` and `[2]`: is this file of another task?"
+            "field `input` has no title with two options `[1]` and `[2]`; is this a file of another task?"
         )
     return question_text(match["title"], match["first"], match["second"])
 
@@ -76,17 +76,17 @@ def _pairs(history: Sequence[Interaction], negatives: Sequence[str], rng: random
     pairs = []
     for interaction in history:
         if interaction.response:
-            shown = [interaction.response, rng.choice(pool)]
-            rng.shuffle(shown)
-            answer = f"[{shown.index(interaction.response) + 1}]"
-            pairs.append(Pair(interaction, question_text(_title(interaction), *shown), answer))
+            titles = [interaction.response, rng.choice(pool)]
+            rng.shuffle(titles)
+            answer = f"[{titles.index(interaction.response) + 1}]"
+            pairs.append(Pair(interaction, question_text(_title(interaction), *titles), answer))
     return pairs
 
 
 def _profile_prompt(lines: Sequence[str], text: str) -> str:
     # LaMP inserts the profile right after the first word `title`; the quoted title follows it.
-    head, _, rest = text.partition("title")
-    return f"{head}title{''.join(', and ' + line for line in lines)}{rest}" if rest else text
+    head, _, tail = text.partition("title")
+    return f"{head}title{''.join(', and ' + line for line in lines)}{tail}" if tail else text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""LaMP-2M, movie tag (the LaMP-2 of today): which of 15 tags would this user give the film?
+"""LaMP-2M, movie tag (LaMP-2 since March 2024): which of 15 tags would this user give the film?
 
 {"id": "200", "input": "Which tag does this movie relate to among the following tags? ...
  tags: [sci-fi, ...] description: <D>",

@@ -1,10 +1,10 @@
-"""LaMP-2N, news category (the LaMP-2 of before March 2024): in which section does it appear?
+"""LaMP-2N, news category (LaMP-2 until March 2024): in which section does the article appear?
 
     {"id": "200", "input": "Which category does this article relate to among the following
      categories? ... categories: [travel, ...] article: <A>",
      "profile": [{"id": "2000", "title": "...", "text": "...", "category": "sports"}]}  gold: "sports"
 
-The prompt lists the labels in one order, the scorer in another.
+The prompt and the scorer list the labels in different orders.
 """
 
 from __future__ import annotations

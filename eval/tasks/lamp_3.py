@@ -4,7 +4,7 @@
      with 1, 2, 3, 4, or 5 without further explanation. review: <R>",
      "profile": [{"id": "3000", "text": "...", "score": "5"}]}      gold: "5"
 
-LaMP-like files ask about a film and say ``movie:`` where LaMP says ``review:``.
+LaMP-like files ask about a film and have ``movie:`` instead of ``review:``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QUESTION = (
 
 
 def _read_item(item: Mapping[str, str]) -> Item:
-    # Scores were seen as numbers with a fraction, too.
+    # Some files hold scores as floats.
     return Item(field(item, "text"), field(item, "score").removesuffix(".0"))
 
 

@@ -3,8 +3,8 @@
     {"id": "400", "input": "Generate a headline for the following article: <A>",
      "profile": [{"id": "4000", "title": "...", "text": "..."}]}      gold: the headline
 
-LaMP retrieves over title and text; the interaction's query is the text alone, since its title is
-what a simulation has to find.
+LaMP retrieves over title and text. The interaction's query is the text alone, because the title is
+the answer.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     {"id": "500", "input": "Generate a title for the following abstract of a paper: <A>",
      "profile": [{"id": "5000", "title": "...", "abstract": "..."}]}      gold: the title
 
-LaMP retrieves over title and abstract; the interaction's query is the abstract alone, since its
-title is what a simulation has to find.
+LaMP retrieves over title and abstract. The interaction's query is the abstract alone, because the
+title is the answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LaMP-6, e-mail subject: how would this person title the e-mail? Loads licensed files only.
+"""LaMP-6, e-mail subject: how would this person title the e-mail? The files need a licence.
 
 {"id": "600", "input": "Generate a subject for the following email: <E>",
  "profile": [{"id": "6000", "text": "...", "title": "..."}]}      gold: the subject

@@ -3,8 +3,8 @@
     {"id": "700", "input": "Paraphrase the following tweet without any explanation before or after it: <T>",
      "profile": [{"id": "7000", "text": "..."}]}      gold: the tweet
 
-A profile item is the user's tweet, with no plain version of it: history holds no questions, so
-there is nothing to align on (`pairs` is always empty).
+A profile item is only the user's tweet, without the plain version that a question would hold.
+There is nothing to align on, so `pairs` returns an empty list.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Well-known paper titles: the wrong options of LaMP-1 alignment questions.
+"""Well-known paper titles, used as wrong options in LaMP-1 alignment questions.
 
-They are public and shipped, so that a question made for one user needs no other user's text.
+They are public, so a question for one user never contains another user's text.
 """
 
 PUBLIC_TITLES = (

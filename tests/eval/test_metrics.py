@@ -120,7 +120,7 @@ def test_label_metric_of_a_task_without_labels_is_refused():
 
 
 def test_unknown_metric_is_refused_with_the_list():
-    with pytest.raises(ConfigError, match=r"unknown metric 'bleu'; there are: accuracy"):
+    with pytest.raises(ConfigError, match=r"unknown metric 'bleu'; use one of accuracy"):
         get_metric("bleu")
 
 
@@ -258,7 +258,7 @@ def test_sets_of_ids_must_be_equal(tmp_path, predicted, message):
     [
         ("<html>", "is not JSON"),
         ('{"task": "LaMP_3", "golds": [', "is not JSON"),
-        ("[]", "no prediction or gold file"),
+        ("[]", "is not a prediction or gold file"),
         ('{"task": "LaMP_4", "golds": []}', "field `task` is 'LaMP_4', but `LaMP-3` needs 'LaMP_3'"),
         ('{"task": "LaMP_3", "golds": [{"id": "1"}]}', r"`golds\[0\]` needs the fields `id` and `output`"),
         ('{"task": "LaMP_3", "golds": ["x"]}', r"`golds\[0\]` needs the fields"),
@@ -341,5 +341,5 @@ def test_an_answer_that_would_crash_lamps_scorer_is_unparsable(answer):
 def test_files_of_the_other_lamp_2_are_refused_although_lamp_would_score_them_as_all_right(tmp_path):
     golds = {"1": "comedy", "2": "action"}
     files = [write(tmp_path / name, "LaMP_2", golds) for name in ("p.json", "g.json")]
-    with pytest.raises(DataError, match="2 of 2 golds are no labels of `LaMP-2N`"):
+    with pytest.raises(DataError, match="2 of 2 golds are not labels of `LaMP-2N`"):
         score_files(*files, NEWS)

@@ -10,8 +10,8 @@ from eval.statistics import (
     difference,
     holm,
     interval,
-    least_users,
     mcnemar,
+    min_users,
     power,
 )
 from eval.tasks.lamp_2m import TASK as MOVIES
@@ -29,9 +29,9 @@ def one_each(count):
 
 
 def test_value_is_the_mean_over_answers_not_over_users():
-    found = interval(rows([1, 0, 0, 0]), ["a", "b", "b", "b"], ACCURACY)
-    assert found.value == 0.25
-    assert (found.n, found.users) == (4, 2)
+    ci = interval(rows([1, 0, 0, 0]), ["a", "b", "b", "b"], ACCURACY)
+    assert ci.value == 0.25
+    assert (ci.n, ci.users) == (4, 2)
 
 
 def test_equal_seeds_give_equal_intervals():
@@ -43,40 +43,40 @@ def test_equal_seeds_give_equal_intervals():
 
 def test_interval_is_the_t_interval_for_means_of_many_users():
     values = np.random.default_rng(0).normal(2.0, 1.0, size=200)
-    found = interval(rows(values), one_each(200), MAE, Settings(resamples=20000))
+    ci = interval(rows(values), one_each(200), MAE, Settings(resamples=20000))
     half = t.ppf(0.975, 199) * values.std(ddof=1) / math.sqrt(200)
-    assert found.low == pytest.approx(values.mean() - half, abs=0.01)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.01)
+    assert ci.low == pytest.approx(values.mean() - half, abs=0.01)
+    assert ci.high == pytest.approx(values.mean() + half, abs=0.01)
 
 
-def test_copies_of_a_users_answers_add_no_certainty():
+def test_copies_of_a_users_answers_do_not_narrow_the_interval():
     values, users = [1, 0, 1, 1, 0, 1, 0, 0, 1, 1], one_each(10)
-    once = interval(rows(values), users, ACCURACY)
-    often = interval(rows(values * 50), users * 50, ACCURACY)
-    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    single = interval(rows(values), users, ACCURACY)
+    repeated = interval(rows(values * 50), users * 50, ACCURACY)
+    assert (repeated.low, repeated.high) == pytest.approx((single.low, single.high))
 
 
 def test_answers_of_one_user_are_kept_together():
-    # Users are all right or all wrong: 4 users, not 400 answers, were sampled.
+    # Users are all right or all wrong: the sample is 4 users, not 400 answers.
     users = [f"u{n // 100}" for n in range(400)]
-    found = interval(rows([1] * 200 + [0] * 200), users, ACCURACY)
-    assert (found.low, found.high) == (0.0, 1.0)
+    ci = interval(rows([1] * 200 + [0] * 200), users, ACCURACY)
+    assert (ci.low, ci.high) == (0.0, 1.0)
 
 
 def test_one_user_has_no_interval():
-    found = interval(rows([1, 0]), ["a", "a"], ACCURACY)
-    assert (found.value, found.low, found.high) == (0.5, None, None)
-    assert found.reason == "one user is no sample of users"
+    ci = interval(rows([1, 0]), ["a", "a"], ACCURACY)
+    assert (ci.value, ci.low, ci.high) == (0.5, None, None)
+    assert ci.reason == "an interval needs at least two users"
 
 
-def test_resamples_in_pieces_are_complete(monkeypatch):
+def test_resamples_in_chunks_are_complete(monkeypatch):
     values, users = rows([1, 0, 1, 1, 0, 1, 0, 0]), one_each(8)
     monkeypatch.setattr("eval.statistics._CELLS_AT_ONCE", 80)
-    found = interval(values, users, ACCURACY, Settings(resamples=1003))
-    assert 0.0 <= found.low < found.value < found.high <= 1.0
+    ci = interval(values, users, ACCURACY, Settings(resamples=1003))
+    assert 0.0 <= ci.low < ci.value < ci.high <= 1.0
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
+def test_intervals_have_their_nominal_coverage():
     # 20 users with 1 to 9 answers each, their own chance of being right, mean chance 0.6.
     rng = np.random.default_rng(5)
     hits, trials = 0, 400
@@ -85,8 +85,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         chances = rng.beta(3, 2, size=20)
         users = np.repeat(one_each(20), sizes).tolist()
         right = rng.random(sizes.sum()) < np.repeat(chances, sizes)
-        found = interval(rows(right), users, ACCURACY, Settings(resamples=600, seed=trial))
-        hits += found.low <= 0.6 <= found.high
+        ci = interval(rows(right), users, ACCURACY, Settings(resamples=600, seed=trial))
+        hits += ci.low <= 0.6 <= ci.high
     assert 0.92 <= hits / trials <= 0.98
 
 
@@ -94,18 +94,18 @@ def test_intervals_of_macro_f1_use_the_corpus_formula():
     predictions = ["comedy", "action", "comedy", "action"] * 5
     golds = ["comedy", "action", "action", "action"] * 5
     users = [f"u{n // 2}" for n in range(20)]
-    found = interval(F1.rows(predictions, golds, MOVIES), users, F1)
+    ci = interval(F1.rows(predictions, golds, MOVIES), users, F1)
     # comedy: TP 5, FP 5 -> 2/3; action: TP 10, FN 5 -> 4/5; 13 classes at 0.
-    assert found.value == pytest.approx((2 / 3 + 4 / 5) / 15)
-    assert found.low < found.value < found.high
+    assert ci.value == pytest.approx((2 / 3 + 4 / 5) / 15)
+    assert ci.low < ci.value < ci.high
 
 
 def test_difference_of_equal_methods_is_undecided():
     values = rows([1, 0, 1, 0, 1, 1, 0])
-    found = difference(values, values, one_each(7), ACCURACY)
-    assert (found.interval.value, found.interval.low, found.interval.high) == (0.0, 0.0, 0.0)
-    assert found.verdict == "undecided"
-    assert found.p == 1.0
+    comparison = difference(values, values, one_each(7), ACCURACY)
+    assert (comparison.interval.value, comparison.interval.low, comparison.interval.high) == (0.0, 0.0, 0.0)
+    assert comparison.verdict == "undecided"
+    assert comparison.p == 1.0
 
 
 def test_pairing_sees_what_two_intervals_do_not():
@@ -122,44 +122,44 @@ def test_verdict_follows_the_direction_of_the_metric():
     assert difference(a, b, users, MAE).verdict == "worse"
 
 
-def test_five_users_never_decide():
+def test_five_users_are_always_undecided():
     a, b = rows([1] * 5), rows([0] * 5)
     assert difference(a, b, one_each(5), ACCURACY).verdict == "undecided"
     assert difference(rows([1] * 6), rows([0] * 6), one_each(6), ACCURACY).verdict == "better"
 
 
 @pytest.mark.parametrize(("confidence", "users"), [(0.95, 6), (0.99, 8), (0.5, 2)])
-def test_least_users_is_where_the_sign_test_can_speak(confidence, users):
-    assert least_users(confidence) == users
+def test_min_users_makes_a_unanimous_sign_test_significant(confidence, users):
+    assert min_users(confidence) == users
     assert 2 * 0.5**users <= 1 - confidence < 2 * 0.5 ** (users - 1)
 
 
 def test_randomisation_p_is_the_share_of_swaps_as_extreme():
-    # Six users all in A's favour: of 64 swaps only none and all are as extreme: 2/64.
-    found = difference(rows([1] * 6), rows([0] * 6), one_each(6), ACCURACY, Settings(resamples=50_000))
-    assert found.p == pytest.approx(2 / 64, abs=0.003)
+    # Six users all in A's favour: of 64 swaps, two are as extreme (no swap and all swaps): 2/64.
+    comparison = difference(rows([1] * 6), rows([0] * 6), one_each(6), ACCURACY, Settings(resamples=50_000))
+    assert comparison.p == pytest.approx(2 / 64, abs=0.003)
 
 
-def test_equal_methods_are_rarely_told_apart():
+def test_equal_methods_rarely_differ_significantly():
     rng = np.random.default_rng(11)
-    decided, small = 0, 0
+    decided, significant = 0, 0
     for seed in range(300):
         users = [f"u{n // 4}" for n in range(80)]
         own = np.repeat(rng.random(20), 4)
         a, b = rows(rng.random(80) < own), rows(rng.random(80) < own)
-        found = difference(a, b, users, ACCURACY, Settings(resamples=400, seed=seed))
-        decided += found.verdict != "undecided"
-        small += found.p <= 0.05
+        comparison = difference(a, b, users, ACCURACY, Settings(resamples=400, seed=seed))
+        decided += comparison.verdict != "undecided"
+        significant += comparison.p <= 0.05
     assert decided / 300 <= 0.08
-    assert small / 300 <= 0.08
+    assert significant / 300 <= 0.08
 
 
-def test_methods_with_different_queries_are_not_compared():
+def test_rejects_methods_with_different_queries():
     with pytest.raises(ConfigError, match="same queries, got 2 and 3"):
         difference(rows([1, 0]), rows([1, 0, 0]), ["a", "b"], ACCURACY)
 
 
-def test_every_answer_needs_its_user():
+def test_rejects_answers_without_user_id():
     with pytest.raises(ConfigError, match="got 2 answers and 1 user ids"):
         interval(rows([1, 0]), ["a"], ACCURACY)
 
@@ -168,26 +168,26 @@ def test_every_answer_needs_its_user():
     ("only_a", "only_b", "p"),
     [(3, 0, 0.25), (0, 0, 1.0), (5, 5, 1.0), (1, 9, 2 * 11 / 1024), (6, 0, 2 / 64)],
 )
-def test_mcnemar_is_the_exact_binomial(only_a, only_b, p):
+def test_mcnemar_is_the_exact_binomial_test(only_a, only_b, p):
     a = [True] * only_a + [False] * only_b + [True, False]
     b = [False] * only_a + [True] * only_b + [True, False]
-    found = mcnemar(a, b)
-    assert (found.only_a, found.only_b, found.n) == (only_a, only_b, only_a + only_b + 2)
-    assert found.p == pytest.approx(p)
+    test = mcnemar(a, b)
+    assert (test.only_a, test.only_b, test.n) == (only_a, only_b, only_a + only_b + 2)
+    assert test.p == pytest.approx(p)
 
 
-def test_mcnemar_needs_the_same_queries():
+def test_mcnemar_rejects_different_lengths():
     with pytest.raises(ConfigError, match="got 1 and 2 answers"):
         mcnemar([True], [True, False])
 
 
-def test_holm_by_hand():
+def test_holm_matches_hand_computed_values():
     assert holm({"x": 0.03, "y": 0.01, "z": 0.04, "w": 0.005}) == pytest.approx(
         {"x": 0.06, "y": 0.03, "z": 0.06, "w": 0.02}
     )
 
 
-def test_holm_never_passes_one_and_keeps_the_order():
+def test_holm_is_at_most_one_and_keeps_the_order():
     adjusted = holm({"b": 0.9, "a": 0.6})
     assert list(adjusted) == ["b", "a"]
     assert adjusted == {"b": 1.0, "a": 1.0}
@@ -196,45 +196,49 @@ def test_holm_never_passes_one_and_keeps_the_order():
 
 def test_power_of_one_answer_per_user_is_the_textbook_formula():
     differences = np.array([1.0, 0.0, 0.0, 1.0, -1.0, 1.0, 0.0, 0.0, 1.0, 0.0])
-    found = power(rows(differences), rows(np.zeros(10)), one_each(10), MAE)
-    reach = norm.ppf(0.975) + norm.ppf(0.8)
+    estimate = power(rows(differences), rows(np.zeros(10)), one_each(10), MAE)
+    z = norm.ppf(0.975) + norm.ppf(0.8)
     deviation = differences.std(ddof=1)
-    assert found.needed == math.ceil((reach * deviation / 0.3) ** 2)
-    assert found.detectable == pytest.approx(reach * deviation / math.sqrt(10))
+    assert estimate.users_needed == math.ceil((z * deviation / 0.3) ** 2)
+    assert estimate.detectable == pytest.approx(z * deviation / math.sqrt(10))
 
 
 def test_power_counts_users_not_answers():
     differences = [1.0, 0.0, 0.0, 1.0, -1.0, 1.0, 0.0, 0.0, 1.0, 0.0]
     users = one_each(10)
-    once = power(rows(differences), rows([0.0] * 10), users, MAE)
-    often = power(rows(differences * 20), rows([0.0] * 200), users * 20, MAE)
-    assert often.needed == once.needed
+    single = power(rows(differences), rows([0.0] * 10), users, MAE)
+    repeated = power(rows(differences * 20), rows([0.0] * 200), users * 20, MAE)
+    assert repeated.users_needed == single.users_needed
 
 
-def test_that_many_users_do_find_the_difference():
-    seen = np.random.default_rng(2).normal(0.3, 1.0, size=60)
-    needed = power(rows(seen), rows(np.zeros(60)), one_each(60), MAE).needed
+def test_needed_users_detect_the_difference_at_the_target_power():
+    pilot = np.random.default_rng(2).normal(0.3, 1.0, size=60)
+    n = power(rows(pilot), rows(np.zeros(60)), one_each(60), MAE).users_needed
     rng = np.random.default_rng(3)
-    found = 0
+    detected = 0
     for seed in range(200):
-        again = rng.choice(seen, size=needed)
-        zero = rows(np.zeros(needed))
-        result = difference(rows(again), zero, one_each(needed), MAE, Settings(resamples=300, seed=seed))
-        found += result.interval.low > 0
-    assert 0.7 <= found / 200 <= 0.9
+        sample, zero = rows(rng.choice(pilot, size=n)), rows(np.zeros(n))
+        detected += (
+            difference(sample, zero, one_each(n), MAE, Settings(resamples=300, seed=seed)).interval.low > 0
+        )
+    assert 0.7 <= detected / 200 <= 0.9
 
 
-def test_power_without_a_difference_has_no_answer():
-    found = power(rows([1, 0]), rows([0, 1]), one_each(2), ACCURACY)
-    assert (found.needed, found.reason) == (None, "no difference was seen")
+def test_power_of_a_zero_difference_is_unknown():
+    estimate = power(rows([1, 0]), rows([0, 1]), one_each(2), ACCURACY)
+    assert (estimate.users_needed, estimate.reason) == (None, "the observed difference is zero")
 
 
-def test_power_of_one_user_has_no_answer():
-    found = power(rows([1, 1]), rows([0, 1]), ["a", "a"], ACCURACY)
-    assert (found.needed, found.detectable, found.reason) == (None, None, "one user shows no variance")
+def test_power_of_one_user_is_unknown():
+    estimate = power(rows([1, 1]), rows([0, 1]), ["a", "a"], ACCURACY)
+    assert (estimate.users_needed, estimate.detectable, estimate.reason) == (
+        None,
+        None,
+        "the variance needs at least two users",
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"resamples": 99}, {"confidence": 1.0}, {"confidence": 0.0}])
-def test_wrong_settings_are_refused(wrong):
+def test_rejects_invalid_settings(wrong):
     with pytest.raises(ConfigError, match=f"`{next(iter(wrong))}` must be"):
         Settings(**wrong)
