@@ -40,7 +40,7 @@ class Simba(DspyOptimizerMethod):
 def _max_steps(batches: int) -> int:
     """Return the most steps, at least 1, that ``batches`` of rollouts allow.
 
-    A step runs one batch for each sample and candidate; the winners run once more at the end.
+    A step runs 2 * `_CANDIDATES` + 1 batches. The best programs of all steps run once more at the end.
     """
     steps = 1
     while (steps + 1) * (2 * _CANDIDATES + 1) + min(steps + 2, _CANDIDATES + 1) <= batches:

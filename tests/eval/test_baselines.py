@@ -5,10 +5,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from eval.contracts import Query, UserView
+from eval.contracts import EvalUser, Query, UserView
 from eval.methods.baselines import CitedBefore, Constant, GlobalMajority, Lead, UserMajority, UserMedian
 from eval.tasks.lamp_1 import question_text
+from eval.user_view import scan_users, user_views
 from program.errors import ConfigError
 from program.memory.interaction import Interaction
 from program.task import get_task
@@ -90,9 +93,6 @@ def test_baseline_refuses_unsuitable_task(method: Any, task: str) -> None:
 
 
 def test_text_responses_of_others_are_hidden() -> None:
-    from eval.contracts import EvalUser
-    from eval.user_view import scan_users, user_views
-
     task = get_task("LaMP-4")
     users = [
         EvalUser(
@@ -107,9 +107,6 @@ def test_text_responses_of_others_are_hidden() -> None:
 
 
 def test_responses_of_others_after_first_query_are_not_counted() -> None:
-    from eval.contracts import EvalUser
-    from eval.user_view import scan_users, user_views
-
     def day(number: int) -> datetime:
         return datetime(2024, 1, number, tzinfo=timezone.utc)
 
@@ -135,3 +132,41 @@ def test_responses_of_others_after_first_query_are_not_counted() -> None:
     _, responses = scan_users(users, task)
     others = [view.others for view, _ in user_views(users, task, 0, responses)]
     assert others == [{"comedy": 1, "classic": 1}, {"comedy": 1, "action": 1}]
+
+
+@given(st.lists(st.sampled_from(["comedy", "action", "classic"]), min_size=1, max_size=12))
+def test_user_majority_is_the_mode_that_occurs_last(responses: list[str]) -> None:
+    most = max(responses.count(tag) for tag in responses)
+    modes = [tag for tag in responses if responses.count(tag) == most]
+    assert answer(UserMajority(), user("LaMP-2M", *responses)) == modes[-1]
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=12))
+def test_user_median_minimises_mae_among_constants(ratings: list[int]) -> None:
+    def error(constant: int) -> int:
+        return sum(abs(rating - constant) for rating in ratings)
+
+    median = int(answer(UserMedian(), user("LaMP-3", *map(str, ratings))))
+    assert median in ratings
+    assert error(median) == min(map(error, range(1, 6)))
+
+
+@given(st.dictionaries(st.sampled_from(["comedy", "action", "classic"]), st.integers(1, 5), min_size=1))
+def test_global_majority_does_not_depend_on_order(others: dict[str, int]) -> None:
+    backwards = dict(reversed(others.items()))
+    expected = sorted(others, key=lambda tag: (-others[tag], tag))[0]
+    assert answer(GlobalMajority(), user("LaMP-2M", others=others)) == expected
+    assert answer(GlobalMajority(), user("LaMP-2M", others=backwards)) == expected
+
+
+def test_lead_returns_short_text_whole() -> None:
+    assert answer(Lead(words=5), user("LaMP-4"), "  two\n words ") == "two words"
+
+
+def test_constant_text_is_accepted_for_text_tasks() -> None:
+    assert answer(Constant(value="Breaking news"), user("LaMP-4")) == "Breaking news"
+
+
+def test_cited_before_chooses_first_if_both_options_were_cited() -> None:
+    cites = user("LaMP-1", "one paper", "other paper")
+    assert answer(CitedBefore(), cites, question_text("new", "one paper", "other paper")) == "[1]"

@@ -1,24 +1,32 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eval.contracts import Answer, EvalUser, UserView
 from eval.methods.final_answer import final_answer
 from eval.methods.membank import MemoryBank, _split_by_day
-from eval.methods.registry import METHODS, make_methods
+from eval.methods.profiles import profile_as_dict, restore_profile
+from eval.methods.registry import BUILT_IN, METHODS, make_methods, split_specs, with_setting
 from eval.methods.retrieval import make_memory
+from eval.methods.simba import _max_steps
 from program.agent import PersonaAgent
-from program.errors import ConfigError, ModelSetupError, UnknownTaskError
+from program.errors import ConfigError, ModelSetupError, PersonaError, UnknownTaskError
 from program.loop import Step
 from program.memory.episodic import EpisodicMemory
+from program.memory.semantic import Profile, count_facts
 from program.models.scripted import scripted_lm
 from program.persona import GENERIC
+from program.plugins import split_spec
 from program.task import Task, get_task
 from program.tools.toolset import ToolSet
 from program.usage import UsageTracker, track_usage
@@ -164,8 +172,6 @@ def test_membank_recalls_raise_retention(movies: Task, make_user: Callable[..., 
 
 
 def test_membank_groups_undated_interactions(make_user: Callable[..., EvalUser]) -> None:
-    from dataclasses import replace
-
     undated = [replace(item, timestamp=None) for item in make_user("anna", history=5).history]
     assert [len(day) for day in _split_by_day(undated, 2)] == [2, 2, 1]
     assert [len(day) for day in _split_by_day(make_user("anna", history=3).history, 2)] == [1, 1, 1]
@@ -377,3 +383,105 @@ def test_module_that_fails_to_import_reports_one_line_error(
         make_methods(["broken_method:X"], movies)
     with pytest.raises(UnknownTaskError, match="cannot load task 'broken_method:X': division by zero"):
         get_task("broken_method:X")
+
+
+def test_membank_prefers_retention_over_rank(movies: Task, make_user: Callable[..., EvalUser]) -> None:
+    user = make_user("anna", history=4)
+    view = UserView(user_id="anna", task=movies, history=user.history, seed=0)
+    bank = MemoryBank(k=2).open(view, {"summaries": [], "portrait": ""})
+    ids = [item.id for item in bank.memory.search("rainy", 4)]
+
+    def recall(*retention: float) -> list[str]:
+        weighted = replace(bank, retention=dict(zip(ids, retention, strict=True)))
+        return [item.id for item in weighted.recall("anna asks about a rainy day", 2)]
+
+    # Weights are retention / rank: 0.5, 0.25, 0.17, 0.12 keep the order of the search.
+    assert recall(0.5, 0.5, 0.5, 0.5) == sorted(ids[:2])
+    # 0.1, 0.05, 0.3, 0.2: the third and the fourth result win.
+    assert recall(0.1, 0.1, 0.9, 0.8) == sorted(ids[2:])
+
+
+def test_membank_without_history_calls_no_model_to_prepare(
+    movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    answers, lm, learned = serve("membank", make_user("anna", history=0), movies, obliging)
+    assert learned == {"summaries": [], "portrait": ""}
+    assert len(prompts(lm)) == 1
+    assert "Nothing is known about this user yet." in answers[0].steps[0]["observation"]
+
+
+@pytest.mark.parametrize("name", [name for name, path in BUILT_IN.items() if "baselines" not in path])
+def test_user_without_history_gets_an_answer(
+    name: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    answers, _, _ = serve(name, make_user("anna", history=0), movies, obliging)
+    assert [answer.text for answer in answers] == ["comedy"]
+
+
+def test_profile_is_restored_with_current_counts(movies: Task, make_user: Callable[..., EvalUser]) -> None:
+    user = make_user("anna")
+    view = UserView(user_id="anna", task=movies, history=user.history, seed=0)
+    facts = count_facts(user.history, movies.response_type)
+    profile = Profile(facts=facts, prose="Loves rain.", interaction_ids=("anna-h1", "anna-h0"))
+    saved = json.loads(json.dumps(profile_as_dict(profile)))
+    assert saved == {"prose": "Loves rain.", "interaction_ids": ["anna-h1", "anna-h0"]}
+    assert restore_profile(saved, view) == profile
+
+
+@pytest.mark.parametrize("batches", range(7, 60))
+def test_simba_uses_its_budget_and_never_more(batches: int) -> None:
+    def cost(steps: int) -> int:
+        """Count 5 batches for each step, and one for each of up to 3 final programs."""
+        return 5 * steps + min(steps + 1, 3)
+
+    steps = _max_steps(batches)
+    assert cost(steps) <= batches < cost(steps + 1)
+
+
+names = st.sampled_from(["rag", "icl", "mine:Method", "a.b:C"])
+keys = st.sampled_from(["k", "retrieval", "gate", "back"])
+values = st.sampled_from(["8", "dense", "mine:Careful", "mine:Careful:margin=0.1", "-1.5"])
+settings = st.dictionaries(keys, values, max_size=3)
+
+
+def to_spec(name: str, chosen: dict[str, str]) -> str:
+    return ":".join([name, *filter(None, [",".join(f"{k}={v}" for k, v in chosen.items())])])
+
+
+@given(st.lists(st.tuples(names, settings), max_size=4))
+def test_specs_joined_by_commas_are_split_again(methods: list[tuple[str, dict[str, str]]]) -> None:
+    specs = [to_spec(*method) for method in methods]
+    assert list(split_specs([",".join(specs)])) == specs
+    assert list(split_specs([f" {spec} ," for spec in specs])) == specs
+    assert [split_spec(spec) for spec in specs] == methods
+
+
+@given(names, settings, keys, values)
+def test_with_setting_changes_one_setting(name: str, chosen: dict[str, str], key: str, value: str) -> None:
+    spec = with_setting(to_spec(name, chosen), key, value)
+    assert split_spec(spec) == (name, {**chosen, key: value})
+
+
+def test_every_built_in_method_recreates_itself_from_its_spec() -> None:
+    for name in BUILT_IN:
+        method = METHODS.make(name)
+        assert (METHODS.spec_of(method), method.name) == (name, name)
+        assert METHODS.make(METHODS.spec_of(method)) == method
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_settings_are_json(name: str) -> None:
+    settings = dict(METHODS.make(name).settings())
+    assert json.loads(json.dumps(settings)) == settings
+
+
+def test_optimizer_state_of_failed_persona_keeps_initial_persona(
+    movies: Task, make_user: Callable[..., EvalUser], obliging: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, *args: Any) -> str:
+        raise PersonaError("the text is empty")
+
+    monkeypatch.setattr("eval.methods.gepa.Gepa._compile", fail)
+    _, _, learned = serve("gepa", make_user("anna"), movies, obliging)
+    assert learned["persona"] == learned["persona_initial"]
+    assert (learned["note"], learned["agent_runs"]) == ("the text is empty", 0)

@@ -13,7 +13,7 @@ import pytest
 from eval.contracts import Answer, EvalUser, Method, Query, UserView
 from eval.manifest import make_manifest
 from eval.methods.base import BaseMethod
-from eval.methods.baselines import UserMajority
+from eval.methods.baselines import UserMajority, UserMedian
 from eval.methods.personaagent import PersonaAgentMethod
 from eval.methods.rag import Rag
 from eval.records import AnswerRecord, read_run
@@ -22,6 +22,7 @@ from eval.runner import Limits, Outcome, run_methods
 from program.errors import BudgetExceededError, ConfigError, DataError
 from program.models.scripted import scripted_lm
 from program.task import Task
+from program.usage import Budget, Usage, UsageTracker
 
 MakeUser = Callable[..., EvalUser]
 
@@ -367,3 +368,139 @@ def test_unknown_fields_are_ignored_and_newer_schema_is_refused(
     manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
     with pytest.raises(DataError, match="update personaagent"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["threads", "give_up_after"])
+def test_limits_refuse_values_below_one(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"`{name}` must be 1 or more, got 0"):
+        Limits(**{name: 0})
+
+
+def test_remaining_budget_is_never_negative() -> None:
+    limits = Limits(max_calls=10, max_usd=1.0)
+    assert limits.remaining(Usage(calls=4, usd=0.25)) == Budget(max_calls=6, max_usd=0.75)
+    assert limits.remaining(Usage(calls=11, usd=2.0)) == Budget(max_calls=0, max_usd=0.0)
+    assert Limits().remaining(Usage(calls=11)) == Budget()
+
+
+def test_dollar_limit_stops_at_first_unpriced_call(
+    tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
+) -> None:
+    lm = scripted_lm(obliging)
+    outcome = go(tmp_path, [make_user("anna")], movies, Rag(), lm=lm, max_usd=1.0)
+    assert isinstance(outcome.stopped, BudgetExceededError)
+    assert str(outcome.stopped) == ("cannot enforce `max_usd`: 1 calls have no known price; use `max_calls`")
+    assert len(lm.engine.prompts) == 1
+
+
+def test_budget_of_the_given_tracker_holds(
+    tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
+) -> None:
+    lm, methods = scripted_lm(obliging), {"rag": Rag()}
+    tracker = UsageTracker(Budget(max_calls=2))
+    manifest = make_manifest(task=movies, data={}, methods=methods, lm=lm)
+    outcome = run_methods(
+        [make_user("anna")], methods, task=movies, manifest=manifest, out=tmp_path, lm=lm, tracker=tracker
+    )
+    assert (outcome.answered, len(lm.engine.prompts)) == ({"rag": 2}, 2)
+    assert isinstance(outcome.stopped, BudgetExceededError)
+
+
+def test_unsuitable_method_is_refused_before_the_folder_exists(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    with pytest.raises(ConfigError, match="needs a rating task"):
+        go(tmp_path / "run", [make_user("anna")], movies, UserMedian())
+    assert not (tmp_path / "run").exists()
+
+
+def test_prepare_result_that_is_not_json_is_a_failure(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    class Opaque(Echo):
+        def prepare(self, user: UserView) -> dict[str, Any]:
+            return {"handle": object()}
+
+    outcome = go(tmp_path, [make_user("anna")], movies, Opaque())
+    assert outcome.failed == {"echo": {"TypeError": 1}}
+    run = read_run(tmp_path)
+    assert {record.failed.stage for record in run.answers.values()} == {"prepare"}
+    assert run.prepared["echo", "anna"].learned is None
+
+
+def test_failed_open_is_retried_without_preparing_again(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    class Flaky(Echo):
+        broken: ClassVar[bool] = True
+
+        def open(self, user: UserView, learned: Any) -> Any:
+            if self.broken:
+                raise OSError("the index is missing")
+            return learned
+
+    outcome = go(tmp_path, [make_user("anna")], movies, Flaky())
+    assert (outcome.answered, outcome.failed) == ({"echo": 0}, {"echo": {"OSError": 1}})
+    assert read_run(tmp_path).answers["echo", "anna", "anna-q0"].failed.stage == "prepare"
+    Flaky.broken = False
+    assert go(tmp_path, [make_user("anna")], movies, Flaky()).complete
+    assert len((tmp_path / "prepare.jsonl").read_text().splitlines()) == 1
+
+
+def test_consecutive_failures_are_reset_by_an_answer(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    Fragile.bad = {"anna-q0", "anna-q2", "bert-q0", "bert-q2"}
+    users = [make_user("anna"), make_user("bert")]
+    outcome = go(tmp_path, users, movies, Fragile(), give_up_after=3)
+    # At most two failures, of anna-q2 and bert-q0, are consecutive.
+    assert (outcome.given_up, outcome.failed) == (frozenset(), {"fragile": {"RuntimeError": 4}})
+
+
+def test_data_are_read_no_faster_than_they_are_used(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    users = [make_user(f"user{i:02}") for i in range(30)]
+    n_read, leads = [0], []
+
+    class Stream:
+        def __iter__(self) -> Any:
+            n_read[0] = 0
+            for user in users:
+                n_read[0] += 1
+                yield user
+
+    class Slow(Echo):
+        def prepare(self, user: UserView) -> dict[str, Any]:
+            leads.append(n_read[0] - int(user.user_id[4:]))
+            return super().prepare(user)
+
+    manifest = make_manifest(task=movies, data={}, methods={"echo": Slow()})
+    assert run_methods(Stream(), {"echo": Slow()}, task=movies, manifest=manifest, out=tmp_path).complete
+    # One user is in work, one waits, and one is read ahead.
+    assert max(leads) <= 4
+
+
+def test_unreadable_data_end_the_run_and_keep_its_answers(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    class Broken:
+        passes = 0
+
+        def __iter__(self) -> Any:
+            self.passes += 1
+            yield make_user("anna")
+            if self.passes == 2:
+                raise DataError("line 2 is damaged")
+
+    manifest = make_manifest(task=movies, data={}, methods={"echo": Echo()})
+    with pytest.raises(DataError, match="line 2 is damaged"):
+        run_methods(Broken(), {"echo": Echo()}, task=movies, manifest=manifest, out=tmp_path)
+    assert set(read_run(tmp_path).answers) <= {("echo", "anna", f"anna-q{i}") for i in range(3)}
+    # The folder is unlocked.
+    assert go(tmp_path, [make_user("anna")], movies, Echo()).complete
+
+
+def test_run_without_users_is_complete(tmp_path: Path, movies: Task) -> None:
+    outcome = go(tmp_path, [], movies, Echo())
+    assert (outcome.complete, outcome.expected, outcome.answered) == (True, 0, {"echo": 0})
