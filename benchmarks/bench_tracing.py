@@ -152,7 +152,7 @@ def listing(calls: int) -> None:
     from program.tracing.server.calls import write_end, write_start
     from program.tracing.server.trace_store import TraceStore
     from program.tracing.view import reader
-    from program.tracing.view.page.routes import answer_page
+    from program.tracing.view.page.json_routes import answer_page
 
     project, users, per_trace = "local/personaagent", 1_000, 20
     with tempfile.TemporaryDirectory() as folder:

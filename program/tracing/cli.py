@@ -104,7 +104,7 @@ def export(
     ] = "html",
 ) -> None:
     """Write traces to one file. It holds users' texts: share it with care."""
-    from program.tracing.view.page.build import export_page
+    from program.tracing.view.page.html import export_page
 
     with _traces() as store:
         trace_id = None if trace is None else reader.find_trace(store, trace)

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from program.tracing.server.call_fields import call_field
-from program.tracing.server.errors import BadRequestError
 from program.tracing.server.query import compile_query
+from program.tracing.server.request_errors import BadRequestError
 from program.tracing.server.trace_store import TraceStore
 
 PROJECT = "local/test"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from program.tracing.weave.circuit_breaker import CircuitBreaker
-from program.tracing.weave.usage import add, of_call
+from program.tracing.weave.usage_totals import add, of_call
 
 TOTALS = st.recursive(
     st.dictionaries(st.sampled_from("ab"), st.integers(0, 9), max_size=2),

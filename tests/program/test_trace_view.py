@@ -29,8 +29,8 @@ from program.tracing.cli import app
 from program.tracing.server.calls import write_start
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, open_tracer, store_path
-from program.tracing.view.page.build import export_page
-from program.tracing.view.page.routes import answer_page
+from program.tracing.view.page.html import export_page
+from program.tracing.view.page.json_routes import answer_page
 from program.tracing.view.reader import (
     CallLine,
     CallNode,

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from program.tracing.server.database import name_id
-from program.tracing.server.errors import BadRequestError
 from program.tracing.server.query import Field, Sql, all_params, compile_query, json_at
+from program.tracing.server.request_errors import BadRequestError
 
 OP = "(SELECT text FROM names WHERE id = c.op)"
 TRACE_NAME = "(SELECT short FROM names WHERE id = c.op)"

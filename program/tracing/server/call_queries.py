@@ -9,9 +9,9 @@ from typing import Any
 
 from program.tracing.server.call_fields import OP, STATUS, TRACE_NAME, call_conditions, call_field
 from program.tracing.server.codec import iso
-from program.tracing.server.costs import cost_of
 from program.tracing.server.database import name_id
 from program.tracing.server.feedback import feedback_of_calls
+from program.tracing.server.prices import cost_of
 from program.tracing.server.query import all_params, compile_sort, limit_and_offset
 from program.tracing.server.references import value_of
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from program.tracing.server.codec import dumps, iso
 from program.tracing.server.database import Database, name_id
-from program.tracing.server.errors import BadRequestError
 from program.tracing.server.query import (
     Field,
     Sql,
@@ -21,6 +20,7 @@ from program.tracing.server.query import (
     limit_and_offset,
     project_condition,
 )
+from program.tracing.server.request_errors import BadRequestError
 
 
 def create_feedback(database: Database, db: sqlite3.Connection, request: Mapping[str, Any]) -> dict[str, Any]:

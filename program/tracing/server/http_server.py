@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from program.errors import ConfigError
 from program.tracing.server.routes import MAX_BODY, Response
 from program.tracing.server.trace_store import TraceStore
-from program.tracing.view.page.build import PAGE_HEADERS, empty_page
-from program.tracing.view.page.routes import answer_page
+from program.tracing.view.page.html import PAGE_HEADERS, empty_page
+from program.tracing.view.page.json_routes import answer_page
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 # These return no data. Weave's client calls some of them before it sends a key.

@@ -10,8 +10,8 @@ from typing import Any
 
 from program.tracing.server.codec import iso
 from program.tracing.server.database import Database, name_id
-from program.tracing.server.errors import BadRequestError, NotFoundError
 from program.tracing.server.query import Field, Sql, compile_sort, limit_and_offset
+from program.tracing.server.request_errors import BadRequestError, NotFoundError
 
 
 def create_object(database: Database, db: sqlite3.Connection, obj: Mapping[str, Any]) -> str:

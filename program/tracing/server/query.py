@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from program.tracing.server.codec import micros
-from program.tracing.server.errors import BadRequestError
+from program.tracing.server.request_errors import BadRequestError
 
 
 class Sql(NamedTuple):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from program.tracing.server import call_queries, calls, costs, feedback, objects, references, tables
+from program.tracing.server import call_queries, calls, feedback, objects, prices, references, tables
 from program.tracing.server.codec import dumps
 from program.tracing.server.database import Database
-from program.tracing.server.errors import BadRequestError, NotFoundError
+from program.tracing.server.request_errors import BadRequestError, NotFoundError
 
 logger = logging.getLogger("personaagent.program.tracing")
 
@@ -235,9 +235,9 @@ _ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "/feedback/purge"): Route(
         True, _returns_nothing(lambda r: feedback.purge_feedback(r.db, r.body))
     ),
-    ("POST", "/cost/create"): Route(True, lambda r: {"ids": costs.create_costs(r.database, r.db, r.body)}),
-    ("POST", "/cost/query"): Route(False, lambda r: {"results": costs.query_costs(r.db, r.body)}),
-    ("POST", "/cost/purge"): Route(True, _returns_nothing(lambda r: costs.purge_costs(r.db, r.body))),
+    ("POST", "/cost/create"): Route(True, lambda r: {"ids": prices.create_costs(r.database, r.db, r.body)}),
+    ("POST", "/cost/query"): Route(False, lambda r: {"results": prices.query_costs(r.db, r.body)}),
+    ("POST", "/cost/purge"): Route(True, _returns_nothing(lambda r: prices.purge_costs(r.db, r.body))),
 }
 _FIXED = {key: route for key, route in _ROUTES.items() if "(" not in key[1]}
 _PATTERNS = [(method, re.compile(path), route) for (method, path), route in _ROUTES.items() if "(" in path]

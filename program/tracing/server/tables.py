@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from program.tracing.server.codec import dumps
 from program.tracing.server.database import Database, name_id
-from program.tracing.server.errors import BadRequestError, NotFoundError
 from program.tracing.server.query import Field, all_params, compile_sort, json_at, limit_and_offset
+from program.tracing.server.request_errors import BadRequestError, NotFoundError
 
 
 def create_table(database: Database, db: sqlite3.Connection, table: Mapping[str, Any]) -> dict[str, Any]:

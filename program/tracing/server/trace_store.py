@@ -10,7 +10,7 @@ from program.tracing.server import overview
 from program.tracing.server.call_queries import count_calls, query_calls
 from program.tracing.server.calls import interrupt_open, write_end, write_start
 from program.tracing.server.database import Database, name_id
-from program.tracing.server.forget import forget
+from program.tracing.server.delete_user import delete_user
 from program.tracing.server.references import value_of
 from program.tracing.server.routes import Response, handle
 
@@ -96,10 +96,10 @@ class TraceStore:
     def forget(self, project: str, user_ids: Collection[str], object_ids: Collection[str] = ()) -> int:
         """Delete everything about one user and rewrite the file; return the number of calls deleted.
 
-        The time grows with the size of the file. See `program.tracing.server.forget.forget`.
+        The time grows with the size of the file. See `program.tracing.server.delete_user.delete_user`.
         """
         with self.database.writing() as db:
-            deleted = forget(db, project, user_ids, object_ids)
+            deleted = delete_user(db, project, user_ids, object_ids)
         self.database.erase_deleted()
         return deleted
 

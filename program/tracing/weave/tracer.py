@@ -15,7 +15,7 @@ from typing import Any
 
 from program.spans import _about
 from program.tracing.content import ContentPolicy
-from program.tracing.weave import private_api, usage
+from program.tracing.weave import private_api, usage_totals
 from program.tracing.weave.circuit_breaker import CircuitBreaker
 from program.tracing.weave.publisher import Publisher
 
@@ -91,12 +91,12 @@ class _WeaveSpan:
 
     def __init__(self, tracer: WeaveTracer, name: str, inputs: Mapping[str, Any]) -> None:
         self.id = str(uuid.uuid4())
-        self.totals: usage.Totals = {"status_counts": {"success": 0, "error": 0}}
+        self.totals: usage_totals.Totals = {"status_counts": {"success": 0, "error": 0}}
         self._tracer = tracer
         self._name = name
         self._inputs = inputs
         self._outputs: dict[str, Any] = {}
-        self._own: usage.Totals = {}
+        self._own: usage_totals.Totals = {}
         self._about: contextvars.Token[Mapping[str, Any]] | None = None
         self._user_id: str | None = None
         self._call: Any = None
@@ -127,7 +127,7 @@ class _WeaveSpan:
 
     def record_usage(self, entry: Mapping[str, Any]) -> None:
         """Set the usage of this span's model call from DSPy's history entry; the last one counts."""
-        self._own = usage.of_call(entry)
+        self._own = usage_totals.of_call(entry)
 
     def close(self, error: BaseException | None) -> None:
         """Close the span. Closing it again changes nothing."""
@@ -180,13 +180,13 @@ class _WeaveSpan:
     def _end(self, error: BaseException | None) -> None:
         tracer, call = self._tracer, self._call
         with tracer._lock:
-            usage.add(self.totals, self._own)
+            usage_totals.add(self.totals, self._own)
             for child in call._children:
-                usage.add(self.totals, child.summary or {})
+                usage_totals.add(self.totals, child.summary or {})
             self.totals["status_counts"]["error" if error else "success"] += 1
             call.summary = self.totals
             if self._parent is not None and (parent := tracer._open.get(self._parent.id)):
-                usage.add(parent.totals, self.totals)
+                usage_totals.add(parent.totals, self.totals)
         if not self._sent:
             # An end without a start makes Weave wait for minutes.
             return

@@ -1,6 +1,6 @@
 """Builds the trace page: one HTML file that loads nothing from outside.
 
-The served page has no data and asks the routes of `program.tracing.view.page.routes` for it. The
+The served page has no data and asks the routes of `program.tracing.view.page.json_routes` for it. The
 exported page contains their answers.
 """
 

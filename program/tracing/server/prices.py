@@ -11,8 +11,8 @@ from typing import Any
 
 from program.tracing.server.codec import dumps, iso, micros
 from program.tracing.server.database import Database, name_id
-from program.tracing.server.errors import BadRequestError
 from program.tracing.server.query import Field, Sql, json_at, limit_and_offset, project_condition
+from program.tracing.server.request_errors import BadRequestError
 
 _PRICES = {
     "prompt_token_cost": ("prompt_tokens", "input_tokens"),

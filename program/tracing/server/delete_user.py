@@ -13,7 +13,7 @@ from program.tracing.server.database import name_id
 _TABLE = re.compile(r"weave:///[^/]+/[^/]+/table/([0-9a-f]+)")
 
 
-def forget(
+def delete_user(
     db: sqlite3.Connection, project: str, user_ids: Collection[str], object_ids: Collection[str]
 ) -> int:
     """Delete a user's calls, feedback and objects; return the number of calls deleted.
@@ -29,11 +29,11 @@ def forget(
     """
     deleted = delete_calls(db, project, "user_id", user_ids)
     for object_id in object_ids:
-        _forget_object(db, name_id(db, project), object_id)
+        _delete_object(db, name_id(db, project), object_id)
     return deleted
 
 
-def _forget_object(db: sqlite3.Connection, project: int, object_id: str) -> None:
+def _delete_object(db: sqlite3.Connection, project: int, object_id: str) -> None:
     key = (project, object_id)
     vals = db.execute("SELECT val FROM objects WHERE project = ? AND object_id = ?", key).fetchall()
     for table in ("objects", "tags", "aliases"):
