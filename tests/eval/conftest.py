@@ -1,4 +1,4 @@
-"""Made-up users and a model that answers every method, for the tests of methods and runner."""
+"""Invented users, and a scripted model that answers every method."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def movies() -> Task:
 
 @pytest.fixture
 def make_user() -> Callable[..., EvalUser]:
-    """Make a user whose every text names the user: ``anna watched 3``, ``anna asks 1``."""
+    """Make a user; each text contains the user's name: ``anna watched 3``, ``anna asks 1``."""
 
     def make(
         name: str, *, history: int = 6, queries: int = 3, labels: str = "comedy,action,classic"
     ) -> EvalUser:
-        said = labels.split(",")
+        tags = labels.split(",")
         return EvalUser(
             user_id=name,
             history=tuple(
@@ -39,7 +39,7 @@ def make_user() -> Callable[..., EvalUser]:
                     id=f"{name}-h{i}",
                     user_id=name,
                     query=f"{name} watched {i} on a rainy day",
-                    response=said[i % len(said)],
+                    response=tags[i % len(tags)],
                     timestamp=START + timedelta(days=i),
                 )
                 for i in range(history)
@@ -49,7 +49,7 @@ def make_user() -> Callable[..., EvalUser]:
                     id=f"{name}-q{i}",
                     user_id=name,
                     text=f"{name} asks {i} about a rainy day",
-                    gold=said[i % len(said)],
+                    gold=tags[i % len(tags)],
                     timestamp=START + timedelta(days=history + i),
                 )
                 for i in range(queries)
@@ -61,28 +61,27 @@ def make_user() -> Callable[..., EvalUser]:
 
 @pytest.fixture
 def obliging() -> Callable[[str, str], str | dict[str, Any]]:
-    """Answers whatever fields a prompt asks for; always the tag ``comedy``."""
+    """Answers with the fields that a prompt asks for; the tag is always ``comedy``."""
 
     def reply(system: str, user: str) -> str | dict[str, Any]:
         single = re.search(r"Now write the ([\w ]+), and nothing else", user)
         if single:
             return f"a text for {single[1]}"
         fields = re.findall(r"`(\w+)`", user.rsplit("Reply with a JSON object", 1)[-1])
-        said: dict[str, Any] = {name: f"a text for {name}" for name in fields}
-        known = {
+        special: dict[str, Any] = {
             "action": {"tool": "search_memory", "query": "rainy"},
             "next_tool_name": "search_memory" if "[[ ## observation_0" not in user else "finish",
             "next_tool_args": {"query": "rainy"} if "[[ ## observation_0" not in user else {},
             "answer": "comedy",
         }
-        return {name: known.get(name, text) for name, text in said.items()}
+        return {name: special.get(name, f"a text for {name}") for name in fields}
 
     return reply
 
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Write a module of a user's own, given its name and text; written again, it is imported anew."""
+    """Write an importable module, given its name and text. Writing it again discards the old import."""
 
     def write(name: str, text: str) -> None:
         (tmp_path / f"{name}.py").write_text(text)
@@ -94,7 +93,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 
 @pytest.fixture
 def oppu_folder(tmp_path: Path) -> Path:
-    """A folder of four made-up users in OPPU's layout, two queries each."""
+    """A folder of four invented users in OPPU's layout, with two queries each."""
     tags = ("comedy", "action", "classic")
     users, golds = [], []
     for number in range(4):

@@ -62,7 +62,7 @@ def test_official_files_of_every_task_are_read(task):
         assert {q.user_id for q in user.queries} == {user.user_id}
 
 
-def test_question_of_the_user_split_is_a_user_of_its_own():
+def test_each_user_split_question_is_a_separate_user():
     first = next(users(FIXTURES / "LaMP-2N", NEWS))
     assert first.user_id == "200"
     assert first.queries[0].text == "The harbour team won again."
@@ -77,7 +77,7 @@ def test_questions_without_outputs_have_no_gold(tmp_path):
     assert [q.gold for user in read for q in user.queries] == [None, None]
 
 
-def test_time_split_user_has_one_history_older_than_all_questions():
+def test_time_split_merges_questions_of_one_user():
     read = {user.user_id: user for user in users(FIXTURES / "LaMP-3-time", RATING)}
     assert list(read) == ["17", "9013773"]
     twice = read["9013773"]
@@ -142,12 +142,12 @@ def test_parquet_subset_is_read(tmp_path):
         ({"profile_json": "{}"}, "`profile_json` must be a list"),
     ],
 )
-def test_bad_parquet_is_named(tmp_path, changes, message):
+def test_rejects_bad_parquet(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         open_data(parquet(tmp_path / "x.parquet", **changes), RATING)
 
 
-def test_file_that_is_no_parquet_is_named(tmp_path):
+def test_rejects_file_that_is_not_parquet(tmp_path):
     (tmp_path / "x.parquet").write_text("[]")
     with pytest.raises(DataError, match="as parquet"):
         open_data(tmp_path / "x.parquet", RATING)
@@ -160,7 +160,7 @@ def test_history_is_in_time_order_with_undated_items_first(tmp_path):
     assert [i.id for i in user.history] == ["i2", "i3", "i5", "i1", "i4"]
 
 
-def test_nothing_newer_than_the_first_query_stays(tmp_path):
+def test_drops_history_newer_than_the_first_query(tmp_path):
     profile = [item(1, "2016-01-01"), item(2, "2016-05-01"), item(3, "2016-05-02")]
     path = oppu(tmp_path, ("u", profile, [query(1, "2016-06-01"), query(2, "2016-05-01")]))
     data = open_data(path, RATING)
@@ -169,7 +169,7 @@ def test_nothing_newer_than_the_first_query_stays(tmp_path):
     assert data.manifest["defects_in_files"][0]["first"] == ["record 0, item 2"]
 
 
-def test_query_is_never_in_the_history(tmp_path):
+def test_drops_history_item_that_is_a_query(tmp_path):
     path = oppu(tmp_path, ("u", [item(1), {"id": "q1", "text": "asked 1", "score": "3"}], [query(1)]))
     data = open_data(path, RATING)
     assert [i.id for i in next(iter(data)).history] == ["i1"]
@@ -199,7 +199,7 @@ def test_own_paper_in_a_citation_history_is_reported(tmp_path):
     assert defects(open_data(tmp_path, CITATION)) == {"repeats": 1}
 
 
-def test_input_without_instruction_is_asked_as_it_is_and_reported(tmp_path):
+def test_input_without_instruction_is_used_whole_and_reported(tmp_path):
     questions = json.loads((FIXTURES / "LaMP-2M" / "dev_questions.json").read_text())
     questions += [{"id": n, "input": questions[0]["input"], "profile": []} for n in ("8", "9")]
     questions.append({"id": "110", "input": "x A film of fog.", "profile": []})
@@ -223,7 +223,7 @@ def test_defect_is_counted(tmp_path, profile, queries, kind):
     assert defects(open_data(oppu(tmp_path, ("u", profile, queries)), RATING)) == {kind: 1}
 
 
-def test_duplicate_items_get_ids_of_their_own(tmp_path):
+def test_duplicate_items_get_unique_ids(tmp_path):
     path = oppu(tmp_path, ("u", [item(1), item(1, text="other"), item(1)], [query(1)]))
     (user,) = users(path, RATING)
     assert [i.id for i in user.history] == ["i1", "i1#2", "i1#3"]
@@ -244,7 +244,7 @@ def test_dates_are_days_months_or_years(text, time):
 
 
 @pytest.mark.parametrize("text", ["2016-13", "07/09/2016", "2016-07-09-1", "2016-07-09T00:00", "-"])
-def test_other_dates_are_refused(text):
+def test_rejects_other_date_formats(text):
     with pytest.raises(ValueError, match=r".*"):
         parse_date(text)
 
@@ -269,14 +269,14 @@ def test_most_active_users_have_the_longest_history(tmp_path):
     assert chosen(path, users=9) == ["u0", "u1", "u2", "u3", "u4"]
 
 
-def test_random_users_depend_on_the_seed_alone(tmp_path):
+def test_random_users_depend_only_on_the_seed(tmp_path):
     path = sized(tmp_path, *[1] * 12)
     first = chosen(path, users=4, order="random", seed=1)
     assert first == chosen(path, users=4, order="random", seed=1)
     assert first != chosen(path, users=4, order="random", seed=2)
 
 
-def test_cold_start_keeps_one_end_of_the_history(tmp_path):
+def test_history_limit_keeps_the_latest_or_earliest_items(tmp_path):
     path = sized(tmp_path, 4)
     (last,) = users(path, RATING, selection=Selection(history=2))
     (first,) = users(path, RATING, selection=Selection(history=2, history_from="first"))
@@ -286,7 +286,7 @@ def test_cold_start_keeps_one_end_of_the_history(tmp_path):
     assert none.history == ()
 
 
-def test_queries_of_a_user_are_cut_from_the_front(tmp_path):
+def test_query_limit_keeps_the_first_queries(tmp_path):
     (user,) = users(sized(tmp_path, 1), RATING, selection=Selection(queries=1))
     assert [q.id for q in user.queries] == ["q0a"]
 
@@ -295,12 +295,12 @@ def test_queries_of_a_user_are_cut_from_the_front(tmp_path):
     "wrong",
     [{"users": 0}, {"history": -1}, {"queries": 0}, {"order": "best"}, {"history_from": "middle"}],
 )
-def test_wrong_selection_is_refused(wrong):
+def test_rejects_invalid_selection(wrong):
     with pytest.raises(ConfigError, match=f"`{next(iter(wrong))}` must be"):
         Selection(**wrong)
 
 
-def test_manifest_says_what_the_data_is(tmp_path):
+def test_manifest_identifies_the_data(tmp_path):
     path = sized(tmp_path, 2, 5, 3)
     data = open_data(path, RATING, selection=Selection(users=2, order="most-active", history=4))
     assert len(data) == 2
@@ -345,7 +345,7 @@ def test_manifest_holds_no_user_id_and_no_text(tmp_path):
     assert "i1" not in manifest
 
 
-def test_arrow_gives_the_same_users_back(tmp_path):
+def test_arrow_round_trips_users(tmp_path):
     data = open_data(FIXTURES / "oppu-citation", CITATION)
     file = to_datasets(data, tmp_path)
     back = open_data(tmp_path, CITATION)
@@ -362,20 +362,20 @@ def test_arrow_users_can_be_selected_again(tmp_path):
     assert [i.id for i in user.history] == ["i4"]
 
 
-def test_arrow_of_another_task_is_refused(tmp_path):
+def test_rejects_arrow_of_another_task(tmp_path):
     to_datasets(open_data(FIXTURES / "LaMP-3", RATING), tmp_path)
     with pytest.raises(DataError, match="field `task` is 'LaMP-3', not 'LaMP-4'"):
         open_data(tmp_path, HEADLINE)
 
 
-def test_arrow_without_manifest_is_refused(tmp_path):
+def test_rejects_arrow_without_manifest(tmp_path):
     to_datasets(open_data(FIXTURES / "LaMP-3", RATING), tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"cannot read .*manifest\.json"):
         open_data(tmp_path, RATING)
 
 
-def test_damaged_arrow_is_refused(tmp_path):
+def test_rejects_damaged_arrow(tmp_path):
     to_datasets(open_data(FIXTURES / "LaMP-3", RATING), tmp_path)
     (tmp_path / "users.arrow").write_text("no arrow")
     with pytest.raises(DataError, match="is damaged"):
@@ -397,7 +397,7 @@ def test_damaged_arrow_is_refused(tmp_path):
         ('["x"]', "expected an object, got str"),
     ],
 )
-def test_bad_questions_file_is_named(tmp_path, content, message):
+def test_rejects_bad_questions_file(tmp_path, content, message):
     path = tmp_path / "dev_questions.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message) as caught:
@@ -405,7 +405,7 @@ def test_bad_questions_file_is_named(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
-def test_file_cut_off_behind_whole_records_is_refused(tmp_path):
+def test_rejects_file_truncated_between_records(tmp_path):
     whole = (FIXTURES / "LaMP-3" / "dev_questions.json").read_text()
     (tmp_path / "dev_questions.json").write_text(whole.rstrip().removesuffix("]"))
     with pytest.raises(DataError, match="cut off after record 1"):
@@ -421,39 +421,39 @@ def test_file_cut_off_behind_whole_records_is_refused(tmp_path):
         ("oppu-citation", RATING, "field `task` is .LaMP_1., but `LaMP-3` needs"),
     ],
 )
-def test_file_of_another_task_is_refused(folder, task, message):
+def test_rejects_file_of_another_task(folder, task, message):
     with pytest.raises(DataError, match=message):
         open_data(FIXTURES / folder, task)
 
 
-def test_file_of_another_task_is_refused_without_outputs(tmp_path):
+def test_rejects_questions_of_another_task_without_outputs(tmp_path):
     shutil.copy(FIXTURES / "LaMP-2N" / "dev_questions.json", tmp_path)
     with pytest.raises(DataError, match="does not look like `LaMP-4` in 2 of 2 queries"):
         open_data(tmp_path, HEADLINE)
 
 
-def test_path_that_does_not_exist_is_named(tmp_path):
+def test_rejects_missing_path(tmp_path):
     with pytest.raises(DataError, match=r"nowhere` does not exist; check the path"):
         open_data(tmp_path / "nowhere", RATING)
 
 
-def test_folder_without_data_says_what_was_expected(tmp_path):
+def test_folder_without_data_lists_expected_files(tmp_path):
     with pytest.raises(DataError, match=r"holds no data; expected dev_questions\.json"):
         open_data(tmp_path, RATING)
 
 
-def test_file_of_no_layout_is_named(tmp_path):
+def test_rejects_file_of_unknown_layout(tmp_path):
     (tmp_path / "x.json").write_text('[{"a": 1}]')
     with pytest.raises(DataError, match="neither `query`"):
         open_data(tmp_path / "x.json", RATING)
 
 
-def test_unknown_layout_is_refused():
+def test_rejects_unknown_layout_name():
     with pytest.raises(ConfigError, match="unknown layout 'csv'"):
         open_data(FIXTURES / "LaMP-3", RATING, layout="csv")
 
 
-def test_layout_may_be_chosen_where_a_folder_has_two(tmp_path):
+def test_layout_argument_selects_among_several(tmp_path):
     shutil.copy(FIXTURES / "LaMP-3" / "dev_questions.json", tmp_path)
     sized(tmp_path, 1, 1, 1)
     assert len(open_data(tmp_path, RATING)) == 3
@@ -483,8 +483,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
             file.write(("[" if n == 0 else ",") + json.dumps(row))
         file.write("]")
     run = [sys.executable, "-c", PEAK, str(tmp_path)]
-    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    megabytes, items = done.stdout.split()
+    process = subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    megabytes, items = process.stdout.split()
     assert int(items) == 20_000
     assert float(megabytes) < 10
 
@@ -509,22 +509,22 @@ def test_lamp_like_data_is_read_completely(lamp_like, folder, task, counts):
         assert newest <= min(q.timestamp for q in user.queries)
 
 
-def test_task_of_ones_own_reads_the_same_layouts(tmp_path):
+def test_plain_task_reads_the_same_layouts(tmp_path):
     profile = [{"id": "i1", "query": "Lunch?", "response": "Soup.", "date": "2020", "mood": "calm"}]
-    asked = [{"id": "q1", "input": " Dinner? ", "gold": "Bread."}]
-    (user,) = users(oppu(tmp_path, ("u", profile, asked)), FREE_TEXT)
+    queries = [{"id": "q1", "input": " Dinner? ", "gold": "Bread."}]
+    (user,) = users(oppu(tmp_path, ("u", profile, queries)), FREE_TEXT)
     assert (user.history[0].query, user.history[0].response) == ("Lunch?", "Soup.")
     assert user.history[0].metadata == {"mood": "calm"}
     assert (user.queries[0].text, user.queries[0].gold) == ("Dinner?", "Bread.")
 
 
-def test_a_rating_that_is_none_is_dropped_and_a_number_is_read(tmp_path):
+def test_invalid_ratings_are_dropped_and_floats_are_read(tmp_path):
     path = oppu(tmp_path, ("u", [item(1, score="great"), item(2, score=5.0), item(3, score="7")], [query(1)]))
     (user,) = users(path, RATING)
     assert [(i.id, i.response) for i in user.history] == [("i2", "5")]
 
 
-def test_of_two_queries_of_a_user_with_one_id_the_last_counts(tmp_path):
+def test_last_of_duplicate_queries_counts(tmp_path):
     path = oppu(tmp_path, ("u", [item(1)], [query(1, gold="1"), query(2), query(1, gold="5")]))
     data = open_data(path, RATING)
     (user,) = data
@@ -533,35 +533,35 @@ def test_of_two_queries_of_a_user_with_one_id_the_last_counts(tmp_path):
     assert defects(data) == {"duplicate-query": 1}
 
 
-def test_two_users_may_have_queries_of_one_id(tmp_path):
+def test_two_users_may_have_equal_query_ids(tmp_path):
     path = oppu(tmp_path, ("u", [item(1)], [query(1)]), ("v", [item(1)], [query(1)]))
     assert defects(open_data(path, RATING)) == {}
 
 
-def test_defects_found_before_arrow_was_written_are_still_reported(tmp_path):
+def test_arrow_keeps_the_defects_of_its_source(tmp_path):
     data = open_data(oppu(tmp_path, ("u", [item(1), item(1)], [query(1)])), RATING)
     to_datasets(data, tmp_path / "a")
     assert defects(open_data(tmp_path / "a", RATING)) == defects(data) == {"duplicate-item": 1}
 
 
-def test_a_gold_without_a_number_is_reported_and_not_scored(tmp_path):
+def test_gold_that_is_not_a_number_is_reported_and_removed(tmp_path):
     path = oppu(tmp_path, ("u", [item(1)], [query(1, gold="five"), query(2, gold="4")]))
     data = open_data(path, RATING)
     assert defects(data) == {"gold-type": 1}
-    assert [asked.gold for user in data for asked in user.queries] == [None, "4"]
+    assert [q.gold for user in data for q in user.queries] == [None, "4"]
 
 
-def test_a_date_in_milliseconds_is_reported(tmp_path):
+def test_date_in_milliseconds_is_reported(tmp_path):
     data = open_data(oppu(tmp_path, ("u", [item(1, "1356998400000")], [query(1)])), RATING)
     assert defects(data) == {"date-unreadable": 1}
 
 
-def test_a_gold_too_large_for_lamps_scorer_is_not_scored_either(tmp_path):
+def test_gold_too_large_for_lamps_scorer_is_removed(tmp_path):
     data = open_data(oppu(tmp_path, ("u", [item(1)], [query(1, gold="1" + "0" * 60)])), RATING)
-    assert [asked.gold for user in data for asked in user.queries] == [None]
+    assert [q.gold for user in data for q in user.queries] == [None]
 
 
-def test_a_data_set_whose_writing_was_broken_off_is_written_again(tmp_path):
+def test_interrupted_arrow_write_is_overwritten(tmp_path):
     data = open_data(oppu(tmp_path, ("u", [item(1)], [query(1)])), RATING)
     (tmp_path / "a").mkdir()
     for name in ("manifest.json", "users.arrow.part"):

@@ -29,7 +29,7 @@ Q, GOLD = "/LaMP_3/dev/dev_questions.json", "/LaMP_3/dev/dev_outputs.json"
 
 
 class Loopback(ThreadingHTTPServer):
-    """Serves `files`; `break_after` cuts one answer short, `refuse` answers that many times with 503."""
+    """Serves `files`; `break_after` truncates one response, `refuse` counts responses with status 503."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -38,7 +38,7 @@ class Loopback(ThreadingHTTPServer):
         self.content_type = "application/json"
         self.break_after = {}
         self.refuse = 0
-        self.asked = []
+        self.requests = []
 
     @property
     def base(self):
@@ -50,8 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         server = self.server
-        wanted = self.headers.get("Range")
-        server.asked.append((self.path, wanted))
+        byte_range = self.headers.get("Range")
+        server.requests.append((self.path, byte_range))
         if server.refuse:
             server.refuse -= 1
             self.send_error(503)
@@ -61,8 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         start = 0
-        if wanted and self.headers.get("If-Range") == server.etag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if byte_range and self.headers.get("If-Range") == server.etag:
+            start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -92,7 +92,7 @@ def fetch(server, folder, **changes):
     return download(RATING, folder, lambda licence: True, **({"base": server.base, "wait": 0.0} | changes))
 
 
-def test_files_arrive_whole_and_are_recorded(server, tmp_path):
+def test_downloads_and_records_files(server, tmp_path):
     questions, outputs = fetch(server, tmp_path)
     assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
     assert (tmp_path / "dev_outputs.json").read_bytes() == OUTPUTS
@@ -114,7 +114,7 @@ def test_downloaded_files_can_be_opened(server, tmp_path):
     assert open_data(tmp_path, RATING).manifest["queries"] == 1
 
 
-def test_only_the_very_files_fetched_from_lamp_are_official(server, tmp_path):
+def test_only_unchanged_downloads_from_lamp_are_official(server, tmp_path):
     fetch(server, tmp_path)
 
     def official(path=tmp_path, base=server.base):
@@ -130,35 +130,35 @@ def test_only_the_very_files_fetched_from_lamp_are_official(server, tmp_path):
     assert not official()
 
 
-def test_present_files_are_not_fetched_again(server, tmp_path):
+def test_complete_files_are_not_downloaded_again(server, tmp_path):
     first = fetch(server, tmp_path)
-    server.asked.clear()
+    server.requests.clear()
     assert fetch(server, tmp_path) == first
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_changed_file_is_fetched_again(server, tmp_path):
+def test_changed_file_is_downloaded_again(server, tmp_path):
     fetch(server, tmp_path)
     (tmp_path / "dev_questions.json").write_bytes(QUESTIONS[:-9])
     fetch(server, tmp_path)
     assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
 
 
-def test_html_with_status_200_is_refused_and_leaves_nothing(server, tmp_path):
+def test_rejects_html_with_status_200_and_leaves_no_file(server, tmp_path):
     server.files[Q] = HTML
     with pytest.raises(DataError, match=r"dev_questions\.json: .* is an HTML page"):
         fetch(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_html_that_says_so_is_refused_before_it_is_read(server, tmp_path):
+def test_rejects_html_content_type_before_the_body(server, tmp_path):
     server.content_type = "text/html; charset=UTF-8"
     with pytest.raises(DataError, match="the answer is an HTML page"):
         fetch(server, tmp_path)
 
 
-def test_html_in_place_of_outputs_is_refused(server, tmp_path):
+def test_rejects_html_instead_of_outputs(server, tmp_path):
     server.files[GOLD] = HTML
     with pytest.raises(DataError, match=r"dev_outputs\.json: .* is not JSON"):
         fetch(server, tmp_path)
@@ -166,38 +166,38 @@ def test_html_in_place_of_outputs_is_refused(server, tmp_path):
 
 
 @pytest.mark.parametrize("body", [QUESTIONS[:-1], QUESTIONS[: len(QUESTIONS) // 2], b"[]", b""])
-def test_content_that_is_no_questions_file_is_refused(server, tmp_path, body):
+def test_rejects_content_that_is_not_a_questions_file(server, tmp_path, body):
     server.files[Q] = body
     with pytest.raises(DataError, match=r"dev_questions\.json"):
         fetch(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_outputs_of_another_task_are_refused(server, tmp_path):
+def test_rejects_outputs_of_another_task(server, tmp_path):
     server.files[GOLD] = OUTPUTS.replace(b"LaMP_3", b"LaMP_4")
     with pytest.raises(DataError, match="field `task` is 'LaMP_4'"):
         fetch(server, tmp_path)
 
 
-def test_cut_off_transfer_continues_where_it_stopped(server, tmp_path):
+def test_resumes_an_interrupted_transfer(server, tmp_path):
     server.break_after[Q] = 1000
     fetch(server, tmp_path)
-    assert server.asked[:2] == [(Q, None), (Q, "bytes=1000-")]
+    assert server.requests[:2] == [(Q, None), (Q, "bytes=1000-")]
     assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
 
 
-def test_next_run_continues_where_the_last_one_stopped(server, tmp_path):
+def test_next_run_resumes_the_partial_download(server, tmp_path):
     server.break_after[Q] = 1000
     with pytest.raises(DataError, match="1000 bytes are kept, run the command again"):
         fetch(server, tmp_path, attempts=1)
     assert not (tmp_path / "dev_questions.json").exists()
-    server.asked.clear()
+    server.requests.clear()
     fetch(server, tmp_path)
-    assert server.asked[0] == (Q, "bytes=1000-")
+    assert server.requests[0] == (Q, "bytes=1000-")
     assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
 
 
-def test_part_of_another_version_is_not_continued(server, tmp_path):
+def test_partial_download_of_another_version_restarts(server, tmp_path):
     server.break_after[Q] = 1000
     with pytest.raises(DataError):
         fetch(server, tmp_path, attempts=1)
@@ -207,50 +207,50 @@ def test_part_of_another_version_is_not_continued(server, tmp_path):
     assert (tmp_path / "dev_questions.json").read_bytes() == server.files[Q]
 
 
-def test_part_of_an_unversioned_file_starts_again(server, tmp_path):
+def test_partial_download_without_etag_restarts(server, tmp_path):
     server.etag = ""
     server.break_after[Q] = 1000
     fetch(server, tmp_path)
-    assert server.asked[:2] == [(Q, None), (Q, None)]
+    assert server.requests[:2] == [(Q, None), (Q, None)]
     assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
 
 
-def test_busy_server_is_asked_again(server, tmp_path):
+def test_retries_a_busy_server(server, tmp_path):
     server.refuse = 2
     fetch(server, tmp_path)
-    assert [path for path, _ in server.asked] == [Q, Q, Q, GOLD]
+    assert [path for path, _ in server.requests] == [Q, Q, Q, GOLD]
 
 
-def test_busy_server_is_given_up_after_the_last_attempt(server, tmp_path):
+def test_busy_server_fails_after_the_last_attempt(server, tmp_path):
     server.refuse = 9
     with pytest.raises(DataError, match="answered 503"):
         fetch(server, tmp_path, attempts=3)
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
-def test_missing_file_is_not_asked_for_again(server, tmp_path):
+def test_missing_file_is_not_retried(server, tmp_path):
     del server.files[Q]
     with pytest.raises(DataError, match="answered 404; check the task"):
         fetch(server, tmp_path)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_unreachable_server_is_named(tmp_path):
+def test_unreachable_server_error_names_the_url(tmp_path):
     with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/LaMP_3"):
         download(RATING, tmp_path, lambda licence: True, base="http://127.0.0.1:9", attempts=1)
 
 
-def test_licence_is_shown_first_and_refusal_fetches_nothing(server, tmp_path):
-    shown = []
+def test_refused_licence_sends_no_request(server, tmp_path):
+    licences = []
     with pytest.raises(ConfigError, match="licence was not accepted"):
-        download(RATING, tmp_path, lambda text: bool(shown.append(text)), base=server.base)
-    assert shown == [LICENCE]
-    assert server.asked == []
+        download(RATING, tmp_path, lambda text: bool(licences.append(text)), base=server.base)
+    assert licences == [LICENCE]
+    assert server.requests == []
 
 
 def test_test_split_has_no_outputs(server, tmp_path):
     server.files["/LaMP_3/test/test_questions.json"] = QUESTIONS
-    assert [done.name for done in fetch(server, tmp_path, split="test")] == ["test_questions.json"]
+    assert [file.name for file in fetch(server, tmp_path, split="test")] == ["test_questions.json"]
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_test_split_has_no_outputs(server, tmp_path):
         (MOVIES, "time", "time/LaMP_2/new/dev"),
     ],
 )
-def test_addresses_are_the_official_ones(task, by, folder):
+def test_urls_are_the_official_ones(task, by, folder):
     base = "https://ciir.cs.umass.edu/downloads/LaMP"
     assert urls(task, by=by) == [f"{base}/{folder}/dev_questions.json", f"{base}/{folder}/dev_outputs.json"]
 
@@ -276,6 +276,6 @@ def test_addresses_are_the_official_ones(task, by, folder):
         (RATING, "validation", "got 'validation'"),
     ],
 )
-def test_what_cannot_be_downloaded_is_refused(task, split, message):
+def test_rejects_tasks_and_splits_without_downloads(task, split, message):
     with pytest.raises(ConfigError, match=message):
         urls(task, split)

@@ -28,7 +28,7 @@ def test_accuracy_is_exact_and_case_sensitive():
     assert score("accuracy", predictions, ["comedy"] * 5, MOVIES) == 0.4
 
 
-def test_bare_number_is_no_citation_label():
+def test_bare_number_is_not_a_citation_label():
     assert score("accuracy", ["1", "[1]"], ["[1]", "[1]"], CITATION) == 0.5
 
 
@@ -41,7 +41,7 @@ def test_absent_classes_stay_in_the_f1_denominator():
     assert score("f1", golds, golds, MOVIES) == pytest.approx(2 / 15, abs=1e-12)
 
 
-def test_f1_by_hand():
+def test_f1_matches_hand_computed_value():
     # [1]: TP 1, FP 0, FN 1 -> 2/3. [2]: TP 1, FP 0, FN 0 -> 1. The invalid answer costs recall only.
     assert score("f1", ["[1]", "what?", "[2]"], ["[1]", "[1]", "[2]"], CITATION) == pytest.approx(
         5 / 6, abs=1e-12
@@ -78,7 +78,7 @@ def test_rating_distance(prediction, gold, distance):
     assert score("rmse", [prediction], [gold], RATING) == distance
 
 
-def test_rmse_by_hand():
+def test_rmse_matches_hand_computed_value():
     assert score("rmse", ["1", "5"], ["4", "1"], RATING) == math.sqrt((9 + 16) / 2)
 
 
@@ -87,7 +87,7 @@ def test_rating_gold_must_be_a_number():
         score("mae", ["3"], ["comedy"], RATING)
 
 
-def test_rouge_by_hand():
+def test_rouge_matches_hand_computed_values():
     # Prediction "the goat wins" against "goat wins big": 2 of 3 words each way.
     assert score("rouge-1", ["The GOAT wins!"], ["goat wins big"], HEADLINE) == pytest.approx(2 / 3)
     # Longest common subsequence of "wins goat" and "goat wins" is one word of two.
@@ -100,7 +100,7 @@ def test_rouge_does_not_stem():
 
 
 @pytest.mark.parametrize("prediction", ["", "   ", "\u4e2d\u6587"])
-def test_rouge_of_nothing_is_zero(prediction):
+def test_rouge_without_words_is_zero(prediction):
     assert score("rouge-L", [prediction], ["goat wins"], HEADLINE) == 0.0
 
 
@@ -109,17 +109,17 @@ def test_rouge_is_the_plain_mean():
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_no_answers_is_an_error(name):
+def test_rejects_empty_list_of_answers(name):
     with pytest.raises(ConfigError, match="at least one"):
         score(name, [], [], MOVIES)
 
 
-def test_label_metric_of_a_task_without_labels_is_refused():
+def test_rejects_label_metric_for_task_without_labels():
     with pytest.raises(ConfigError, match="`LaMP-3` has no labels"):
         score("f1", ["1"], ["1"], RATING)
 
 
-def test_unknown_metric_is_refused_with_the_list():
+def test_unknown_metric_error_lists_all_metrics():
     with pytest.raises(ConfigError, match=r"unknown metric 'bleu'; use one of accuracy"):
         get_metric("bleu")
 
@@ -141,8 +141,8 @@ def test_validity_is_strict(prediction, task, valid):
 
 
 def test_every_score_carries_unit_direction_and_n():
-    found = {s.name: (s.value, s.unit, s.better, s.n) for s in scores(["4", "x"], ["5", "5"], RATING)}
-    assert found == {
+    by_name = {s.name: (s.value, s.unit, s.better, s.n) for s in scores(["4", "x"], ["5", "5"], RATING)}
+    assert by_name == {
         "mae": (2.5, "stars", "lower", 2),
         "rmse": (math.sqrt(8.5), "stars", "lower", 2),
         "invalid": (0.5, "share", "lower", 2),
@@ -165,7 +165,7 @@ def write(path, task, outputs):
 
 
 def reference(task, predictions, golds):
-    """LaMP's rules again, with scikit-learn and an own mapping."""
+    """LaMP's rules, implemented independently with scikit-learn."""
     ids = sorted(golds)
     if task is RATING:
         truth = [float(golds[i]) for i in ids]
@@ -197,7 +197,7 @@ def random_answer(rng, task, gold):
     return rng.choice(strange) if kind < 0.6 else rng.choice([*labels, f"{rng.choice(labels)} "])
 
 
-def test_1000_random_prediction_files_score_as_an_independent_implementation(tmp_path):
+def test_scores_of_1000_random_files_equal_an_independent_implementation(tmp_path):
     rng = random.Random(7)
     for number in range(1000):
         task = [CITATION, MOVIES, NEWS, RATING][number % 4]
@@ -206,15 +206,15 @@ def test_1000_random_prediction_files_score_as_an_independent_implementation(tmp
         predictions = {i: random_answer(rng, task, gold) for i, gold in golds.items()}
         name = task.file_names[0]
         shuffled = dict(rng.sample(sorted(predictions.items()), len(predictions)))
-        found = score_files(
+        file_scores = score_files(
             write(tmp_path / "predictions.json", name, shuffled),
             write(tmp_path / "golds.json", name, golds),
             task,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scikit-learn warns of labels that a file does not have
+            warnings.simplefilter("ignore")  # scikit-learn warns about absent labels
             expected = reference(task, predictions, golds)
-        values = {s.name: s.value for s in found if s.name != "invalid"}
+        values = {s.name: s.value for s in file_scores if s.name != "invalid"}
         assert values.keys() == expected.keys()
         for metric, value in values.items():
             assert abs(value - expected[metric]) <= 1e-12, (number, task.name, metric)
@@ -247,7 +247,7 @@ def test_numbers_as_ids_and_outputs_are_read_as_text(tmp_path):
         ({"1": "5", "2": "5", "9": "5"}, r"1 unknown query ids \('9'\)"),
     ],
 )
-def test_sets_of_ids_must_be_equal(tmp_path, predicted, message):
+def test_rejects_different_sets_of_ids(tmp_path, predicted, message):
     golds = write(tmp_path / "g.json", "LaMP_3", {"1": "5", "2": "4"})
     with pytest.raises(DataError, match=message):
         score_files(write(tmp_path / "p.json", "LaMP_3", predicted), golds, RATING)
@@ -265,7 +265,7 @@ def test_sets_of_ids_must_be_equal(tmp_path, predicted, message):
         ('{"task": "LaMP_3", "golds": [{"id": "1", "output": null}]}', "must be text, got NoneType"),
     ],
 )
-def test_bad_prediction_file_is_named(tmp_path, content, message):
+def test_rejects_bad_prediction_file(tmp_path, content, message):
     path = tmp_path / "p.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message) as caught:
@@ -273,12 +273,12 @@ def test_bad_prediction_file_is_named(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
-def test_missing_prediction_file_is_named(tmp_path):
+def test_rejects_missing_prediction_file(tmp_path):
     with pytest.raises(DataError, match=r"cannot read .*absent\.json"):
         read_outputs(tmp_path / "absent.json", RATING)
 
 
-def test_corpus_value_comes_from_summed_rows():
+def test_corpus_value_is_the_formula_of_summed_rows():
     metric = get_metric("f1")
     predictions, golds = ["comedy", "action", "x"], ["comedy", "comedy", "action"]
     rows = metric.rows(predictions, golds, MOVIES)
@@ -305,7 +305,7 @@ def f_measure(hits, answered, truth):
     return 2 * hits / (answered + truth) if hits else 0.0
 
 
-def test_1000_random_headline_files_score_as_rouge_worked_out_by_definition(tmp_path):
+def test_rouge_of_1000_random_files_equals_its_definition(tmp_path):
     """LaMP's ROUGE: lower case, runs of a-z and 0-9, no stemming, the plain mean of F."""
     rng = random.Random(11)
     words = ["Rain", "rain", "fox's", "U.S.", "caf\u00e9", "2-0", "the", "--", "Running", "run"]
@@ -316,7 +316,7 @@ def test_1000_random_headline_files_score_as_rouge_worked_out_by_definition(tmp_
 
         golds = {str(i): text(1) for i in range(rng.randint(1, 12))}
         predictions = {i: gold if rng.random() < 0.2 else text() for i, gold in golds.items()}
-        found = score_files(
+        file_scores = score_files(
             write(tmp_path / "p.json", "LaMP_4", predictions),
             write(tmp_path / "g.json", "LaMP_4", golds),
             HEADLINE,
@@ -327,18 +327,18 @@ def test_1000_random_headline_files_score_as_rouge_worked_out_by_definition(tmp_
             shared = sum((Counter(answered) & Counter(truth)).values())
             ones.append(f_measure(shared, len(answered), len(truth)))
             longest.append(f_measure(longest_common(answered, truth), len(answered), len(truth)))
-        values = {s.name: s.value for s in found}
+        values = {s.name: s.value for s in file_scores}
         assert values["rouge-1"] == pytest.approx(sum(ones) / len(ones), abs=1e-12), number
         assert values["rouge-L"] == pytest.approx(sum(longest) / len(longest), abs=1e-12), number
 
 
 @pytest.mark.parametrize("answer", ["1" * 160, "1e200", "--5", "9" * 4500, "nan", "-inf"])
-def test_an_answer_that_would_crash_lamps_scorer_is_unparsable(answer):
-    found = {s.name: s.value for s in scores([answer], ["5"], RATING)}
-    assert found == {"mae": 4.0, "rmse": 4.0, "invalid": 1.0}
+def test_rating_that_crashes_lamps_scorer_is_unparsable(answer):
+    values = {s.name: s.value for s in scores([answer], ["5"], RATING)}
+    assert values == {"mae": 4.0, "rmse": 4.0, "invalid": 1.0}
 
 
-def test_files_of_the_other_lamp_2_are_refused_although_lamp_would_score_them_as_all_right(tmp_path):
+def test_rejects_files_of_the_other_lamp_2(tmp_path):
     golds = {"1": "comedy", "2": "action"}
     files = [write(tmp_path / name, "LaMP_2", golds) for name in ("p.json", "g.json")]
     with pytest.raises(DataError, match="2 of 2 golds are not labels of `LaMP-2N`"):

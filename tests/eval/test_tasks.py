@@ -35,26 +35,26 @@ def past(name: str, number: int = 0, item: int = 0) -> Interaction:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_task_is_named_as_users_type_it(name):
+def test_task_has_its_public_name(name):
     assert task_of(name).name == name
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_input_is_lamps_word_for_word(name):
+def test_full_input_equals_lamps(name):
     task = task_of(name)
     for question in questions(name):
         assert task.full_input(task.read_query(question["input"])) == question["input"]
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_question_holds_no_item(name):
+def test_question_does_not_contain_the_item(name):
     task = task_of(name)
     for question in questions(name):
         assert task.read_query(question["input"]) not in task.question
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_missing_profile_field_is_named(name):
+def test_missing_profile_field_raises_key_error(name):
     for field in task_of(name).item_fields:
         item = dict(questions(name)[0]["profile"][0])
         del item[field]
@@ -63,7 +63,7 @@ def test_missing_profile_field_is_named(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_input_of_no_task_is_refused(name):
+def test_rejects_input_of_no_task(name):
     with pytest.raises(DataError, match="another task"):
         task_of(name).read_query("Sing a song.")
 
@@ -86,7 +86,7 @@ def test_profile_item_is_read(name, query, response):
 
 
 @pytest.mark.parametrize("name", ["LaMP-4", "LaMP-5", "LaMP-6"])
-def test_query_of_a_generation_item_does_not_hold_its_answer(name):
+def test_query_of_a_generation_item_does_not_contain_its_answer(name):
     interaction = past(name)
     assert interaction.response not in interaction.query
 
@@ -104,7 +104,7 @@ def test_query_of_a_generation_item_does_not_hold_its_answer(name):
         ("LaMP-7", "rain AGAIN :("),
     ],
 )
-def test_retrieval_reads_what_lamps_retrievers_read(name, text):
+def test_retrieval_text_equals_lamps(name, text):
     assert task_of(name).retrieval_text(past(name)) == text
 
 
@@ -121,7 +121,7 @@ def test_retrieval_reads_what_lamps_retrievers_read(name, text):
         ("LaMP-7", '"rain AGAIN :(" '),
     ],
 )
-def test_profile_line_is_lamps(name, line):
+def test_profile_line_equals_lamps(name, line):
     task, interaction = task_of(name), past(name)
     text = task.profile_text(interaction)
     assert task.profile_line.format(text=text, response=interaction.response) == line
@@ -135,23 +135,23 @@ def test_profile_line_is_lamps(name, line):
         ("LaMP-7", "a , and b  are written by a person. Following the given patterns <INPUT>"),
     ],
 )
-def test_profile_prompt_is_lamps(name, prompt):
+def test_profile_prompt_equals_lamps(name, prompt):
     assert task_of(name).profile_prompt(["a ", "b "], "<INPUT>") == prompt
 
 
-def test_citation_profile_goes_after_the_first_word_title():
+def test_citation_profile_follows_the_first_word_title():
     prompt = task_of("LaMP-1").profile_prompt(['"A"', '"B"'], 'the paper with the title "T", which')
     assert prompt == 'the paper with the title, and "A", and "B" "T", which'
 
 
-def test_citation_titles_may_hold_quotes():
+def test_citation_titles_may_contain_quotes():
     task = task_of("LaMP-1")
     query = task.read_query(questions("LaMP-1")[0]["input"])
     assert query.startswith('paper: "Parsing the "Unparsable" with Ants" [1]: ')
     assert task.retrieval_query(query) == "Ant Colonies for Syntax Bread Rising Models"
 
 
-def test_rating_reads_reviews_and_films():
+def test_rating_query_follows_the_first_cue():
     read = task_of("LaMP-3").read_query
     assert read("... explanation. review: Dull. movie: too") == "Dull. movie: too"
     assert read("... explanation. movie: A heist.") == "A heist."
@@ -162,7 +162,7 @@ def test_movie_query_begins_at_the_first_cue():
     assert task_of("LaMP-2M").read_query("tags: [x] description: A description: B") == "A description: B"
 
 
-def test_scorer_and_prompt_order_differ_only_in_order_for_news():
+def test_news_labels_differ_between_scorer_and_prompt_only_in_order():
     task = task_of("LaMP-2N")
     assert isinstance(task.answer, Labels)
     assert task.answer.values[:2] == ("travel", "education")
@@ -206,18 +206,18 @@ def test_citation_pairs_ask_for_the_cited_title():
         assert "abstract" not in pair.query
 
 
-def test_citation_pairs_never_offer_a_title_the_user_cites():
+def test_citation_pairs_never_offer_a_second_cited_title():
     assert task_of("LaMP-1").pairs([cited(1, "Own")], ["Own"], random.Random(0)) == []
 
 
-def test_citation_pairs_have_public_wrong_options_by_default():
+def test_citation_pairs_use_public_titles_by_default():
     history = [cited(number, f"Own {number}") for number in range(40)]
     first = task_of("LaMP-1").pairs(history, [], random.Random(3))
     assert first == task_of("LaMP-1").pairs(history, [], random.Random(3))
     assert {pair.response for pair in first} == {"[1]", "[2]"}
 
 
-def test_tweets_give_no_alignment_questions():
+def test_tweets_have_no_alignment_questions():
     assert task_of("LaMP-7").pairs([past("LaMP-7")], [], random.Random(0)) == []
 
 
@@ -230,7 +230,7 @@ def test_old_and_new_lamp_2_share_a_file_name():
         task_of("LaMP-2N").check_file(Path("f"), "LaMP_2M")
 
 
-def test_a_plain_task_gets_defaults():
+def test_plain_task_becomes_a_lamp_task_with_defaults():
     lamp = LampTask.of(FREE_TEXT)
     assert lamp.full_input("hi") == f"{FREE_TEXT.question} hi"
     assert lamp.file_names == ("free-text",)
