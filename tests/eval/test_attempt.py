@@ -12,7 +12,6 @@ from program.models.scripted import scripted_lm
 from program.models.seeds import repeatable_seeds
 from program.usage import Budget, UsageTracker, reserve_call, stage
 
-
 REPLY = "[[ ## answer ## ]]\nAlien"
 
 
