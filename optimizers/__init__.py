@@ -6,3 +6,7 @@ The exported names are listed in ``__init__.pyi`` and imported when they are fir
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+from program.renamed import install as _install_old_names  # noqa: E402 - after the exports
+
+_install_old_names()

@@ -7,16 +7,26 @@ from typing import Annotated, Any
 
 import dspy
 import typer
-from rich.table import Table
 
 from optimizers.batches import BATCH_RULES
 from optimizers.config import PAPER, AlignmentConfig
 from optimizers.gates import GATES
 from optimizers.record import AlignmentRecord
 from optimizers.stored import align_user
-from program.cli.options import Json, Model, Store, Trace, TraceContent, Wikipedia, model_in_use, open_store
-from program.console import PARTIAL, err, exit_code, explain, out, print_json, progress
+from program.cli.options import (
+    Adapter,
+    Json,
+    Model,
+    Store,
+    Trace,
+    TraceContent,
+    Wikipedia,
+    model_in_use,
+    open_store,
+)
+from program.console import PARTIAL, err, exit_code, explain, out, print_error, print_json, progress
 from program.errors import BudgetExceededError, ConfigError, PersonaAgentError
+from program.printer import make_table
 from program.store import UserStore
 from program.usage import Budget, UsageTracker, track_usage
 
@@ -51,6 +61,7 @@ def align(
     wikipedia: Wikipedia = True,
     trace: Trace = "local",
     trace_content: TraceContent = "full",
+    adapter: Adapter = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
@@ -67,7 +78,7 @@ def align(
             opened.user(user_id)
         prompt_lm = _prompt_model(prompt_model)
         with (
-            model_in_use(model, trace, trace_content),
+            model_in_use(model, trace, trace_content, adapter),
             track_usage(tracker),
             progress(tracker, len(chosen), "users") as bar,
         ):
@@ -76,7 +87,7 @@ def align(
                     opened, user_id, config, prompt_model=prompt_lm, negatives=titles, wikipedia=wikipedia
                 )
                 results.append(row)
-                bar.advance(user_id[:24])
+                bar.advance(user_id)
                 if row["stop"]:
                     break
     _report(results, tracker, len(chosen), json)
@@ -119,29 +130,32 @@ def _report(results: list[dict[str, Any]], tracker: UsageTracker, n_users: int, 
             [{key: value for key, value in row.items() if key not in ("stop", "code")} for row in results]
         )
     elif len(failed) < len(results):
-        out.print(_table([row for row in results if not row["error"]]))
+        _print_table([row for row in results if not row["error"]])
     for row in failed:
-        err.print(f"error: user {row['user_id']!r}: {row['error']}", style="red", markup=False)
+        print_error(f"user {row['user_id']!r}: {row['error']}")
     aligned = len(results) - len(failed)
-    err.print(f"{aligned} of {n_users} users aligned, {tracker.total()}, {tracker.seconds:.0f} s")
+    err.print_line(f"{aligned} of {n_users} users aligned, {tracker.total()}, {tracker.seconds:.0f} s")
     if failed:
         raise typer.Exit(PARTIAL if len(failed) < len(results) else failed[0]["code"])
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("user", "persona", "score of each step", "rollouts", "calls", "seconds", "", box=None)
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    cells = []
     for row in rows:
         notes = [*row["notes"], *(step["reason"] for step in row["steps"] if not step["accepted"])]
-        table.add_row(
-            row["user_id"],
-            f"v{row['persona_version']}",
-            ", ".join("-" if step["score"] is None else f"{step['score']:.2f}" for step in row["steps"]),
-            str(row["agent_runs"]),
-            str(sum(usage["calls"] for usage in row["usage"].values())),
-            f"{row['seconds']:.1f}",
-            "; ".join(notes),
+        cells.append(
+            (
+                row["user_id"],
+                f"v{row['persona_version']}",
+                ", ".join("-" if step["score"] is None else f"{step['score']:.2f}" for step in row["steps"]),
+                str(row["agent_runs"]),
+                str(sum(usage["calls"] for usage in row["usage"].values())),
+                f"{row['seconds']:.1f}",
+                "; ".join(notes),
+            )
         )
-    return table
+    titles = ("user", "persona", "score of each step", "rollouts", "calls", "seconds", "")
+    out.print(make_table(titles, cells, fold=("user", "score of each step", "")))
 
 
 def _prompt_model(spec: str | None) -> Any:

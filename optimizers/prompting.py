@@ -46,7 +46,10 @@ async def ask_text(
                 else:
                     prediction = predict(config=config, **inputs)
                 return validate_persona(str(prediction[field]), max_chars=max_chars)
-            except (AdapterParseError, PersonaError):
+            except AdapterParseError:
+                # The adapter has asked twice.
+                return None
+            except PersonaError:
                 continue
     return None
 

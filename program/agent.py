@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from program.errors import ConfigError
-from program.home import home
 from program.loop import AgentSettings, Unreadable, run_loop
 from program.memory.base import Before, Memory
 from program.memory.semantic import Profile, count_facts
-from program.models.adapter import program_adapter
+from program.models.adapter import UnusableReply, program_adapter
 from program.models.label_probabilities import decision_client, record_probabilities
 from program.persona import initial_persona, validate_persona
+from program.renamed import RenamedAttributes
 from program.signatures import Act, conclusion
 from program.spans import about, span
 from program.sync import run_now
 from program.task import Task
-from program.tools import default_tools
+from program.tools import Tools, make_tools
 from program.tools.base import ToolContext
 from program.tools.toolset import Observation, ToolSet
 from program.usage import reserve_call
@@ -60,6 +61,10 @@ class AgentContext:
     def __deepcopy__(self, memo: object) -> AgentContext:
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A saved program has the state that it was saved with; it cannot carry an open store.
+        return {**vars(self), "source": None}
+
     def profile_at(self, before: Before) -> Profile:
         """Return the profile of the interactions before ``before``."""
         if before is None:
@@ -79,7 +84,7 @@ class AgentContext:
         )
 
 
-class PersonaAgent(dspy.Module):  # type: ignore[misc]
+class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
     """Answers queries for one user, with the user's persona, memory and tools (paper, section 2.1).
 
     The persona is ``act.signature.instructions``: the only text that DSPy optimizers change and that
@@ -89,7 +94,7 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         task: The user's task.
         memory: The user's past interactions.
         persona: The system prompt.
-        tools: The agent's tools; ``None`` for `default_tools`.
+        tools: Functions or tools beside the default ones; a `ToolSet` replaces those.
         profile: The user's semantic memory; ``None`` counts it from ``memory``.
         settings: Limits of the tool loop.
 
@@ -106,13 +111,15 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         'Lentils.'
     """
 
+    _renamed: ClassVar[Mapping[str, str]] = {"surroundings": "context"}
+
     def __init__(
         self,
         *,
         task: Task,
         memory: Memory,
         persona: str,
-        tools: ToolSet | None = None,
+        tools: Tools = None,
         profile: Profile | None = None,
         settings: AgentSettings | None = None,
     ) -> None:
@@ -120,7 +127,7 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         self.context = AgentContext(
             task=task,
             memory=memory,
-            tools=default_tools(home() / "cache") if tools is None else tools,
+            tools=make_tools(tools),
             profile=profile or Profile(facts=count_facts(memory.latest(), task.response_type)),
             settings=settings or AgentSettings(),
         )
@@ -133,7 +140,7 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         cls,
         user: str,
         memory: Memory,
-        tools: ToolSet | None = None,
+        tools: Tools = None,
         *,
         task: Task,
         profile: Profile | None = None,
@@ -157,7 +164,7 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         cls,
         source: Callable[[], AgentState],
         *,
-        tools: ToolSet | None = None,
+        tools: Tools = None,
         settings: AgentSettings | None = None,
     ) -> PersonaAgent:
         """Return an agent with the state that ``source`` reads; `refresh` reads it again."""
@@ -165,6 +172,12 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         agent = cls(tools=tools, settings=settings, **vars(state))
         agent.context = replace(agent.context, source=source)
         return agent
+
+    def __copy__(self) -> PersonaAgent:
+        """Return an agent with a predictor of its own; everything else is shared."""
+        copied: PersonaAgent = object.__new__(type(self))
+        vars(copied).update(vars(self), act=copy(self.act), callbacks=list(self.callbacks), history=[])
+        return copied
 
     def refresh(self) -> None:
         """Reload interactions, profile and persona from the store.
@@ -208,7 +221,8 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
             ``probabilities`` (label to probability, or ``None`` if the model does not provide them).
 
         Raises:
-            UnparsableAnswerError: The final answer does not fit the task's answer type.
+            UnparsableAnswerError: The final answer does not fit the task's answer type, or the model
+                gave none (its attribute ``unusable``).
             BudgetExceededError: A model call would exceed the budget.
             dspy.LMError: The model failed.
         """
@@ -275,6 +289,8 @@ class PersonaAgent(dspy.Module):  # type: ignore[misc]
         with span("predict", inputs=inputs) as trace:
             try:
                 prediction = await self.act.acall(**inputs) if wait else self.act(**inputs)
+            except UnusableReply as error:
+                prediction = Unreadable("", unusable=error.reason)
             except AdapterParseError as error:
                 prediction = Unreadable(str(error.lm_response))
             trace.output(prediction=prediction)

@@ -68,11 +68,18 @@ class PersonaError(PersonaAgentError):
 
 
 class UnparsableAnswerError(PersonaAgentError):
-    """A model's answer does not fit the task's answer type; ``raw`` is the model's text."""
+    """A model's answer does not fit the task's answer type.
 
-    def __init__(self, message: str, *, raw: str = "") -> None:
+    Attributes:
+        raw: The answer; empty if there is none.
+        unusable: Why there is no answer at all: a refusal, a cut or filtered reply, an error page.
+            Such a failure is not a wrong answer and is never scored. Empty if there is an answer.
+    """
+
+    def __init__(self, message: str, *, raw: str = "", unusable: str = "") -> None:
         super().__init__(message)
         self.raw = raw
+        self.unusable = unusable
 
 
 class BudgetExceededError(PersonaAgentError):

@@ -88,9 +88,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A model response that does not fit the requested type."""
+    """A model response that does not fit the requested type.
+
+    Attributes:
+        raw: The response.
+        unusable: Why it is not an answer at all (a refusal, an error page); empty if it is one.
+    """
 
     raw: str
+    unusable: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +186,10 @@ async def run_loop(
             break
     prediction = await conclude(render(steps))
     if isinstance(prediction, Unreadable):
+        if prediction.unusable:
+            raise UnparsableAnswerError(
+                f"the model gave no answer: {prediction.unusable}", unusable=prediction.unusable
+            )
         raise UnparsableAnswerError(f"the final answer is not {answer_type.hint}", raw=prediction.raw)
     return LoopResult(
         answer=answer_type.parse(prediction.answer),

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import dspy
+from dspy.dsp.utils.settings import thread_local_overrides
 
 from program.errors import BudgetExceededError
 from program.spans import report_call
@@ -154,25 +155,82 @@ class UsageTracker:
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Count one finished call from its DSPy history entry."""
-        usage = entry.get("usage") or {}
-        details = usage.get("prompt_tokens_details") or {}
-        cost = entry.get("cost")
-        hit = bool(entry.get("cache_hit")) or not usage
-        call = Usage(
-            calls=1,
-            input_tokens=int(usage.get("prompt_tokens") or 0),
-            cached_tokens=int(details.get("cached_tokens") or 0),
-            output_tokens=int(usage.get("completion_tokens") or 0),
-            usd=0.0 if hit else float(cost or 0.0),
-            unpriced=int(cost is None and not hit),
-            cache_hits=int(hit),
-        )
+        call = _usage_of(entry)
         with self._lock:
             self._stages.setdefault(_stage.get(), Usage()).add(call)
         if self.parent is None:
             report_call(entry)
         else:
             self.parent.record(entry)
+
+
+def _usage_of(entry: Mapping[str, Any]) -> Usage:
+    """Return the usage of one call; without usable token counts its price is unknown, not zero."""
+    usage = entry.get("usage") or {}
+    # A prompt has at least one token: zero means that the provider sent no count.
+    inputs, outputs = _count(usage.get("prompt_tokens")) or None, _count(usage.get("completion_tokens"))
+    hit = _is_cache_hit(entry)
+    cost = entry.get("cost")
+    priced = isinstance(cost, int | float) and cost >= 0 and inputs is not None and outputs is not None
+    return Usage(
+        calls=1,
+        input_tokens=inputs or 0,
+        cached_tokens=_count((usage.get("prompt_tokens_details") or {}).get("cached_tokens")) or 0,
+        output_tokens=outputs or 0,
+        usd=float(cost or 0.0) if priced and not hit else 0.0,
+        unpriced=int(not priced and not hit),
+        cache_hits=int(hit),
+    )
+
+
+def _count(value: Any) -> int | None:
+    """Return a token count; ``None`` if a provider sent something else."""
+    return int(value) if isinstance(value, int | float) and value >= 0 else None
+
+
+def _is_cache_hit(entry: Mapping[str, Any]) -> bool:
+    """Return whether a reply came from a cache: its usage is removed, and the reply still has it."""
+    response, exchange = entry.get("response"), _exchange.get()
+    if entry.get("cache_hit") or getattr(response, "cache_hit", False):
+        return True
+    if exchange is not None and exchange.cache_hit:
+        return True
+    original = getattr(response, "usage", None)
+    return not entry.get("usage") and bool(getattr(original, "total_tokens", None))
+
+
+class Exchange:
+    """One request and its reply, while it is in progress.
+
+    Attributes:
+        entries: DSPy's history entries of the finished calls, in order.
+        cache_hit: Whether the reply came from a cache.
+        to_cache: Stores the reply in the cache; called if the reply is usable.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[Mapping[str, Any]] = []
+        self.cache_hit = False
+        self.to_cache: list[Callable[[], None]] = []
+
+
+_exchange: ContextVar[Exchange | None] = ContextVar("personaagent_exchange", default=None)
+
+
+def current_exchange() -> Exchange | None:
+    """Return the exchange in progress, or ``None``."""
+    return _exchange.get()
+
+
+@contextmanager
+def observe_exchange() -> Iterator[Exchange]:
+    """Collect what DSPy reports of the calls inside the block."""
+    exchange = Exchange()
+    token = _exchange.set(exchange)
+    try:
+        yield exchange
+    finally:
+        _exchange.reset(token)
 
 
 _tracker: ContextVar[UsageTracker | None] = ContextVar("personaagent_tracker", default=None)
@@ -206,9 +264,21 @@ def stage(name: str) -> Iterator[None]:
 
 
 def track_lm(lm: Any, tracker: UsageTracker) -> Any:
-    """Return a copy of ``lm`` that reports finished calls to ``tracker`` instead of DSPy's history."""
+    """Return a copy of ``lm`` that reports finished calls to ``tracker`` instead of DSPy's history.
+
+    The copy does not retry: `program.models.patience` does, with a limit on what it waits for.
+    """
     copied = lm.copy()
-    copied.update_history = tracker.record
+
+    def record(entry: Mapping[str, Any]) -> None:
+        exchange = _exchange.get()
+        if exchange is not None:
+            exchange.entries.append(entry)
+        tracker.record(entry)
+
+    copied.update_history = record
+    copied.retries = getattr(lm, "retries", getattr(lm, "num_retries", 0))
+    copied.num_retries = 0
     return copied
 
 
@@ -230,10 +300,30 @@ def track_usage(tracker: UsageTracker, lm: Any = None) -> Iterator[UsageTracker]
         >>> tracker.total().calls
         1
     """
+    with _tracking(tracker, lm, trace=None):
+        yield tracker
+
+
+@contextmanager
+def track_if_untracked() -> Iterator[None]:
+    """Keep calls outside `track_usage` out of DSPy's history, where one user's prompts lie beside another's.
+
+    The trace of an optimizer goes on; DSPy's global trace, which nothing reads, is off.
+    """
+    if _tracker.get() is not None or dspy.settings.lm is None:
+        yield
+        return
+    settings = {} if "trace" in thread_local_overrides.get() else {"trace": None}
+    with _tracking(UsageTracker(), None, **settings):
+        yield
+
+
+@contextmanager
+def _tracking(tracker: UsageTracker, lm: Any, **settings: Any) -> Iterator[None]:
     token = _tracker.set(tracker)
     try:
         # DSPy reports finished calls through `update_history`, and only if history is enabled.
-        with dspy.context(lm=track_lm(lm or dspy.settings.lm, tracker), disable_history=False, trace=None):
-            yield tracker
+        with dspy.context(lm=track_lm(lm or dspy.settings.lm, tracker), disable_history=False, **settings):
+            yield
     finally:
         _tracker.reset(token)

@@ -10,12 +10,15 @@ import dspy
 import pytest
 from dspy.dsp.utils.settings import DEFAULT_CONFIG
 
+from program.models.abilities import forget_abilities
+
 
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PERSONAAGENT_HOME", str(tmp_path / "home"))
     dspy.configure(**{**DEFAULT_CONFIG, "disable_history": True, "trace": None})
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+    forget_abilities()
     yield
     dspy.configure(**DEFAULT_CONFIG)
 

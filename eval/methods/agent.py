@@ -78,6 +78,8 @@ class AgentMethod(BaseMethod):
         try:
             prediction = prepared(query=query.text)
         except UnparsableAnswerError as error:
+            if error.unusable:
+                raise
             return Answer(text=error.raw, valid=False)
         return Answer(
             text=prediction.answer,

@@ -16,7 +16,7 @@ from dspy.utils.exceptions import AdapterParseError
 from eval.contracts import Answer
 from program.errors import UnparsableAnswerError
 from program.loop import Step, render
-from program.models.adapter import program_adapter
+from program.models.adapter import UnusableReply, program_adapter
 from program.models.label_probabilities import decision_client, record_probabilities
 from program.persona import GENERIC
 from program.signatures import conclusion
@@ -37,6 +37,7 @@ def final_answer(task: Task, query: str, *, steps: Sequence[Step] = (), observat
 
     Raises:
         BudgetExceededError: The call would exceed a limit.
+        UnparsableAnswerError: The model gave no answer, such as a refusal or a cut reply.
         dspy.LMError: The model failed.
     """
     inputs: dict[str, Any] = {"task": task.question, "steps": observations or render(steps), "query": query}
@@ -47,6 +48,9 @@ def final_answer(task: Task, query: str, *, steps: Sequence[Step] = (), observat
     with program_adapter(), record_probabilities() as read_probabilities:
         try:
             prediction = dspy.Predict(conclusion(GENERIC, task.answer))(**inputs)
+        except UnusableReply as error:
+            message = f"the model gave no answer: {error.reason}"
+            raise UnparsableAnswerError(message, unusable=error.reason) from error
         except AdapterParseError as error:
             return Answer(text=str(error.lm_response), valid=False, steps=steps_as_dicts(steps))
         by_label = read_probabilities()

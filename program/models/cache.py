@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import dspy
+from dspy.clients.cache import Cache
+
+from program.usage import current_exchange
 
 _MEMORY_ENTRIES = 50_000
 _DISK_BYTES = 2 * 1024**3
@@ -27,9 +30,7 @@ def use_cache(home: Path) -> None:
     """Cache answers in the data directory ``home`` instead of DSPy's own folder."""
     folder = _folder(home)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    dspy.configure_cache(
-        disk_cache_dir=str(folder), disk_size_limit_bytes=_DISK_BYTES, memory_max_entries=_MEMORY_ENTRIES
-    )
+    _install(UsableReplyCache(True, True, str(folder), _DISK_BYTES, _MEMORY_ENTRIES))
     set_answer_folder(folder / "embedded")
 
 
@@ -37,7 +38,37 @@ def empty_cache(home: Path) -> None:
     """Delete all cached answers."""
     set_answer_folder(None)
     shutil.rmtree(_folder(home), ignore_errors=True)
-    dspy.configure_cache(enable_disk_cache=False, memory_max_entries=_MEMORY_ENTRIES)
+    _install(UsableReplyCache(False, True, "", _DISK_BYTES, _MEMORY_ENTRIES))
+
+
+class UsableReplyCache(Cache):  # type: ignore[misc]
+    """DSPy's cache, for replies that turned out to be usable.
+
+    DSPy stores a reply before it is parsed. A bad one would fail the same command again when the
+    server is healthy, so a reply waits for the verdict of `program.models.adapter`.
+    """
+
+    def get(self, *arguments: Any, **options: Any) -> Any:
+        """Return a cached reply, and note the hit."""
+        reply, exchange = super().get(*arguments, **options), current_exchange()
+        if reply is not None and exchange is not None:
+            exchange.cache_hit = True
+        return reply
+
+    def put(self, *arguments: Any, **options: Any) -> None:
+        """Store a reply: at once outside an exchange, otherwise if it is usable."""
+        store = partial(super().put, *arguments, **options)
+        exchange = current_exchange()
+        if exchange is None:
+            store()
+        else:
+            exchange.to_cache.append(store)
+
+
+def _install(cache: UsableReplyCache) -> None:
+    # The lock that DSPy holds while it builds its default cache on first use.
+    with dspy._cache_lock:
+        dspy.cache = cache
 
 
 def _folder(home: Path) -> Path:
@@ -51,9 +82,9 @@ def set_answer_folder(folder: Path | None) -> None:
     if previous is not None:
         previous.close()
     if folder is not None:
-        from diskcache import Cache
+        import diskcache
 
-        _disk = Cache(str(folder), size_limit=_DISK_BYTES)
+        _disk = diskcache.Cache(str(folder), size_limit=_DISK_BYTES)
 
 
 def cache_answers(ask: Callable[[str, str], str], model: str) -> Callable[[str, str], str]:

@@ -45,7 +45,7 @@ _CANNOT = (
     r"|have to decline to|do not feel comfortable|don't feel comfortable)\s+"
 )
 _SERVE = (
-    r"(?:(?:to|with) )?(?:assist|help|comply|fulfil|fulfill|answer|do that|provide|continue|create|write|engage"
+    r"(?:(?:to|with) )?(?:assist|help|comply|answer|do that|provide|continue|create|write|engage"
     r"|discuss|process|generate|complete|respond|support|participate|share|produce|rewrite)"
 )
 _REFUSAL = re.compile(_APOLOGY + _CANNOT + _SERVE, re.I)
@@ -163,7 +163,7 @@ def _noise(text: str) -> str:
     """Return why a text is not language; empty if it is."""
     letters = sum(character.isalpha() for character in text)
     visible = sum(not character.isspace() for character in text)
-    if letters < 2 or letters < (1 - _MOST_NOISE) * visible * 0.8:
+    if letters < 1 or letters < (1 - _MOST_NOISE) * visible * 0.8:
         return "the reply is not language"
     if text.count("\ufffd") > 0.05 * len(text):
         return "the reply cannot be decoded"

@@ -15,7 +15,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import dspy
-from optimizers.cli import align_user
+from optimizers.stored import align_user
 from optimizers.config import PAPER
 from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm

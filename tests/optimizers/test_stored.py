@@ -31,6 +31,8 @@ def reply(system: str, user: str) -> Any:
         return "Be shorter."
     if "refine the system prompt" in system:
         return "Answer briefly."
+    if "Describe one user" in system:
+        return "Ana asks short questions."
     return {"thought": "", "action": {"tool": "finish", "answer": "an answer"}}
 
 
@@ -121,7 +123,7 @@ def test_an_unknown_user_and_an_empty_history_are_refused_before_a_call(store: U
 
 def test_rollouts_that_all_fail_are_no_feedback(store: UserStore) -> None:
     def garbage(system: str, user: str) -> Any:
-        return reply(system, user) if "summary" in system else ""
+        return reply(system, user) if "Describe one user" in system else ""
 
     with dspy.context(lm=scripted_lm(garbage)), pytest.raises(AlignmentFailedError):
         align_user(store, "ana", wikipedia=False)
@@ -136,7 +138,7 @@ def test_a_persona_that_changed_meanwhile_is_not_overwritten(store: UserStore) -
             store.add_persona("ana", "Edited by hand.", source="edit", why="by hand")
         return reply(system, user)
 
-    with dspy.context(lm=scripted_lm(edited_meanwhile)), pytest.raises(StoreError, match="changed it mean"):
+    with dspy.context(lm=scripted_lm(edited_meanwhile)), pytest.raises(StoreError, match="changed in the meantime"):
         align_user(store, "ana", wikipedia=False)
     version = store.persona("ana")
     assert version is not None

@@ -9,7 +9,14 @@ import pytest
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.loss import UpdatePersona
-from program.models.adapter import MarkerAdapter, PrefillAdapter, SchemaAdapter, adapter_for, program_adapter
+from program.models.adapter import (
+    MarkerAdapter,
+    PrefillAdapter,
+    ProgramAdapter,
+    SchemaAdapter,
+    adapter_for,
+    program_adapter,
+)
 from program.models.embedded import EmbeddedLM
 from program.models.scripted import scripted_lm
 
@@ -70,8 +77,8 @@ def test_prefilled_heading_is_not_part_of_the_rewrite(reply: str) -> None:
 
 
 def test_only_models_that_support_prefill_get_the_prefill_adapter() -> None:
-    assert isinstance(adapter_for(EmbeddedLM()), PrefillAdapter)
-    assert not isinstance(adapter_for(scripted_lm(lambda *_: "")), PrefillAdapter)
+    assert isinstance(ProgramAdapter().form_for(EmbeddedLM()), PrefillAdapter)
+    assert not isinstance(ProgramAdapter().form_for(scripted_lm(lambda *_: "")), PrefillAdapter)
 
 
 def test_embedded_model_stops_before_the_next_heading() -> None:
@@ -163,15 +170,16 @@ def test_inputs_that_are_not_text_are_formatted_by_dspy() -> None:
     ],
 )
 def test_adapter_depends_on_the_abilities_of_the_model(attributes: dict[str, bool], adapter: type) -> None:
-    lm = type("Model", (), attributes)()
-    assert type(adapter_for(lm)) is adapter
+    lm = type("Model", (), {"model": "m", "kwargs": {}, **attributes})()
+    assert type(ProgramAdapter().form_for(lm)) is adapter
 
 
 def test_configured_adapter_takes_precedence_and_the_context_ends() -> None:
     own = dspy.ChatAdapter()
     with dspy.context(lm=scripted_lm(lambda *_: ""), adapter=own):
-        assert adapter_for(dspy.settings.lm) is own
+        assert adapter_for(dspy.settings.lm).form_for(dspy.settings.lm) is own
     with dspy.context(lm=scripted_lm(lambda *_: "")):
         with program_adapter():
-            assert isinstance(dspy.settings.adapter, SchemaAdapter)
+            assert isinstance(dspy.settings.adapter, ProgramAdapter)
+            assert isinstance(dspy.settings.adapter.form_for(dspy.settings.lm), SchemaAdapter)
         assert dspy.settings.adapter is None

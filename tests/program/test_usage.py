@@ -21,6 +21,7 @@ from program.usage import (
     current_tracker,
     reserve_call,
     stage,
+    track_if_untracked,
     track_lm,
     track_usage,
 )
@@ -92,9 +93,48 @@ def test_reached_max_usd_stops_the_next_call() -> None:
 
 def test_cache_hit_costs_nothing() -> None:
     tracker = UsageTracker()
-    tracker.record({"usage": {}, "cost": 0.5})
+    tracker.record({"usage": {}, "cost": 0.5, "cache_hit": True})
     total = tracker.total()
     assert (total.calls, total.cache_hits, total.usd, total.unpriced) == (1, 1, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": None, "completion_tokens": None},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": -5, "completion_tokens": 3},
+        {"prompt_tokens": "many", "completion_tokens": "few"},
+    ],
+)
+def test_a_reply_without_usable_token_counts_has_an_unknown_price(usage: Any) -> None:
+    tracker = UsageTracker(Budget(max_usd=1.0))
+    tracker.record({"usage": usage, "cost": 0.0})
+    total = tracker.total()
+    assert (total.calls, total.cache_hits, total.unpriced) == (1, 0, 1)
+    with pytest.raises(BudgetExceededError, match="cannot enforce `max_usd`: 1 calls have no known price"):
+        tracker.reserve()
+
+
+def test_calls_outside_a_tracker_leave_no_history() -> None:
+    from dspy.clients.base_lm import GLOBAL_HISTORY
+
+    model, before = lm(), len(GLOBAL_HISTORY)
+    predict = dspy.Predict("question -> answer")
+    with dspy.context(lm=model, disable_history=False), track_if_untracked():
+        assert dspy.settings.lm is not model
+        predict(question="q")
+    assert len(GLOBAL_HISTORY) == before
+    assert model.history == []
+    assert predict.history == []
+
+
+def test_an_optimizer_s_trace_goes_on_outside_a_tracker() -> None:
+    with dspy.context(lm=lm(), trace=[]), track_if_untracked():
+        dspy.Predict("question -> answer")(question="q")
+        assert len(dspy.settings.trace) == 1
 
 
 def test_dspy_history_is_not_written() -> None:

@@ -1,0 +1,80 @@
+"""How long a call may wait: retries with a capped wait, and a line that says what is waited for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import dspy
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+LONGEST_WAIT = 60.0
+"""Longest wait before one retry, in seconds; ``PERSONAAGENT_MAX_WAIT`` sets another one.
+
+If a provider asks for more, the call fails at once and the error names the time.
+"""
+
+logger = logging.getLogger("personaagent.program.models")
+
+
+def call_with_patience(call: Callable[[], Any], retries: int) -> Any:
+    """Call, and retry a passing failure of the provider at most ``retries`` times.
+
+    Raises:
+        dspy.LMError: The failure does not pass, or outlasts the retries or the longest wait.
+    """
+    return Retrying(**_policy(retries))(call)
+
+
+async def acall_with_patience(call: Callable[[], Awaitable[Any]], retries: int) -> Any:
+    """Await ``call()`` like `call_with_patience`."""
+
+    async def once() -> Any:
+        return await call()
+
+    return await AsyncRetrying(**_policy(retries))(once)
+
+
+def longest_wait() -> float:
+    """Return the longest wait before one retry, in seconds.
+
+    Example:
+        >>> longest_wait()
+        60.0
+    """
+    try:
+        return float(os.environ.get("PERSONAAGENT_MAX_WAIT", LONGEST_WAIT))
+    except ValueError:
+        return LONGEST_WAIT
+
+
+def _policy(retries: int) -> dict[str, Any]:
+    return {
+        "retry": retry_if_exception(_passes),
+        "stop": stop_after_attempt(retries + 1),
+        "wait": _seconds,
+        "before_sleep": _log,
+        "reraise": True,
+    }
+
+
+def _passes(error: BaseException) -> bool:
+    if not isinstance(error, dspy.LMError) or not dspy.is_retryable_lm_error(error):
+        return False
+    return (error.retry_after or 0.0) <= longest_wait()
+
+
+def _seconds(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = getattr(error, "retry_after", None)
+    backoff = min(2.0 ** (state.attempt_number - 1), longest_wait())
+    return float(asked) if asked is not None and asked >= 0 else backoff
+
+
+def _log(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    wait = state.next_action.sleep if state.next_action else 0.0
+    model = getattr(error, "model", None) or "the model"
+    logger.warning("%s: %s; retry %d in %.0f s", model, type(error).__name__, state.attempt_number, wait)
