@@ -40,7 +40,7 @@ def read_outputs(path: Path, task: Task) -> dict[str, str]:
             names file and field.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"cannot read `{path}`: {error.strerror}") from error
     except ValueError as error:

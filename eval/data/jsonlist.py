@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,9 +25,8 @@ def elements(path: Path) -> Iterator[Any]:
                 yield element
                 number += 1
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"`{path}` is damaged or cut off after record {number - 1}; download it again"
-            ) from error
+            place = f" after record {number - 1}" if number else ""
+            raise DataError(f"`{path}` is damaged or cut off{place}; download it again") from error
 
 
 def first_element(path: Path) -> Any:
@@ -35,7 +35,7 @@ def first_element(path: Path) -> Any:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file that starts like a JSON list.
+    """Open a file that starts like a JSON list, after a byte order mark if it has one.
 
     Raises:
         DataError: The file cannot be read, or is something else; the message says what.
@@ -44,8 +44,10 @@ def open_file(path: Path) -> BinaryIO:
         file = path.open("rb")
     except OSError as error:
         raise DataError(f"cannot read `{path}`: {error.strerror}; check the path") from error
-    start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
-    file.seek(0)
+    head = file.read(512)
+    content = head.removeprefix(BOM_UTF8)
+    file.seek(len(head) - len(content))
+    start = content.lstrip(b" \t\r\n")
     if start.startswith(b"["):
         return file
     file.close()
