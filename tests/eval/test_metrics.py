@@ -7,9 +7,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, mean_squared_error
 
-from eval.metrics import METRICS, get_metric, is_valid, metrics_of, scores
+from eval.metrics import METRICS, as_number, get_metric, invalid_share, is_valid, metrics_of, scores
 from eval.submission import read_outputs, score_files, write_predictions
 from eval.tasks.lamp_1 import TASK as CITATION
 from eval.tasks.lamp_2m import TASK as MOVIES
@@ -343,3 +345,108 @@ def test_rejects_files_of_the_other_lamp_2(tmp_path):
     files = [write(tmp_path / name, "LaMP_2", golds) for name in ("p.json", "g.json")]
     with pytest.raises(DataError, match="2 of 2 golds are not labels of `LaMP-2N`"):
         score_files(*files, NEWS)
+
+
+ANSWERS = st.lists(
+    st.tuples(st.sampled_from(["[1]", "[2]", "1", ""]), st.sampled_from(["[1]", "[2]"])), min_size=1
+)
+RATINGS = st.lists(
+    st.tuples(st.sampled_from(["1", "3", "5", "4.5", "-9", "x"]), st.sampled_from("12345")), min_size=1
+)
+
+
+@given(ANSWERS, st.randoms())
+@settings(max_examples=50, deadline=None)
+def test_label_metrics_are_shares_that_ignore_order(pairs, rng):
+    mixed = rng.sample(pairs, len(pairs))
+    for name in ("accuracy", "f1", "invalid"):
+        value = score(name, *zip(*pairs, strict=True), CITATION)
+        assert 0.0 <= value <= 1.0
+        assert score(name, *zip(*mixed, strict=True), CITATION) == pytest.approx(value)
+
+
+@given(RATINGS)
+@settings(max_examples=50, deadline=None)
+def test_mae_is_between_zero_and_rmse(pairs):
+    predictions, golds = zip(*pairs, strict=True)
+    assert (
+        0.0 <= score("mae", predictions, golds, RATING) <= score("rmse", predictions, golds, RATING) + 1e-12
+    )
+
+
+@given(ANSWERS, ANSWERS)
+@settings(max_examples=50, deadline=None)
+def test_corpus_value_is_invariant_to_how_answers_are_grouped(first, second):
+    metric = get_metric("f1")
+    rows = [metric.rows(*zip(*part, strict=True), CITATION).sum(axis=0) for part in (first, second)]
+    whole = metric.score(*zip(*(first + second), strict=True), CITATION)
+    assert float(metric.formula(rows[0] + rows[1])) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_different_lengths_are_rejected(name):
+    with pytest.raises(ConfigError, match="got 1 and 2"):
+        score(name, ["a", "b"], ["a"], MOVIES)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("4", 4.0),
+        (" 4.5\n", 4.5),
+        ("-1", -1.0),
+        ("1e38", 1e38),
+        ("1e39", None),
+        ("nan", None),
+        ("-inf", None),
+        ("", None),
+        ("4 stars", None),
+        ("4,5", None),
+    ],
+)
+def test_ratings_are_parsed_like_lamps_scorer(text, number):
+    assert as_number(text) == number
+
+
+def test_invalid_share_counts_unparsed_and_unfitting_answers():
+    answers = [("comedy", True), ("comedy", False), ("Comedy", True), ("action", True)]
+    assert invalid_share(answers, MOVIES) == 0.5
+    assert invalid_share([], MOVIES) is None
+
+
+def test_best_prediction_has_perfect_scores():
+    golds = list(MOVIES.labels())
+    assert {s.name: s.value for s in scores(golds, golds, MOVIES)} == {
+        "accuracy": 1.0,
+        "f1": 1.0,
+        "invalid": 0.0,
+    }
+
+
+def test_prediction_file_with_byte_order_mark_is_read(tmp_path):
+    text = '{"task": "LaMP_3", "golds": [{"id": "1", "output": "4"}]}'
+    (tmp_path / "p.json").write_text(text, encoding="utf-8-sig")
+    assert read_outputs(tmp_path / "p.json", RATING) == {"1": "4"}
+
+
+def test_gold_file_without_golds_is_rejected(tmp_path):
+    files = [write(tmp_path / name, "LaMP_3", {}) for name in ("p.json", "g.json")]
+    with pytest.raises(DataError, match=r"g\.json` holds no golds"):
+        score_files(*files, RATING)
+
+
+def test_missing_ids_are_counted_and_three_are_named(tmp_path):
+    golds = write(tmp_path / "g.json", "LaMP_3", {str(n): "5" for n in range(5)})
+    with pytest.raises(DataError, match=r"p\.json`: 5 missing query ids \('0', '1', '2', \.\.\.\)"):
+        score_files(write(tmp_path / "p.json", "LaMP_3", {}), golds, RATING)
+
+
+def test_half_unknown_golds_are_scored(tmp_path):
+    golds = {"1": "comedy", "2": "heist"}
+    files = [write(tmp_path / name, "LaMP_2", golds) for name in ("p.json", "g.json")]
+    assert score_files(*files, MOVIES)[0].value == 1.0
+
+
+def test_predictions_cannot_be_written_into_a_missing_folder(tmp_path):
+    with pytest.raises(DataError, match=r"cannot write `.*p\.json`: No such file or directory"):
+        write_predictions(tmp_path / "absent" / "p.json", {"1": "5"}, RATING)

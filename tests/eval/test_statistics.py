@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import norm, t
 
 from eval.metrics import get_metric
@@ -242,3 +244,106 @@ def test_power_of_one_user_is_unknown():
 def test_rejects_invalid_settings(wrong):
     with pytest.raises(ConfigError, match=f"`{next(iter(wrong))}` must be"):
         Settings(**wrong)
+
+
+P_VALUES = st.dictionaries(st.text(max_size=2), st.floats(0, 1), max_size=6)
+
+
+@given(P_VALUES)
+@settings(max_examples=50, deadline=None)
+def test_holm_lies_between_the_raw_p_and_bonferroni(p_values):
+    adjusted = holm(p_values)
+    assert list(adjusted) == list(p_values)
+    for name, p in p_values.items():
+        assert p <= adjusted[name] <= min(1.0, len(p_values) * p) + 1e-12
+
+
+@given(P_VALUES)
+@settings(max_examples=50, deadline=None)
+def test_holm_keeps_the_ranking(p_values):
+    adjusted = holm(p_values)
+    ranked = sorted(p_values, key=lambda name: p_values[name])
+    assert [adjusted[name] for name in ranked] == sorted(adjusted.values())
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_mcnemar_is_symmetric(pairs):
+    a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    forward, backward = mcnemar(a, b), mcnemar(b, a)
+    assert (forward.only_a, forward.only_b, forward.p) == (backward.only_b, backward.only_a, backward.p)
+    assert 0.0 < forward.p <= 1.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_difference_changes_sign_when_methods_are_swapped(pairs):
+    a, b = rows([pair[0] for pair in pairs]), rows([pair[1] for pair in pairs])
+    users, few = one_each(len(pairs)), Settings(resamples=100)
+    forward, backward = difference(a, b, users, ACCURACY, few), difference(b, a, users, ACCURACY, few)
+    assert forward.interval.value == pytest.approx(-backward.interval.value)
+    assert forward.interval.low == pytest.approx(-backward.interval.high)
+    assert forward.p == pytest.approx(backward.p)
+    verdicts = {forward.verdict, backward.verdict}
+    assert verdicts in ({"undecided"}, {"better", "worse"})
+
+
+@given(st.permutations(range(6)))
+@settings(max_examples=20, deadline=None)
+def test_value_does_not_depend_on_the_order_of_answers(order):
+    values, users = rows([1, 0, 1, 1, 0, 0]), ["a", "a", "b", "b", "b", "c"]
+    ci = interval(values[order], [users[n] for n in order], ACCURACY, Settings(resamples=100))
+    assert ci.value == 0.5
+    assert ci.users == 3
+
+
+def test_higher_confidence_gives_a_wider_interval():
+    values, users = rows(np.random.default_rng(4).random(40)), one_each(40)
+    widths = []
+    for confidence in (0.5, 0.9, 0.99):
+        ci = interval(values, users, MAE, Settings(confidence=confidence))
+        widths.append(ci.high - ci.low)
+    assert widths == sorted(widths)
+    assert widths[0] > 0
+
+
+def test_constant_answers_have_an_interval_of_width_zero():
+    ci = interval(rows([0.25] * 9), one_each(9), MAE)
+    assert (ci.low, ci.value, ci.high) == (0.25, 0.25, 0.25)
+
+
+def test_intervals_of_a_share_stay_within_zero_and_one():
+    ci = interval(rows([1, 1, 1, 0]), one_each(4), ACCURACY, Settings(confidence=0.999))
+    assert 0.0 <= ci.low <= ci.value <= ci.high <= 1.0
+
+
+def test_rejects_an_interval_without_answers():
+    with pytest.raises(ConfigError, match="got 0 answers and 0 user ids"):
+        interval(np.zeros((0, 2)), [], ACCURACY)
+
+
+def test_p_is_never_zero():
+    comparison = difference(rows([1] * 30), rows([0] * 30), one_each(30), ACCURACY, Settings(resamples=100))
+    assert comparison.p == 1 / 101
+
+
+def test_more_power_needs_more_users():
+    a, users = rows([1.0, 0.0, 0.0, 1.0, -1.0, 1.0, 0.0, 0.0, 1.0, 0.0]), one_each(10)
+    needed = [
+        power(a, rows([0.0] * 10), users, MAE, target=target).users_needed for target in (0.5, 0.8, 0.95)
+    ]
+    assert needed == sorted(needed)
+    assert needed[0] < needed[-1]
+
+
+def test_needed_users_are_at_least_min_users():
+    estimate = power(rows([1.0, 1.0, 0.999]), rows([0.0] * 3), one_each(3), MAE)
+    assert estimate.users_needed == min_users()
+
+
+def test_chunked_draws_equal_draws_at_once(monkeypatch):
+    values, users = rows([1, 0, 1, 1, 0, 1, 0, 0]), one_each(8)
+    at_once = interval(values, users, ACCURACY, Settings(resamples=500))
+    monkeypatch.setattr("eval.statistics._CELLS_AT_ONCE", 500 * 8 - 1)
+    chunked = interval(values, users, ACCURACY, Settings(resamples=500))
+    assert (chunked.low, chunked.high) == (at_once.low, at_once.high)
