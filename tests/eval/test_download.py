@@ -29,7 +29,8 @@ Q, GOLD = "/LaMP_3/dev/dev_questions.json", "/LaMP_3/dev/dev_outputs.json"
 
 
 class Loopback(ThreadingHTTPServer):
-    """Serves `files`; `break_after` truncates one response, `refuse` counts responses with status 503."""
+    """Serves `files`; `break_after` truncates one response, `refuse` counts responses with status 503,
+    `range_status` is the status of the next range request, `range_shift` misplaces its answer."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -37,6 +38,8 @@ class Loopback(ThreadingHTTPServer):
         self.etag = '"v1"'
         self.content_type = "application/json"
         self.break_after = {}
+        self.range_status = None
+        self.range_shift = 0
         self.refuse = 0
         self.requests = []
 
@@ -63,9 +66,15 @@ class _Handler(BaseHTTPRequestHandler):
         start = 0
         if byte_range and self.headers.get("If-Range") == server.etag:
             start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
+            if server.range_status:
+                self.send_error(server.range_status)
+                server.range_status = None
+                return
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_header(
+                "Content-Range", f"bytes {start + server.range_shift}-{len(body) - 1}/{len(body)}"
+            )
         self.send_header("Content-Length", str(len(body) - start))
         self.send_header("Content-Type", server.content_type)
         if server.etag:
@@ -279,3 +288,62 @@ def test_urls_are_the_official_ones(task, by, folder):
 def test_rejects_tasks_and_splits_without_downloads(task, split, message):
     with pytest.raises(ConfigError, match=message):
         urls(task, split)
+
+
+def test_part_that_is_too_long_for_the_server_is_removed(server, tmp_path):
+    server.break_after[Q] = 1000
+    server.range_status = 416
+    fetch(server, tmp_path)
+    assert server.requests[:3] == [(Q, None), (Q, "bytes=1000-"), (Q, None)]
+    assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
+
+
+def test_server_that_resumes_at_another_position_is_restarted(server, tmp_path):
+    server.break_after[Q] = 1000
+    server.range_shift = 5
+    fetch(server, tmp_path)
+    assert server.requests[:3] == [(Q, None), (Q, "bytes=1000-"), (Q, None)]
+    assert (tmp_path / "dev_questions.json").read_bytes() == QUESTIONS
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": []}', '{"files": {}}'])
+def test_unreadable_manifest_means_nothing_is_downloaded(server, tmp_path, content):
+    fetch(server, tmp_path)
+    (tmp_path / MANIFEST).write_text(content)
+    assert not is_official(tmp_path, open_data(tmp_path, RATING).manifest["files"], server.base)
+    fetch(server, tmp_path)
+    assert is_official(tmp_path, open_data(tmp_path, RATING).manifest["files"], server.base)
+
+
+def test_no_files_are_not_official(server, tmp_path):
+    fetch(server, tmp_path)
+    assert not is_official(tmp_path, [], server.base)
+
+
+def test_files_of_another_server_are_downloaded_again(server, tmp_path):
+    fetch(server, tmp_path)
+    server.requests.clear()
+    other = server.base.replace("127.0.0.1", "localhost")
+    assert [file.url for file in fetch(server, tmp_path, base=other)] == [other + Q, other + GOLD]
+    assert len(server.requests) == 2
+
+
+def test_failed_second_file_keeps_the_first(server, tmp_path):
+    server.files[GOLD] = HTML
+    with pytest.raises(DataError, match="dev_outputs"):
+        fetch(server, tmp_path)
+    server.files[GOLD] = OUTPUTS
+    server.requests.clear()
+    fetch(server, tmp_path)
+    assert server.requests == [(GOLD, None)]
+
+
+def test_base_may_end_with_a_slash():
+    assert urls(RATING, base=f"{BASE_URL}/") == urls(RATING)
+
+
+def test_train_split_has_questions_and_outputs():
+    assert [url.rsplit("/", 1)[1] for url in urls(RATING, "train")] == [
+        "train_questions.json",
+        "train_outputs.json",
+    ]

@@ -4,8 +4,12 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from eval.tasks.base import LampTask
+from eval.tasks.base import LampTask, after, appended
+from eval.tasks.lamp_1 import options, question_text
+from eval.tasks.titles import PUBLIC_TITLES
 from program.answers import Labels, Rating, Text
 from program.errors import DataError, UnparsableAnswerError
 from program.memory.interaction import Interaction
@@ -252,3 +256,99 @@ def test_every_task_module_is_covered():
     assert {file.stem for file in files} == {
         path.split(":")[0].rsplit(".", 1)[1] for path in MODULES.values()
     }
+
+
+TITLE = st.text("ab \"'[]12:,", max_size=12).filter(lambda title: '" [' not in title)
+"""Titles with the characters of the template, but without its separators."""
+
+
+@given(TITLE, TITLE, TITLE)
+@settings(max_examples=50, deadline=None)
+def test_citation_query_round_trips_through_lamps_input(title, first, second):
+    task, query = task_of("LaMP-1"), question_text(title, first, second)
+    assert task.read_query(task.full_input(query)) == query
+
+
+@given(TITLE, TITLE, TITLE)
+@settings(max_examples=50, deadline=None)
+def test_citation_options_are_the_two_titles(title, first, second):
+    assert options(question_text(title, first, second)) == (first, second)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "LaMP-1"])
+@given(text=st.text(min_size=1, max_size=20).map(str.strip).filter(bool))
+@settings(max_examples=20, deadline=None)
+def test_query_round_trips_through_lamps_input(name, text):
+    task = task_of(name)
+    assert task.read_query(task.full_input(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [("a: x b: y", "x b: y"), ("b: y a: x", "y a: x"), ("b:  y \n", "y"), ("a:a: x", "a: x")],
+)
+def test_text_follows_the_first_of_several_cues(text, query):
+    assert after("a:", "b:")(text) == query
+
+
+@pytest.mark.parametrize("text", ["", "a:", "b: \n", "c: x"])
+def test_input_without_text_after_a_cue_is_rejected(text):
+    with pytest.raises(DataError, match="`input` has no text after `a:` or `b:`"):
+        after("a:", "b:")(text)
+
+
+def test_profile_prompt_without_items_starts_with_the_tail():
+    assert appended(" | ")([], "input") == " | input"
+
+
+def test_citation_prompt_without_the_word_title_is_the_input():
+    assert task_of("LaMP-1").profile_prompt(['"A"'], "which reference?") == "which reference?"
+
+
+@pytest.mark.parametrize("query", ["", 'paper: "T"', 'paper: "T" [2]: "B" [1]: "A"'])
+def test_rejects_text_that_is_not_a_citation_query(query):
+    with pytest.raises(DataError, match="must have the form `paper:"):
+        options(query)
+    assert task_of("LaMP-1").query_keys(query, "[1]") == set()
+
+
+def test_papers_are_compared_by_title_ignoring_case():
+    task = task_of("LaMP-1")
+    assert task.item_keys(cited(1, "x")) == task.query_keys(question_text("t1", "A", "B"), None) == {"t1"}
+
+
+def test_label_tasks_compare_only_the_query_text():
+    assert task_of("LaMP-2M").query_keys("A  Film", "comedy") == {"query a film"}
+    assert task_of("LaMP-4").query_keys("A  Film", "Two WORDS") == {"query a film", "response two words"}
+
+
+def test_citation_pairs_prefer_the_given_negatives():
+    pairs = task_of("LaMP-1").pairs([cited(1, "Own")], ["Given"], random.Random(0))
+    assert set(options(pairs[0].query)) == {"Own", "Given"}
+
+
+def test_citation_pairs_of_an_empty_history_are_empty():
+    assert task_of("LaMP-1").pairs([], [], random.Random(0)) == []
+
+
+def test_public_titles_are_distinct():
+    assert len({title.lower() for title in PUBLIC_TITLES}) == len(PUBLIC_TITLES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("score", "response"), [(5, "5"), (5.0, "5"), ("4.0", "4"), (" 3 ", "3"), ("4.5", "4.5")]
+)
+def test_scores_may_be_numbers(score, response):
+    assert task_of("LaMP-3").read_item({"text": "A fine spoon.", "score": score}).response == response
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_installed_task_is_the_declared_one(name):
+    assert get_task(name) is task_of(name)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_gold_of_the_fixtures_fits_the_answer_type(name):
+    golds = json.loads((FIXTURES / name / "dev_outputs.json").read_text())["golds"]
+    for gold in golds:
+        assert str(task_of(name).answer.parse(gold["output"])) == gold["output"]
