@@ -38,13 +38,30 @@ def command_line() -> Any:
     from eval.demo import demo
     from optimizers.cli import align
     from program.cli import ask, persona, users
+    from program.cli.root import Root
+    from program.console import out
     from program.tracing.cli import app as trace_app
 
     app = typer.Typer(
+        cls=Root,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         help="Learn a persona for each user and keep it aligned.",
     )
+
+    def print_version(requested: bool) -> None:
+        if requested:
+            out.print_text(f"personaagent {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(
+            False, "--version", callback=print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ) -> None:
+        pass
+
     app.command()(demo)
     app.add_typer(users.app, name="users")
     app.command()(ask.ask)

@@ -94,6 +94,7 @@ def evaluate(
     limits: Limits | None = None,
     trace: str = "off",
     trace_content: Content = "full",
+    adapter: str | None = None,
     command: str = "",
     tracker: UsageTracker | None = None,
     on_plan: Callable[[int, int], None] = lambda total, missing: None,
@@ -124,6 +125,8 @@ def evaluate(
         limits: Threads and budgets; ``None`` for one thread and no budget.
         trace: Where traces go: ``off``, ``local`` or ``wandb:ENTITY/PROJECT``.
         trace_content: How traces store users' texts: ``full``, ``hash`` or ``none``.
+        adapter: How replies are asked for: ``schema``, ``json`` or ``text``; ``None`` for what the model
+            takes.
         command: The command line that is stored in the manifest, to reproduce the run.
         tracker: Counts all calls, to show progress; its own budget holds as well.
         on_plan: Called once with the number of all answers and of the missing ones.
@@ -164,7 +167,7 @@ def evaluate(
     on_defects(dataset.manifest["defects_in_files"])
     tracker = tracker or UsageTracker()
     total = int(dataset.manifest["queries"]) * len(by_label)
-    with _use_model(lm, trace, trace_content) as tracer:
+    with _use_model(lm, trace, trace_content, adapter) as tracer:
         outcome = run_methods(
             dataset,
             by_label,
@@ -246,17 +249,19 @@ def _resolve_task(task: str | Task) -> tuple[Task, str]:
 
 
 @contextmanager
-def _use_model(lm: Any, trace: str, content: Content) -> Iterator[WeaveTracer | None]:
+def _use_model(lm: Any, trace: str, content: Content, adapter: str | None) -> Iterator[WeaveTracer | None]:
     """Set the model for DSPy and open the tracer; do neither if there is no model."""
     if lm is None:
         yield None
         return
     import dspy
 
+    from program.models.adapter import use_adapter
     from program.tracing.setup import open_tracer
 
     with (
         dspy.context(lm=lm, disable_history=True, trace=None),
+        use_adapter(adapter),
         open_tracer(trace, home=home(), content=content) as tracer,
         about(run_id=uuid4().hex[:12]),
     ):

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.rule import Rule
-from rich.table import Table
 
 from eval.contracts import EvalUser, Query, UserView
 from eval.data import users as read_users
@@ -17,13 +16,14 @@ from eval.methods.baselines import UserMajority
 from optimizers.config import PAPER
 from optimizers.stored import align_user
 from program.agent import PersonaAgent
-from program.cli.options import Model, Trace, Wikipedia, model_in_use
-from program.cli.persona import diff_text
+from program.cli.options import Adapter, Model, Trace, Wikipedia, model_in_use
+from program.cli.persona import print_diff
 from program.console import ProgressBar, err, out, progress
 from program.errors import ConfigError, UnparsableAnswerError
 from program.home import home
 from program.loop import AgentSettings
 from program.persona import GENERIC
+from program.printer import cell, command, make_table
 from program.session import open_session
 from program.spans import about, span
 from program.store import UserStore
@@ -60,12 +60,13 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Histories in the OPPU layout instead of the sample.")
     ] = None,
-    task: Annotated[str, typer.Option(help="What those users are asked.")] = "LaMP-2M",
+    task: Annotated[str, typer.Option(help="The task of the data.")] = "LaMP-2M",
     user: Annotated[str | None, typer.Option(help="Which user to align; default: the first.")] = None,
-    queries: Annotated[int, typer.Option(help="Most held-out queries to answer.")] = 4,
+    queries: Annotated[int, typer.Option(min=1, help="Most held-out queries to answer.")] = 4,
     model: Model = None,
     wikipedia: Wikipedia = False,
     trace: Trace = "local",
+    adapter: Adapter = None,
 ) -> None:
     """Import users, align one persona, answer that user's held-out queries."""
     target = get_task(task)
@@ -74,16 +75,20 @@ def demo(
     path = home() / "demo.db"
     for leftover in (path, path.with_name("demo.db-wal"), path.with_name("demo.db-shm")):
         leftover.unlink(missing_ok=True)
-    with UserStore(path) as store, model_in_use(model, trace) as lm, track_usage(UsageTracker()) as tracker:
+    with (
+        UserStore(path) as store,
+        model_in_use(model, trace, adapter=adapter) as lm,
+        track_usage(UsageTracker()) as tracker,
+    ):
         for person in people:
             store.append(person.user_id, person.history, task=target.name)
         name = subject.user_id
-        err.print(f"1. {len(people)} users imported; aligning {name!r} with {lm.model}", markup=False)
+        err.print_line(f"1. {len(people)} users imported; aligning {name!r} with {lm.model}")
         initial = open_session(store, name, home=home(), wikipedia=wikipedia, settings=QUICK)
         aligned = align_user(store, name, PAPER, home=home(), wikipedia=wikipedia, settings=QUICK)
         _print_alignment(aligned)
         held_out = subject.queries[-queries:]
-        err.print(f"2. answering {len(held_out)} held-out queries of {name!r}, three times", markup=False)
+        err.print_line(f"2. answering {len(held_out)} held-out queries of {name!r}, three times")
         generic = initial.agent.deepcopy()
         generic.persona = GENERIC
         arms = [_score_majority(subject, held_out, target)]
@@ -95,11 +100,10 @@ def demo(
             ):
                 arms.append(_score_agent(label, agent, held_out, target, bar))
     _print_arms(arms, subject, lm.model, sample=data is None)
-    err.print(
+    err.print_text(
         f"\n{tracker.total().calls} model calls in {tracker.seconds:.0f} s. Everything is stored; try:\n"
-        f"  personaagent persona history {name} --store {path}\n"
-        f"  personaagent ask {name} 'two rivals share a flat' --store {path}",
-        markup=False,
+        f"  {command('persona history', name, store=path)}\n"
+        f"  {command('ask', name, 'two rivals share a flat', store=path)}"
     )
 
 
@@ -150,24 +154,22 @@ def _score_majority(user: EvalUser, queries: Sequence[Query], task: Task) -> Arm
 
 def _print_alignment(aligned: PersonaAgent) -> None:
     for step in aligned.alignment.steps:
-        out.print(Rule(f"step {step.number}: the agent answers past interactions again", align="left"))
+        _print_heading(f"step {step.number}: the agent answers past interactions again")
         for rollout in step.rollouts:
             verdict = "right" if rollout.score == 1.0 else rollout.error or "wrong"
-            line = f"  answered {rollout.answer!r}, the user said {rollout.truth!r}: {verdict}"
-            out.print(line, markup=False)
-        out.print(Rule("the feedback", align="left"))
+            out.print_line(f"  answered {rollout.answer!r}, the user said {rollout.truth!r}: {verdict}")
+        _print_heading("the feedback")
         for item in step.feedback:
-            out.print(f"  - {item.text or item.skipped}", markup=False)
-        out.print(Rule(f"the persona, before and after ({step.note or step.decision.reason})", align="left"))
-        out.print(diff_text(step.persona_before, step.persona_after, "before", "after"))
+            out.print_text(f"  - {item.text or item.skipped}")
+        _print_heading(f"the persona, before and after ({step.note or step.decision.reason})")
+        print_diff(step.persona_before, step.persona_after, "before", "after")
 
 
 def _print_arms(arms: Sequence[Arm], subject: EvalUser, model: str, *, sample: bool) -> None:
     source = "made-up sample" if sample else "your data"
-    out.print(Rule(f"held-out queries of {subject.user_id} ({source})", align="left"))
-    table = Table("", "agreement", "n", "unreadable", "model calls", "s per query", box=None)
-    for arm in arms:
-        table.add_row(
+    _print_heading(f"held-out queries of {subject.user_id} ({source})")
+    rows = [
+        (
             arm.name,
             f"{arm.agreement:.2f}",
             str(arm.n),
@@ -175,9 +177,15 @@ def _print_arms(arms: Sequence[Arm], subject: EvalUser, model: str, *, sample: b
             str(arm.calls),
             f"{arm.seconds / arm.n:.1f}",
         )
-    out.print(table)
-    out.print(
+        for arm in arms
+    ]
+    titles = ("", "agreement", "n", "unreadable", "model calls", "s per query")
+    out.print(make_table(titles, rows, fold=("",)))
+    out.print_line(
         f"One user, n = {arms[0].n}, model {model}: this shows that alignment runs, not that it helps. "
-        "Measure that with `personaagent eval`.",
-        markup=False,
+        "Measure that with `personaagent eval`."
     )
+
+
+def _print_heading(text: str) -> None:
+    out.print(Rule(cell(text), align="left"), width=out.width)

@@ -1,17 +1,17 @@
 """Output, exit codes and progress bars of the command line.
 
-Results go to stdout, everything else to stderr, so that output can be piped.
+Results go to stdout, everything else to stderr, so that output can be piped. Both streams are a `Printer`:
+users' and models' texts are printed as they are, never as markup or control characters.
 """
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.highlighter import JSONHighlighter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from program.errors import (
@@ -20,18 +20,33 @@ from program.errors import (
     PersonaAgentError,
     UnparsableAnswerError,
 )
+from program.printer import Printer, cell, to_json
+from program.text import one_line
 from program.usage import UsageTracker
 
 OK, FAILED, USAGE, MODEL, PARTIAL = 0, 1, 2, 3, 4
 """Exit codes: success; data or store error; invalid usage or settings; model error; some users failed."""
 
-out = Console(soft_wrap=True, highlight=False, emoji=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+_MAX_REASON = 200
+_MAX_LABEL = 40
+"""Characters of a progress bar's description."""
+
+out = Printer()
+err = Printer(stderr=True)
 
 
 def print_json(value: Any) -> None:
     """Print ``value`` to stdout as JSON; dates become text."""
-    out.print_json(json.dumps(value, default=str, ensure_ascii=False), indent=2)
+    text = to_json(value, ascii_only=not out.encoding.startswith("utf"))
+    if out.is_terminal:
+        out.print(JSONHighlighter()(text))
+    else:
+        out.print_text(text)
+
+
+def print_error(line: str) -> None:
+    """Print what is wrong and what to do, as one line on stderr."""
+    err.print_line(f"error: {line}", style="red")
 
 
 def exit_code(error: BaseException) -> int:
@@ -51,7 +66,14 @@ def explain(error: BaseException) -> str | None:
 
     if isinstance(error, PersonaAgentError):
         return str(error)
-    return explain_model(error)
+    return explain_model(error) or (_explain_system(error) if isinstance(error, OSError) else None)
+
+
+def _explain_system(error: OSError) -> str:
+    """Return the line for a file, folder or stream that the system refuses."""
+    reason = error.strerror or one_line(error, _MAX_REASON) or type(error).__name__
+    names = " and ".join(f"`{name}`" for name in (error.filename, error.filename2) if name is not None)
+    return f"cannot use {names}: {reason}; check the path and its permissions" if names else reason
 
 
 class ProgressBar:
@@ -64,7 +86,7 @@ class ProgressBar:
 
     def advance(self, description: str) -> None:
         """Advance by one and show a short description of the current item."""
-        self._bar.update(self._task, advance=1, description=description)
+        self._bar.update(self._task, advance=1, description=cell(description[:_MAX_LABEL]).plain)
         self.refresh()
 
     def resize(self, total: int, *, completed: int = 0) -> None:
@@ -87,10 +109,10 @@ def progress(tracker: UsageTracker, total: int, unit: str) -> Iterator[ProgressB
         unit: The counted things, such as "users".
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
-        TextColumn("{task.fields[usage]}"),
+        TextColumn(f"{{task.completed}}/{{task.total}} {unit}", markup=False),
+        TextColumn("{task.fields[usage]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -115,3 +137,16 @@ def progress(tracker: UsageTracker, total: int, unit: str) -> Iterator[ProgressB
         bar.refresh()
         if display.live.is_started:
             display.stop()
+
+
+@contextmanager
+def reading(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show on stderr how much of a file is read, until the block ends.
+
+    Yields:
+        A function of the position and the size, ``None`` if it is unknown.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(cell(name[:_MAX_LABEL]).plain, total=None)
+        yield lambda position, total: bar.update(task, completed=position, total=total)

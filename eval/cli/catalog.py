@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from eval.cli import options as o
 from eval.methods.registry import METHODS
@@ -15,7 +14,11 @@ from program.answers import AnswerType, Labels, Rating
 from program.cli.options import Json
 from program.console import err, out, print_json
 from program.errors import ConfigError, PersonaAgentError
+from program.printer import make_table
 from program.task import get_task, task_names
+from program.text import cut
+
+_MAX_QUESTION = 80
 
 
 def download(
@@ -36,7 +39,7 @@ def download(
     from eval.data.download import download as fetch
 
     def accept(licence: str) -> bool:
-        err.print(licence, markup=False)
+        err.print_text(licence)
         return yes or typer.confirm("Download the files under these terms?", err=True)
 
     files = fetch(get_task(task), to, accept, split=split, by=by, base=base or BASE_URL)
@@ -44,7 +47,7 @@ def download(
         print_json([vars(file) for file in files])
         return
     for file in files:
-        out.print(f"{to / file.name}  {file.bytes:,} bytes  sha256 {file.sha256}", markup=False)
+        out.print_line(f"{to / file.name}  {file.bytes:,} bytes  sha256 {file.sha256}")
 
 
 def convert(
@@ -63,7 +66,7 @@ def convert(
     if json:
         print_json({"file": str(file), "users": len(dataset), "manifest": dataset.manifest})
         return
-    out.print(f"{file}  {len(dataset)} users, {dataset.manifest['queries']} queries", markup=False)
+    out.print_line(f"{file}  {len(dataset)} users, {dataset.manifest['queries']} queries")
 
 
 def tasks(json: Json = False) -> None:
@@ -80,10 +83,11 @@ def tasks(json: Json = False) -> None:
     if json:
         print_json(rows)
         return
-    table = Table("task", "answer", "metrics", "question", box=None)
-    for row in rows:
-        table.add_row(row["name"], row["answer"], ", ".join(row["metrics"]), row["question"][:80])
-    out.print(table)
+    cells = [
+        (row["name"], row["answer"], ", ".join(row["metrics"]), cut(row["question"], _MAX_QUESTION))
+        for row in rows
+    ]
+    out.print(make_table(("task", "answer", "metrics", "question"), cells, fold=("metrics", "question")))
 
 
 def methods(json: Json = False) -> None:
@@ -92,11 +96,11 @@ def methods(json: Json = False) -> None:
     if json:
         print_json(rows)
         return
-    table = Table("method", "", "settings", box=None)
-    for row in rows:
-        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-        table.add_row(row["name"], row["about"], settings)
-    out.print(table)
+    cells = [
+        (row["name"], row["about"], ", ".join(f"{key}={value}" for key, value in row["settings"].items()))
+        for row in rows
+    ]
+    out.print(make_table(("method", "", "settings"), cells, fold=("", "settings")))
 
 
 def _describe_method(name: str) -> dict[str, Any]:

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from eval.records import read_run
 from eval.submission import score_files, write_predictions
 from program.cli.options import Json
 from program.console import err, out, print_json
 from program.errors import ConfigError, DataError
+from program.printer import cell
 from program.task import get_task
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ def score(
         print_json([vars(score) for score in scores])
         return
     for score in scores:
-        out.print(f"{score.name}: {score.value:.4f} {score.unit}, {score.better} is better, n = {score.n}")
+        out.print_line(
+            f"{score.name}: {score.value:.4f} {score.unit}, {score.better} is better, n = {score.n}"
+        )
 
 
 def compare(
@@ -102,7 +103,7 @@ def predictions(
     answers = {query.query_id: run.answer(method, query) for query in run.queries}
     texts = {query_id: record.text or "" for query_id, record in answers.items() if record is not None}
     write_predictions(to, texts, get_task(run.manifest.task))
-    err.print(f"{len(texts)} predictions written to {to}", markup=False)
+    err.print_line(f"{len(texts)} predictions written to {to}")
 
 
 def report(
@@ -124,10 +125,8 @@ def report(
     if json:
         print_json({"page": str(files.page), "markdown": str(files.markdown)})
         return
-    out.print(str(files.page), markup=False)
-    err.print(
-        f"{len(files.tables)} table files and {len(files.figures)} figure files beside it", markup=False
-    )
+    out.print_line(str(files.page))
+    err.print_line(f"{len(files.tables)} table files and {len(files.figures)} figure files beside it")
 
 
 def print_scores(path: Path, format_: str = "terminal", json: bool = False) -> None:
@@ -153,17 +152,16 @@ def _print(table: Table, format_: str, json: bool) -> None:
     if json:
         print_json([dict(row) for row in table.rows])
     elif format_ == "terminal":
-        rich_table = RichTable(title=Text(table.title, "table.title"), box=None, title_justify="left")
+        rich_table = RichTable(title=cell(table.title, "table.title"), box=None, title_justify="left")
         for column in table.columns:
             rich_table.add_column(
-                Text(column.title), justify="right" if column.number else "left", overflow="fold"
+                cell(column.title), justify="right" if column.number else "left", overflow="fold"
             )
         for cells in table.cells:
-            rich_table.add_row(*map(Text, cells))
-        width = max(out.width, _MIN_WIDTH)
-        Console(width=width, soft_wrap=True, highlight=False, emoji=False).print(rich_table)
+            rich_table.add_row(*map(cell, cells))
+        out.print_wide(rich_table, _MIN_WIDTH)
         for note in table.notes:
-            out.print(note, style="dim", markup=False)
+            out.print_line(note, style="dim")
     else:
         render = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}[format_]
-        out.print(render(table), markup=False, end="")
+        out.print_text(render(table), end="")

@@ -19,10 +19,11 @@ from eval.data.selection import Selection
 from eval.methods.registry import BASELINES, METHODS, split_specs, with_setting
 from eval.records import SWEEP, SweepEntry, SweepManifest, read_run, read_sweep, write_json
 from eval.runner import Limits, Outcome
-from program.cli.options import Json, Model, Trace, TraceContent
+from program.cli.options import Adapter, Json, Model, Trace, TraceContent
 from program.console import MODEL, PARTIAL, err, exit_code, explain, print_json, progress
 from program.errors import ConfigError, PersonaAgentError
 from program.plugins import parameters, split_spec
+from program.printer import command as command_line
 from program.usage import UsageTracker
 
 _SELECTION = ("users", "history", "queries")
@@ -54,6 +55,7 @@ def run(
     max_usd: o.MaxUsd = None,
     trace: Trace = "local",
     trace_content: TraceContent = "full",
+    adapter: Adapter = None,
     json: Json = False,
 ) -> None:
     """Run methods on a data set and score them. The same command resumes a stopped run."""
@@ -83,6 +85,7 @@ def run(
         limits=Limits(threads=threads, max_calls=max_calls, max_usd=max_usd),
         trace=trace,
         trace_content=trace_content,
+        adapter=adapter,
         command=shlex.join(["personaagent", *sys.argv[1:]]),
     )
     code = _run(options, json) if over is None else _sweep(options, over, json)
@@ -108,7 +111,7 @@ def _run(options: dict[str, Any], json: bool) -> int:
         )
     elif any(outcome.answered.values()) and any(query.gold is not None for query in read_run(out).queries):
         print_scores(out)
-    err.print(f"{used}, {tracker.seconds:.0f} s", markup=False)
+    err.print_line(f"{used}, {tracker.seconds:.0f} s")
     _print_next(out)
     return _print_failures(outcome)
 
@@ -130,7 +133,7 @@ def _sweep(options: dict[str, Any], over: str, json: bool) -> int:
     out: Path = options["out"]
     entries = _earlier_entries(out, key)
     for value, run in runs.items():
-        err.print(f"{key} = {value}", markup=False)
+        err.print_line(f"{key} = {value}")
         outcome = _evaluate(run, tracker)
         entries[value] = SweepEntry(value=value, run=run["out"].name)
         write_json(out / SWEEP, SweepManifest(over=key, runs=list(entries.values())))
@@ -161,24 +164,24 @@ def _print_failures(outcome: Outcome) -> int:
         counts = ", ".join(f"{number} x {kind}" for kind, number in sorted(kinds.items()))
         end = "; given up" if label in outcome.given_up else ""
         line = f"{label}: failed attempts: {counts}; the last: {_explain(outcome.errors[label])}{end}"
-        err.print(line, style="yellow", markup=False)
+        err.print_line(line, style="yellow")
     if outcome.complete:
         return 0
     if outcome.stopped is not None:
-        err.print(f"stopped: {_explain(outcome.stopped)}", style="red", markup=False)
+        err.print_line(f"stopped: {_explain(outcome.stopped)}", style="red")
         return exit_code(outcome.stopped)
-    err.print("Some answers are missing; run the same command again to retry them.")
+    err.print_line("Some answers are missing; run the same command again to retry them.")
     return MODEL if not any(outcome.answered.values()) else PARTIAL
 
 
 def _print_defects(defects: Sequence[Mapping[str, Any]]) -> None:
     for defect in defects:
         line = f"data: {defect['count']} x {defect['kind']}: {defect['meaning']}"
-        err.print(line, style="yellow", markup=False)
+        err.print_line(line, style="yellow")
 
 
 def _print_next(out: Path) -> None:
-    err.print(f"Saved in {out}; next: personaagent eval report {shlex.quote(str(out))}", markup=False)
+    err.print_line(f"Saved in {out}; next: {command_line('eval report', str(out))}")
 
 
 def _explain(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from program.cli.options import (
+    Adapter,
     Json,
     Model,
     Store,
@@ -19,6 +20,7 @@ from program.cli.options import (
 )
 from program.console import err, out, print_json
 from program.home import home
+from program.printer import command
 from program.session import open_session
 from program.spans import about, span
 from program.usage import UsageTracker, track_usage
@@ -31,13 +33,14 @@ def ask(
     wikipedia: Wikipedia = True,
     trace: Trace = "local",
     trace_content: TraceContent = "full",
+    adapter: Adapter = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Ask a user's agent. The answer is not stored; see `observe`."""
     with open_store(store) as users:
         users.user(user)
-        with model_in_use(model, trace, trace_content), track_usage(UsageTracker()) as tracker:
+        with model_in_use(model, trace, trace_content, adapter), track_usage(UsageTracker()) as tracker:
             session = open_session(users, user, home=home(), wikipedia=wikipedia)
             with (
                 about(user_id=user, persona_version=session.version.version),
@@ -60,9 +63,9 @@ def ask(
         return
     for number, step in enumerate(prediction.steps, 1):
         note = f" ({step.forced})" if step.forced else ""
-        err.print(f"{number}. {step.call}{note}", style="dim", markup=False)
-    out.print(prediction.answer, markup=False)
-    err.print(f"persona v{session.version.version}, {usage}, {tracker.seconds:.1f} s", style="dim")
+        err.print_line(f"{number}. {step.call}{note}", style="dim")
+    out.print_text(prediction.answer)
+    err.print_line(f"persona v{session.version.version}, {usage}, {tracker.seconds:.1f} s", style="dim")
 
 
 def observe(
@@ -78,4 +81,4 @@ def observe(
     if json:
         print_json({"user_id": user, "id": interaction.id})
     else:
-        err.print(f"recorded; `personaagent align {user}` learns from it")
+        err.print_line(f"recorded; `{command('align', user)}` learns from it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
@@ -10,8 +11,9 @@ from uuid import uuid4
 
 import typer
 
-from program.console import err, exit_code, explain
+from program.console import FAILED, err, exit_code, explain, print_error
 from program.home import home
+from program.printer import discard
 from program.spans import about
 from program.store import UserStore
 
@@ -33,6 +35,10 @@ Wikipedia = Annotated[
 Trace = Annotated[
     str, typer.Option(help="Destination of traces: local (this machine), off, or wandb:ENTITY/PROJECT.")
 ]
+Adapter = Annotated[
+    Literal["schema", "json", "text"] | None,
+    typer.Option(help="How replies are asked for: schema, json or text; default: what the model takes."),
+]
 TraceContent = Annotated[Literal["full", "hash", "none"], typer.Option(help="How traces store users' texts.")]
 
 
@@ -45,11 +51,15 @@ def open_store(location: str | None) -> Iterator[UserStore]:
 
 @contextmanager
 def model_in_use(
-    spec: str | None, trace: str = "off", trace_content: Literal["full", "hash", "none"] = "full"
+    spec: str | None,
+    trace: str = "off",
+    trace_content: Literal["full", "hash", "none"] = "full",
+    adapter: str | None = None,
 ) -> Iterator[Any]:
     """Use a language model inside the block and trace its calls; ``None`` is the embedded model."""
     import dspy
 
+    from program.models.adapter import use_adapter
     from program.models.cache import use_cache
     from program.models.resolve import resolve_lm
     from program.tracing.setup import open_tracer
@@ -58,6 +68,7 @@ def model_in_use(
     use_cache(home())
     with (
         dspy.context(lm=lm, disable_history=True, trace=None),
+        use_adapter(adapter),
         open_tracer(trace, home=home(), content=trace_content),
         about(run_id=uuid4().hex[:12]),
     ):
@@ -68,17 +79,32 @@ def guarded(main: Any) -> int:
     """Run a command line and return its exit code; an error prints one line."""
     # DSPy warns about every truncated answer; the results report those that matter.
     logging.getLogger("dspy").setLevel(logging.ERROR)
+    # A stream that is not UTF-8 shows the characters that it does not have as escapes.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    code = _run(main)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            discard(stream)
+            code = code or FAILED
+    return code
+
+
+def _run(main: Any) -> int:
     try:
         main()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
-        err.print("Interrupted. Finished work is stored.")
+        err.print_text("Interrupted. Finished work is stored.")
         return 130
     except Exception as error:
         line = explain(error)
         if line is None:
             raise
-        err.print("error:", line, style="red", markup=False)
+        print_error(line)
         return exit_code(error)
     return 0

@@ -6,12 +6,11 @@ import difflib
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from program.cli.options import Json, Store, User, open_store
 from program.console import out, print_json
 from program.errors import UnknownVersionError
+from program.printer import command, make_table
 from program.store import UserStore
 from program.store.records import PersonaVersion
 
@@ -23,7 +22,7 @@ Version = Annotated[int | None, typer.Option("--version", help="Version number; 
 def _persona(users: UserStore, user: str, version: int | None) -> PersonaVersion:
     persona = users.persona(user, version)
     if persona is None:
-        raise UnknownVersionError(f"user {user!r} has no persona yet; run `personaagent align {user}`")
+        raise UnknownVersionError(f"user {user!r} has no persona yet; run `{command('align', user)}`")
     return persona
 
 
@@ -36,7 +35,7 @@ def show(user: User, version: Version = None, store: Store = None, json: Json = 
     if json:
         print_json(vars(persona))
     else:
-        out.print(persona.text, markup=False)
+        out.print_text(persona.text)
 
 
 @app.command()
@@ -60,11 +59,17 @@ def history(user: User, store: Store = None, json: Json = False) -> None:
             ]
         )
         return
-    table = Table("version", "parent", "source", "time (UTC)", "why", box=None)
-    for v in versions:
-        parent = f"v{v.parent}" if v.parent else "-"
-        table.add_row(f"v{v.version}", parent, v.source, f"{v.created_at:%Y-%m-%d %H:%M:%S}", v.why)
-    out.print(table)
+    rows = [
+        (
+            f"v{v.version}",
+            f"v{v.parent}" if v.parent else "-",
+            v.source,
+            f"{v.created_at:%Y-%m-%d %H:%M:%S}",
+            v.why,
+        )
+        for v in versions
+    ]
+    out.print(make_table(("version", "parent", "source", "time (UTC)", "why"), rows, fold=("why",)))
 
 
 @app.command()
@@ -79,7 +84,7 @@ def diff(
         users.user(user)
         after = _persona(users, user, new)
         before = _persona(users, user, old if old is not None else after.parent or after.version)
-    out.print(diff_text(before.text, after.text, f"v{before.version}", f"v{after.version}"))
+    print_diff(before.text, after.text, f"v{before.version}", f"v{after.version}")
 
 
 @app.command()
@@ -96,13 +101,19 @@ def rollback(
     if json:
         print_json(vars(restored))
     else:
-        out.print(f"v{restored.version} has the text of v{version}")
+        out.print_line(f"v{restored.version} has the text of v{version}")
 
 
-def diff_text(before: str, after: str, old: str, new: str) -> Text:
-    """Return a line diff of two personas, coloured if the terminal supports it."""
+def print_diff(before: str, after: str, old: str, new: str) -> None:
+    """Print a line diff of two personas, coloured if the terminal supports it."""
     styles = {"+": "green", "-": "red", "@": "cyan"}
-    text = Text()
-    for line in difflib.unified_diff(before.splitlines(), after.splitlines(), old, new, lineterm="", n=1):
-        text.append(line + "\n", style=styles.get(line[0], ""))
-    return text if text.plain else Text("no difference\n", style="dim")
+    lines = list(difflib.unified_diff(_lines(before), _lines(after), old, new, lineterm="", n=1))
+    for line in lines:
+        out.print_line(line, style=styles.get(line[0], ""))
+    if not lines:
+        out.print_line("no difference", style="dim")
+
+
+def _lines(text: str) -> list[str]:
+    # `splitlines` would also split at characters that do not end a line on a terminal.
+    return text.replace("\r\n", "\n").split("\n")

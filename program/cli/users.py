@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import Progress
-from rich.table import Table
 
 from program.cli.options import Json, Store, User, open_store
-from program.console import PARTIAL, err, out, print_json
+from program.console import PARTIAL, err, out, print_json, reading
 from program.home import home
 from program.memory.semantic import render
+from program.printer import make_table
 from program.store.importers import import_users
+from program.text import cut
 
 app = typer.Typer(no_args_is_help=True, help="Import, show and delete users.")
+
+_MAX_QUERY = 90
 
 
 @app.command("import")
@@ -32,18 +34,17 @@ def import_(
     json: Json = False,
 ) -> None:
     """Import interactions. Importing the same file again changes nothing."""
-    with open_store(store) as users, Progress(console=err, transient=True) as bar:
-        progress_id = bar.add_task(path.name, total=None)
+    with open_store(store) as users, reading(path.name) as progress:
         report = import_users(
             users,
             path,
             format=format_,
             task=task,
             skip_bad=skip_bad,
-            progress=lambda position, total: bar.update(progress_id, completed=position, total=total),
+            progress=progress,
         )
     for bad in report.skipped:
-        err.print(f"skipped {bad}", style="yellow", markup=False)
+        err.print_line(f"skipped {bad}", style="yellow")
     if json:
         print_json(
             {
@@ -54,7 +55,7 @@ def import_(
             }
         )
     else:
-        out.print(
+        out.print_line(
             f"{report.users} users, {report.interactions} interactions, {report.new} new, "
             f"{len(report.skipped)} bad records skipped"
         )
@@ -75,12 +76,18 @@ def list_(store: Store = None, json: Json = False) -> None:
             ]
         )
         return
-    table = Table("user", "task", "interactions", "persona", "", box=None)
-    for row in rows:
-        persona = f"v{row.persona_version}" if row.persona_version else "none yet"
-        table.add_row(row.user_id, row.task, str(row.interactions), persona, "new data" if row.stale else "")
-    out.print(table)
-    err.print(f"{len(rows)} users")
+    cells = [
+        (
+            row.user_id,
+            row.task,
+            str(row.interactions),
+            f"v{row.persona_version}" if row.persona_version else "none yet",
+            "new data" if row.stale else "",
+        )
+        for row in rows
+    ]
+    out.print(make_table(("user", "task", "interactions", "persona", ""), cells, fold=("user", "task")))
+    err.print_line(f"{len(rows)} users")
 
 
 @app.command()
@@ -107,14 +114,14 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
             }
         )
         return
-    out.print(f"[bold]{summary.user_id}[/bold]  {summary.task}, {summary.interactions} interactions")
+    out.print_line(f"{summary.user_id}  {summary.task}, {summary.interactions} interactions", style="bold")
     if profile:
-        out.print(render(profile), markup=False)
-    out.print("\nLatest interactions:")
+        out.print_text(render(profile))
+    out.print_text("\nLatest interactions:")
     for interaction in reversed(latest):
-        out.print(f"  {interaction.response}: {interaction.query[:90]}", markup=False)
+        out.print_line(f"  {interaction.response}: {cut(interaction.query, _MAX_QUERY)}")
     for run in runs:
-        out.print(f"alignment {run.id}: {run.status} {run.error}", markup=False)
+        out.print_line(f"alignment {run.id}: {run.status} {run.error}".rstrip())
 
 
 @app.command()
@@ -138,4 +145,4 @@ def forget(
     if json:
         print_json({"user_id": user, "traced_calls": calls})
     else:
-        err.print(f"forgot {user!r} and {calls} traced calls", markup=False)
+        err.print_line(f"forgot {user!r} and {calls} traced calls")

@@ -79,8 +79,8 @@ def diff(
     if not changes:
         raise StoreError(f"no traced persona for user {user!r}; see `personaagent trace list`")
     by_number = {change.number: change for change in reversed(changes)}
-    first = by_number.get(before or changes[0].number)
-    last = by_number.get(after or changes[-1].number)
+    first = by_number.get(changes[0].number if before is None else before)
+    last = by_number.get(changes[-1].number if after is None else after)
     if first is None or last is None:
         numbers = ", ".join(f"{number}" for number in sorted(by_number))
         raise StoreError(f"no such persona for user {user!r}; choose from {numbers}")
@@ -110,13 +110,14 @@ def export(
         trace_id = None if trace is None else reader.find_trace(store, trace)
         # It holds users' texts, so only the owner may read it.
         to.touch(mode=0o600)
-        with to.open("w", encoding="utf-8") as file:
+        # Half of a surrogate pair in a text becomes its JSON escape; the page holds JSON as well.
+        with to.open("w", encoding="utf-8", errors="backslashreplace") as file:
             if format_ == "html":
                 file.write(export_page(store, user_id=user, trace_id=trace_id))
             else:
                 for call in reader.export_calls(store, trace_id=trace_id, user_id=user):
                     file.write(json.dumps(call, ensure_ascii=False) + "\n")
-    err.print(f"Wrote {to}")
+    err.print_line(f"Wrote {to}")
 
 
 @app.command()
@@ -129,12 +130,12 @@ def serve(
 
     store = TraceStore(store_path(home()))
     with TraceServer(store, port=port, key=key) as server:
-        err.print(f"Page:   {server.page_address}", soft_wrap=True)
-        err.print(f"Weave:  WANDB_BASE_URL={server.address} WANDB_API_KEY={server.key}", soft_wrap=True)
-        err.print("Stop with Ctrl-C.")
+        err.print_line(f"Page:   {server.page_address}")
+        err.print_line(f"Weave:  WANDB_BASE_URL={server.address} WANDB_API_KEY={server.key}")
+        err.print_line("Stop with Ctrl-C.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            err.print("Stopped.")
+            err.print_line("Stopped.")
         finally:
             store.close()

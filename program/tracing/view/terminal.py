@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from program.printer import cell
+from program.text_safety import printable
 from program.tracing.view.reader import CallLine, CallNode, PersonaChange, diff_lines
 
 _STYLES = {"error": "red", "descendant_error": "yellow", "interrupted": "magenta", "running": "cyan"}
@@ -29,15 +31,15 @@ def traces_table(lines: Sequence[CallLine]) -> Table:
     for line in lines:
         table.add_row(
             line.trace_id[:8],
-            line.title or line.name,
-            Text(line.user_id or ""),
-            Text(line.run_id or ""),
+            cell(line.title or line.name),
+            cell(line.user_id or ""),
+            cell(line.run_id or ""),
             line.started[5:19].replace("T", " "),
             _seconds(line),
             str(line.model_calls or ""),
             f"{line.tokens:,}" if line.tokens else "",
             _cost(line),
-            Text(_WORDS.get(line.status, line.status), style=_STYLES.get(line.status, "green")),
+            cell(_WORDS.get(line.status, line.status), style=_STYLES.get(line.status, "green")),
         )
     return table
 
@@ -62,8 +64,8 @@ def persona_table(changes: Sequence[PersonaChange]) -> Table:
             f"#{change.number}",
             "" if change.parent is None else f"#{change.parent}",
             change.at[:19].replace("T", " "),
-            change.source,
-            Text(reason),
+            cell(change.source),
+            cell(reason),
             change.trace_id[:8],
         )
     return table
@@ -73,32 +75,32 @@ def persona_diff(before: PersonaChange, after: PersonaChange, between: Sequence[
     """Return the diff of two personas, and the decisions and feedback of the steps between them."""
     text = Text()
     for line in diff_lines(before.text, after.text) or ["(the texts are equal)"]:
-        text.append(line + "\n", style={"+": "green", "-": "red", "@": "dim"}.get(line[:1], ""))
+        text.append(printable(line) + "\n", style={"+": "green", "-": "red", "@": "dim"}.get(line[:1], ""))
     for change in between:
         text.append(f"\n#{change.parent} to #{change.number}, {change.at[:19]}\n", style="bold")
         decision = change.detail.get("decision") or {}
         if decision:
             verdict = "accepted" if decision.get("accept") else "rejected"
-            text.append(f"{verdict}: {decision.get('reason')}\n")
+            text.append(printable(f"{verdict}: {decision.get('reason')}\n"))
         for item in change.detail.get("feedback") or ():
             feedback = item.get("text") or f"(none: {item.get('skipped')})"
-            text.append(f"  {item.get('interaction_id')}: {feedback}\n")
+            text.append(printable(f"  {item.get('interaction_id')}: {feedback}\n"))
     return text
 
 
 def _label(node: CallNode) -> Text:
     line = node.line
-    text = Text(line.name if not line.title.startswith(line.name) else "")
-    text.append(line.title if line.title.startswith(line.name) else f" {line.title}".rstrip(), style="bold")
+    text = cell(line.name if not line.title.startswith(line.name) else "")
+    text.append(cell(line.title if line.title.startswith(line.name) else f" {line.title}".rstrip(), "bold"))
     text.append(f"  {_seconds(line)}s" if line.seconds is not None else "", style="dim")
     if line.tokens:
         facts = f"{line.model_calls} model calls, " if line.model_calls > 1 else ""
         text.append(f"  {facts}{line.tokens:,} tokens {_cost(line)}".rstrip(), style="dim")
     if line.status != "success":
-        text.append(f"  {_WORDS.get(line.status, line.status)}", style=_STYLES[line.status])
+        text.append(cell(f"  {_WORDS.get(line.status, line.status)}", _STYLES.get(line.status, "")))
     if node.decision:
         verdict = "accepted" if node.decision.get("accept") else "rejected"
-        text.append(f"  {verdict}: {node.decision.get('reason')}", style="bold")
+        text.append(cell(f"  {verdict}: {node.decision.get('reason')}", "bold"))
     return text
 
 
