@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import dspy
@@ -13,6 +14,7 @@ from program.plugins import load_path
 from program.text import one_line
 
 _MAX_ERROR_CHARS = 200
+_TIMEOUT = 600.0
 
 _KEYS = {
     "anthropic": ("ANTHROPIC_API_KEY",),
@@ -45,12 +47,16 @@ def resolve_lm(
     """Return the language model that ``spec`` names, without loading or calling it.
 
     Args:
-        spec: ``None`` or ``embedded`` for the packaged model, ``gguf:PATH`` for a GGUF file,
+        spec: ``None`` for the model in ``PERSONAAGENT_MODEL``, else the packaged one; ``embedded`` for
+            the packaged model, ``gguf:PATH`` for a GGUF file,
             ``python:MODULE:NAME`` for an LM object in your own code, any DSPy model string
             (``anthropic/claude-…``, ``ollama_chat/…``), or an LM object, which is returned.
         temperature: ``None`` for the model's default, which is 0 for models in the process.
         max_tokens: Longest answer in tokens; ``None`` for the model's default, which is 300 for
             models in the process.
+
+    A call to a provider may take ``PERSONAAGENT_TIMEOUT`` seconds (default: 600), and a retry may wait
+    ``PERSONAAGENT_MAX_WAIT`` seconds (default: 60).
 
     Raises:
         ModelSetupError: The name is unknown, or a key, a file or a package is missing; the message
@@ -65,6 +71,7 @@ def resolve_lm(
     """
     if spec is not None and not isinstance(spec, str):
         return spec
+    spec = spec or os.environ.get("PERSONAAGENT_MODEL") or None
     settings: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
     settings = {name: value for name, value in settings.items() if value is not None}
     if spec is None or spec == "embedded" or spec.startswith("gguf:"):
@@ -83,7 +90,7 @@ def resolve_lm(
         )
     _check_key(spec, provider)
     try:
-        return dspy.LM(spec, **settings)
+        return dspy.LM(spec, timeout=_timeout(), **settings)
     except (dspy.LMError, ValueError) as error:
         raise ModelSetupError(f"cannot use model {spec!r}: {one_line(error, _MAX_ERROR_CHARS)}") from error
 
@@ -97,6 +104,17 @@ def with_seed(lm: Any, seed: int) -> Any:
     if seed and lm.cache and lm.kwargs.get("temperature") != 0:
         return lm.copy(rollout_id=seed)
     return lm
+
+
+def _timeout() -> float:
+    text = os.environ.get("PERSONAAGENT_TIMEOUT", "")
+    try:
+        seconds = float(text or _TIMEOUT)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ModelSetupError(f"`PERSONAAGENT_TIMEOUT` must be a number of seconds above 0, got {text!r}")
+    return seconds
 
 
 def _load_python_lm(spec: str) -> Any:
@@ -143,6 +161,8 @@ def explain(error: BaseException) -> str | None:
         return f"{model} is rate limited: try again{wait}, or with fewer workers"
     if isinstance(error, lm_errors.ContextWindowExceededError):
         return f"the prompt is too long for {model}: use fewer or shorter interactions, or another model"
+    if _is_filtered(error):
+        return f"{model} filtered the request: change or leave out the text that its provider objects to"
     if isinstance(error, lm_errors.LMUnsupportedModelError) or error.status == 404:
         return f"{model} is unknown to its provider: check the name{_pull(provider, str(model))}"
     if isinstance(error, lm_errors.LMNotConfiguredError):
@@ -151,10 +171,27 @@ def explain(error: BaseException) -> str | None:
         return f"{model} did not answer in time: try again"
     if isinstance(error, lm_errors.LMTransportError) or _refused(error):
         start = f": is the server running? Start it with `{_LOCAL[provider]}`" if provider in _LOCAL else ""
-        return f"{model} cannot be reached{start or ': check the network and the address'}"
+        at = f" at {address}" if (address := _address(provider)) else ""
+        return f"{model} cannot be reached{at}{start or ': check the network and the address'}"
     if isinstance(error, lm_errors.LMServerError):
         return f"{model} had a server error: try again later"
     return f"{model} failed: {reason}"
+
+
+def _is_filtered(error: dspy.LMError) -> bool:
+    words = f"{error.provider_code or ''} {error.message}".lower()
+    return isinstance(error, lm_errors.LMInvalidRequestError) and any(
+        word in words for word in ("content_filter", "content filter", "content management policy", "safety")
+    )
+
+
+def _address(provider: str) -> str:
+    """Return the address that calls to a provider go to, without a password; empty if it is the default."""
+    configured = getattr(dspy.settings.lm, "kwargs", {})
+    address = configured.get("api_base") or configured.get("base_url")
+    for end in ("API_BASE", "BASE_URL"):
+        address = address or os.environ.get(f"{provider.upper()}_{end}")
+    return re.sub(r"//[^/@]*@", "//", str(address)) if address else ""
 
 
 def _refused(error: BaseException | None) -> bool:

@@ -330,3 +330,32 @@ def test_home_folder_is_expanded_in_a_gguf_path(tmp_path: Path, monkeypatch: pyt
     model = find_model("gguf:~/model.gguf")
     assert model.path == tmp_path / "model.gguf"
     assert model.source == f"gguf:{tmp_path / 'model.gguf'}"
+
+
+def test_the_environment_names_the_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONAAGENT_MODEL", "ollama_chat/llama3.2")
+    assert resolve_lm().model == "ollama_chat/llama3.2"
+    assert resolve_lm("ollama_chat/other").model == "ollama_chat/other"
+
+
+def test_a_call_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_lm("ollama_chat/llama3.2").kwargs["timeout"] == 600.0
+    monkeypatch.setenv("PERSONAAGENT_TIMEOUT", "30")
+    assert resolve_lm("ollama_chat/llama3.2").kwargs["timeout"] == 30.0
+    for text in ("soon", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv("PERSONAAGENT_TIMEOUT", text)
+        with pytest.raises(ModelSetupError, match=f"must be a number of seconds above 0, got '{text}'"):
+            resolve_lm("ollama_chat/llama3.2")
+
+
+def test_an_unreachable_address_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_BASE", "http://me:secret@127.0.0.1:9/v1")
+    line = explain(dspy.LMTransportError("connection refused", model="openai/m"))
+    assert line == "openai/m cannot be reached at http://127.0.0.1:9/v1: check the network and the address"
+
+
+def test_a_filtered_prompt_is_said_to_be_filtered() -> None:
+    error = dspy.LMInvalidRequestError(
+        "The response was filtered due to the content management policy.", model="openai/m", status=400
+    )
+    assert str(explain(error)).startswith("openai/m filtered the request")
