@@ -244,6 +244,31 @@ def test_file_that_is_not_a_database_is_rejected(tmp_path: Path) -> None:
         TraceStore(tmp_path / "t.db")
 
 
+@pytest.mark.parametrize("content", ["hello " * 1000, None])
+def test_rejected_file_leaves_no_connection_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def recording_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(connect(*arguments, **options))
+        return opened[-1]
+
+    if content is not None:
+        (tmp_path / "t.db").write_text(content)
+    else:
+        db = connect(tmp_path / "t.db")
+        db.execute("CREATE TABLE theirs (x)")
+        db.close()
+    monkeypatch.setattr("program.tracing.server.database.sqlite3.connect", recording_connect)
+    with pytest.raises(StoreError):
+        TraceStore(tmp_path / "t.db")
+    assert len(opened) == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+
+
 def test_failed_migration_keeps_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = TraceStore(tmp_path / "t.db")
     store.call_start(start("a"))

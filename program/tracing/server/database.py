@@ -53,14 +53,16 @@ class Database:
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             self._writer = self._connect()
-            migrate(self._writer, str(path))
+            with _closed_on_error(self._writer):
+                migrate(self._writer, str(path))
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the trace store {str(path)!r}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
-        for pragma in _PRAGMAS:
-            db.execute(f"PRAGMA {pragma}")
+        with _closed_on_error(db):
+            for pragma in _PRAGMAS:
+                db.execute(f"PRAGMA {pragma}")
         db.create_function("plain", 1, lambda text: text and unpack(text, lambda n: _body(db, n)))
         db.create_function("fold", 1, _fold, deterministic=True)
         db.create_function("convert_to", 2, _convert, deterministic=True)
@@ -117,6 +119,15 @@ class Database:
             self._writer.execute("PRAGMA secure_delete = ON")
             self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@contextmanager
+def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        db.close()
+        raise
 
 
 def name_id(db: sqlite3.Connection, text: str) -> int:
