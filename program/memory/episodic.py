@@ -81,6 +81,13 @@ class EpisodicMemory:
     def __deepcopy__(self, memo: dict[int, Any]) -> EpisodicMemory:
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {**vars(self), "_lock": None, "_items": list(self._items), "_numbers": dict(self._numbers)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
     def __repr__(self) -> str:
         return f"EpisodicMemory(user_id={self._user_id!r}, interactions={len(self)})"
 

@@ -85,8 +85,8 @@ class Tool:
         A first parameter of type `ToolContext` receives the user's context.
 
         Raises:
-            ConfigError: The function has no docstring, an argument has no type, or the name is
-                reserved.
+            ConfigError: The function has no docstring, an argument has no type or no name, a type is
+                unknown, or the name is reserved.
         """
         name = getattr(function, "__name__", type(function).__name__)
         doc = inspect.getdoc(function)
@@ -94,11 +94,26 @@ class Tool:
             raise ConfigError(f"tool `{name}` needs a docstring: the model reads it as the description")
         if name == "finish":
             raise ConfigError("`finish` is reserved for the final answer; rename the tool")
-        hints = get_type_hints(function)
-        parameters = list(inspect.signature(function).parameters)
-        untyped = [parameter for parameter in parameters if parameter not in hints]
-        if untyped:
-            raise ConfigError(f"tool `{name}`: argument `{untyped[0]}` needs a type")
-        needs_context = bool(parameters) and hints[parameters[0]] is ToolContext
-        arguments = {p: hints[p] for p in parameters[1 if needs_context else 0 :]}
+        try:
+            hints = get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
+            parameters = inspect.signature(function).parameters
+        except (NameError, TypeError, ValueError) as error:
+            raise ConfigError(f"tool `{name}` must be a plain typed function: {error}") from error
+        for parameter in parameters.values():
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise ConfigError(f"tool `{name}`: `{parameter}` needs a name that a model can write")
+            if parameter.name not in hints:
+                raise ConfigError(f"tool `{name}`: argument `{parameter.name}` needs a type")
+        names = list(parameters)
+        needs_context = bool(names) and hints[names[0]] is ToolContext
+        arguments = {p: hints[p] for p in names[1 if needs_context else 0 :]}
         return cls(name, doc.split("\n\n")[0], arguments, function, needs_context, blocking)
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the defaults of the optional arguments."""
+        parameters = inspect.signature(self.run).parameters
+        return {
+            name: parameters[name].default
+            for name in self.arguments
+            if name in parameters and parameters[name].default is not inspect.Parameter.empty
+        }

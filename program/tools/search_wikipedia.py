@@ -81,6 +81,12 @@ class WikipediaSearch:
         self._site: Any = None
         self._cache: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open_lock": None, "_site": None, "_cache": None, "_paused_until": 0.0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _open_lock=threading.Lock())
+
     @property
     def tool(self) -> Tool:
         """The tool ``search_wikipedia`` for a `ToolSet`."""

@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Union
 
 from pydantic import BaseModel
@@ -48,35 +48,51 @@ class ToolSet:
     """The tools of an agent. Immutable: all agents of a process can share one.
 
     Args:
-        tools: In the order in which the model reads them.
+        tools: Tools, or typed functions with docstrings, in the order in which the model reads them.
         max_chars: Maximum length of an observation, in characters; longer ones are cut.
 
     Raises:
-        ConfigError: Two tools have the same name, or an argument is called ``tool``.
+        ConfigError: Two tools have the same name, or a function cannot be a tool (see `Tool.of`).
 
     Example:
         >>> def convert(celsius: float) -> float:
         ...     "Convert a temperature to Fahrenheit."
         ...     return celsius * 9 / 5 + 32
-        >>> tools = ToolSet([Tool.of(convert)])
+        >>> tools = ToolSet([convert])
         >>> print(tools.render())
         convert(celsius: float): Convert a temperature to Fahrenheit.
         >>> tools.call("convert", celsius=100).model_dump()
         {'tool': 'convert', 'celsius': 100.0}
     """
 
-    def __init__(self, tools: Sequence[Tool], *, max_chars: int = 4000) -> None:
-        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
+    def __init__(self, tools: Sequence[Tool | Callable[..., Any]], *, max_chars: int = 4000) -> None:
+        members = [tool if isinstance(tool, Tool) else Tool.of(tool) for tool in tools]
+        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in members}
         self.max_chars = max_chars
-        if len(self.tools) < len(tools):
-            names = [tool.name for tool in tools]
+        if len(self.tools) < len(members):
+            names = [tool.name for tool in members]
             duplicate = next(name for name in names if names.count(name) > 1)
             raise ConfigError(f"two tools are called `{duplicate}`; rename one of them")
-        self.call_models: Mapping[str, type[BaseModel]] = {tool.name: call_model(tool) for tool in tools}
+        self.call_models: Mapping[str, type[BaseModel]] = {tool.name: call_model(tool) for tool in members}
         self._action_types: dict[Any, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ToolSet:
         return self
+
+    def __reduce__(self) -> Any:
+        return partial(type(self), max_chars=self.max_chars), (list(self.tools.values()),)
+
+    def with_tools(self, *tools: Tool | Callable[..., Any]) -> ToolSet:
+        """Return a set with these tools after the ones of this set, which does not change.
+
+        Example:
+            >>> def convert(celsius: float) -> float:
+            ...     "Convert a temperature to Fahrenheit."
+            ...     return celsius * 9 / 5 + 32
+            >>> list(ToolSet([]).with_tools(convert).tools)
+            ['convert']
+        """
+        return ToolSet([*self.tools.values(), *tools], max_chars=self.max_chars)
 
     def render(self) -> str:
         """Return one line for each tool, ``name(argument: type): description``, as the model reads it."""
@@ -198,7 +214,9 @@ def _as_text(result: Any) -> str:
 
 
 def _signature_line(tool: Tool) -> str:
+    defaults = tool.defaults()
     arguments = ", ".join(
-        f"{name}: {inspect.formatannotation(kind)}" for name, kind in tool.arguments.items()
+        f"{name}: {inspect.formatannotation(kind)}" + (f" = {defaults[name]!r}" if name in defaults else "")
+        for name, kind in tool.arguments.items()
     )
     return f"{tool.name}({arguments}): {' '.join(tool.description.split())}"

@@ -1,24 +1,32 @@
 import asyncio
 import copy
 import json
+import pickle
 import threading
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+import cloudpickle  # type: ignore[import-untyped]
 import dspy
 import pytest
+from dspy.adapters.json_adapter import _get_structured_outputs_response_format
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from program.errors import ConfigError
+from program.json_schema import is_open_type, parts
 from program.memory.base import Before
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.semantic import Facts, Profile
-from program.tools import Tool, ToolContext, ToolError, ToolSet, default_tools
+from program.models.adapter import SchemaAdapter
+from program.models.scripted import scripted_lm
+from program.tools import Tool, ToolContext, ToolError, ToolSet, default_tools, make_tools
 from program.tools.read_profile import read_profile
 from program.tools.search_memory import search_memory
 
@@ -117,7 +125,7 @@ def test_read_profile_uses_before() -> None:
 
 def test_render_has_one_line_for_each_tool() -> None:
     assert ToolSet([Tool.of(add), Tool.of(thread_name)]).render() == (
-        "add(left: int, right: int): Add two numbers.\nthread_name(): Say which thread runs this."
+        "add(left: int, right: int = 1): Add two numbers.\nthread_name(): Say which thread runs this."
     )
 
 
@@ -414,3 +422,247 @@ def test_memory_search_shows_each_interaction_in_one_line(query: str, response: 
     assert first.startswith("1. tag: ")
     assert second.startswith("2. tag: ")
     assert len(first) <= len("1. tag:  | ") + 2 * CONTEXT.max_chars
+
+
+def strict_format(tools: ToolSet) -> dict[str, Any]:
+    """Return the schema that DSPy sends for an action, as a provider with strict schemas reads it."""
+    field = (tools.action_type(str), dspy.OutputField(desc="what to do"))
+    signature = dspy.Signature({"query": (str, dspy.InputField()), "action": field}, "Answer.")
+    schema: dict[str, Any] = _get_structured_outputs_response_format(signature).model_json_schema()
+    return schema
+
+
+@dataclass
+class Span:
+    """A stretch of days."""
+
+    first: int
+    days: int = 3
+
+
+class Filter(BaseModel):
+    """What to look for."""
+
+    author: str = "anyone"
+    spans: list[Span] = []
+
+
+def weather(city: str, days: int = 3, unit: Literal["C", "F"] = "C") -> str:
+    """Say what the weather in a city will be."""
+    return f"sun in {city} for {days} days in {unit}"
+
+
+def books(
+    filter: Filter,  # noqa: A002 - a name that tools have
+    limit: int | None = 5,
+    words: list[str] = [],  # noqa: B006 - a default that tools have
+    json: bool = False,
+) -> str:
+    """Look for books."""
+    return f"{filter.author} {limit} {words} {json}"
+
+
+def shelf(filters: dict[str, str]) -> str:
+    """Look for books by author or title."""
+    return str(filters)
+
+
+class TestOptionalArguments:
+    def test_strict_schema_has_no_defaults_and_requires_every_field(self) -> None:
+        schema = strict_format(ToolSet([weather, books]))
+        for part in parts(schema):
+            assert "default" not in part
+            if part.get("type") == "object":
+                assert part["required"] == list(part["properties"])
+                assert part["additionalProperties"] is False
+        assert schema["$defs"]["Weather"]["properties"]["days"] == {
+            "anyOf": [{"type": "integer"}, {"type": "null"}]
+        }
+
+    @pytest.mark.parametrize("days", [{}, {"days": None}, {"days": 3}])
+    def test_null_and_omitted_arguments_are_the_default(self, days: dict[str, Any]) -> None:
+        tools = ToolSet([weather])
+        adapter = TypeAdapter(tools.action_type(str))
+        action = adapter.validate_python({"tool": "weather", "city": "Rome", "unit": None, **days})
+        assert tools.run(action, CONTEXT).text == "sun in Rome for 3 days in C"
+
+    def test_a_given_value_replaces_the_default(self) -> None:
+        tools = ToolSet([weather])
+        assert tools.run(tools.call("weather", city="Rome", days=9), CONTEXT).text == (
+            "sun in Rome for 9 days in C"
+        )
+        with pytest.raises(ValidationError):
+            tools.call("weather", city="Rome", days="many")
+        with pytest.raises(ValidationError):
+            tools.call("weather", city=None)
+
+    def test_null_stays_null_if_the_type_allows_it(self) -> None:
+        tools = ToolSet([books])
+        action = tools.call("books", filter={}, limit=None, words=None, json=None)
+        assert tools.run(action, CONTEXT).text == "anyone None [] False"
+
+    def test_model_reads_the_default(self) -> None:
+        assert ToolSet([weather]).render() == (
+            "weather(city: str, days: int = 3, unit: Literal['C', 'F'] = 'C'): "
+            "Say what the weather in a city will be."
+        )
+
+    def test_async_tools_have_optional_arguments_too(self) -> None:
+        async def later(hours: int = 2) -> int:
+            """Say when."""
+            return hours
+
+        tools = ToolSet([later])
+        assert asyncio.run(tools.arun(tools.call("later", hours=None), CONTEXT)).text == "2"
+
+
+class TestOpenMappings:
+    @pytest.mark.parametrize(
+        "annotation",
+        [
+            dict,
+            dict[str, str],
+            dict[str, Any],
+            Mapping[str, int],
+            dict[str, str] | None,
+            list[dict[str, int]],
+            Any,
+            list[Any],
+            defaultdict[str, int],
+        ],
+    )
+    def test_tool_set_with_a_mapping_is_open(self, annotation: Any) -> None:
+        def look(where: Any) -> str:
+            """Look."""
+            return str(where)
+
+        look.__annotations__["where"] = annotation
+        assert is_open_type(ToolSet([look]).action_type(str))
+
+    @pytest.mark.parametrize("tool", [weather, books, search_memory, read_profile])
+    def test_tool_set_with_named_fields_is_closed(self, tool: Any) -> None:
+        assert not is_open_type(ToolSet([tool]).action_type(Literal["a"]))
+
+    def test_no_schema_allows_only_an_empty_mapping(self) -> None:
+        filters = strict_format(ToolSet([shelf]))["$defs"]["Shelf"]["properties"]["filters"]
+        assert filters["additionalProperties"] == {"type": "string"}
+
+    @pytest.mark.parametrize(("tool", "form"), [(shelf, "json_object"), (weather, "json_schema")])
+    def test_agent_asks_for_a_schema_only_if_it_can_name_every_field(self, tool: Any, form: str) -> None:
+        tools = ToolSet([tool])
+        field = (tools.action_type(str), dspy.OutputField(desc="what to do"))
+        signature = dspy.Signature({"query": (str, dspy.InputField(desc="q")), "action": field}, "Answer.")
+
+        def reply(system: str, user: str) -> Any:
+            return {"action": {"tool": "finish", "answer": "yes"}}
+
+        lm = scripted_lm(reply)
+        formats: list[Any] = []
+        complete = lm.engine.complete
+
+        def watched(request: Any) -> Any:
+            formats.append(request.config.response_format)
+            return complete(request)
+
+        lm.engine.complete = watched
+        with dspy.context(lm=lm, adapter=SchemaAdapter()):
+            assert dspy.Predict(signature)(query="q").action.answer == "yes"
+        assert formats[0]["type"] == form
+
+
+class TestFunctions:
+    @pytest.mark.parametrize(
+        ("parameters", "message"),
+        [
+            ("*words: str", "`\\*words: str` needs a name"),
+            ("**words: str", "`\\*\\*words: str` needs a name"),
+            ("word: str, /", "`word: str` needs a name"),
+            ("word: 'Missing'", "name 'Missing' is not defined"),
+            ("_word: str", "an argument cannot be called `_word`"),
+            ("model_config: str", "an argument cannot be called `model_config`"),
+            ("word: type(CONTEXT)", "a model cannot write its arguments"),
+        ],
+    )
+    def test_function_that_a_model_cannot_call_raises_config_error(
+        self, parameters: str, message: str
+    ) -> None:
+        scope: dict[str, Any] = {"CONTEXT": object()}
+        exec(f"class Own: pass\nCONTEXT = Own()\ndef look({parameters}) -> str:\n    'Look.'", scope)
+        with pytest.raises(ConfigError, match=f"tool `look`.*{message}"):
+            ToolSet([scope["look"]])
+
+    def test_callable_object_is_a_tool(self) -> None:
+        class Adder:
+            """Add to a start."""
+
+            def __call__(self, by: int) -> int:
+                return 1 + by
+
+        tools = ToolSet([Adder()])
+        assert tools.run(tools.call("Adder", by=2), CONTEXT).text == "3"
+
+    def test_with_tools_returns_a_new_set_with_the_same_limit(self) -> None:
+        base = ToolSet([weather], max_chars=50)
+        both = base.with_tools(shelf, Tool.of(books))
+        assert list(base.tools) == ["weather"]
+        assert (list(both.tools), both.max_chars) == (["weather", "shelf", "books"], 50)
+        with pytest.raises(ConfigError, match="two tools are called `weather`"):
+            base.with_tools(weather)
+
+    def test_list_adds_to_the_default_tools_and_a_set_replaces_them(self, tmp_path: Path) -> None:
+        default = default_tools(tmp_path, wikipedia=False)
+        assert make_tools(None, tmp_path, wikipedia=False) is default
+        assert make_tools([], tmp_path, wikipedia=False) is default
+        assert list(make_tools((weather,), tmp_path, wikipedia=False).tools) == [*default.tools, "weather"]
+        alone = ToolSet([weather])
+        assert make_tools(alone, tmp_path) is alone
+
+    @pytest.mark.parametrize("tool", [weather, Tool.of(weather)])
+    def test_single_tool_outside_a_list_raises_config_error(self, tool: Any) -> None:
+        with pytest.raises(ConfigError, match="put the function in a list"):
+            make_tools(tool)
+
+    def test_default_tools_use_the_data_directory(self, tmp_path: Path) -> None:
+        assert default_tools() is default_tools(tmp_path / "home" / "cache")
+
+
+class TestPickle:
+    def test_actions_and_their_classes_come_back_equal(self) -> None:
+        tools = ToolSet([weather, shelf])
+        finish = TypeAdapter(tools.action_type(Literal["x"])).validate_python(
+            {"tool": "finish", "answer": "x"}
+        )
+        for action in (tools.call("weather", city="Rome"), tools.call("shelf", filters={"a": "b"}), finish):
+            back = pickle.loads(pickle.dumps(action))
+            assert back == action
+            assert type(back) is type(action)
+            assert copy.deepcopy(action) == action
+
+    def test_tool_set_comes_back_with_its_tools_and_limit(self) -> None:
+        back = cloudpickle.loads(cloudpickle.dumps(TOOLS))
+        assert (list(back.tools), back.max_chars, back.render()) == (
+            list(TOOLS.tools),
+            TOOLS.max_chars,
+            TOOLS.render(),
+        )
+        assert back.run(back.call("add", left=2), CONTEXT).text == "3"
+
+    def test_default_tools_can_be_pickled(self, tmp_path: Path) -> None:
+        back = pickle.loads(pickle.dumps(default_tools(tmp_path)))
+        assert list(back.tools) == ["search_memory", "read_profile", "search_wikipedia"]
+
+    def test_equal_tools_share_their_models(self) -> None:
+        assert ToolSet([weather]).call_models["weather"] is ToolSet([weather]).call_models["weather"]
+
+    def test_defaults_of_another_type_have_another_model(self) -> None:
+        def one(flag: Any = 1) -> str:
+            """Tell."""
+            return str(flag)
+
+        def two(flag: Any = True) -> str:
+            """Tell."""
+            return str(flag)
+
+        two.__name__ = "one"
+        assert [ToolSet([tool]).call("one").model_dump()["flag"] for tool in (one, two)] == [1, True]
+        assert ToolSet([one]).call_models["one"] is not ToolSet([two]).call_models["one"]

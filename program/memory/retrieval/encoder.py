@@ -78,6 +78,12 @@ class SentenceEncoder:
             raise ModelSetupError(f"cannot load the sentence encoder in `{folder}`: {reason}") from error
         self._model: Any = model.eval()
         self._max_tokens = _max_tokens(folder)
+        self._folder = folder
+
+    def __reduce__(self) -> Any:
+        # Weights stay in their folder, and a process loads them once.
+        packaged = self._folder == locate(ENCODER).parent
+        return load_encoder, (None if packaged else self._folder,)
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the embeddings, shape ``(len(texts), width)``, in the order of ``texts``."""
