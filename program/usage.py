@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import dspy
-from dspy.dsp.utils.settings import thread_local_overrides
+from dspy.dsp.utils.settings import main_thread_config
 
 from program.errors import BudgetExceededError
 from program.spans import report_call
@@ -313,7 +313,8 @@ def track_if_untracked() -> Iterator[None]:
     if _tracker.get() is not None or dspy.settings.lm is None:
         yield
         return
-    settings = {} if "trace" in thread_local_overrides.get() else {"trace": None}
+    is_global = dspy.settings.trace is main_thread_config["trace"]
+    settings = {"trace": None} if is_global else {}
     with _tracking(UsageTracker(), None, **settings):
         yield
 
