@@ -129,5 +129,5 @@ def _delete_stale(out: Path, names: Sequence[str]) -> None:
 def _write(path: Path, text: str) -> Path:
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path

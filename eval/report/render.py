@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.report.escape import escape_markdown
 from eval.report.run_info import Introduction
 from eval.report.section import CaseStudy, Section
 from eval.report.table import to_markdown
@@ -14,21 +15,25 @@ from eval.report.table import to_markdown
 
 def render_markdown(introduction: Introduction, sections: Sequence[Section]) -> str:
     """Return the report as Markdown, without persona texts and with links instead of folded tables."""
-    guide = "\n".join(["How to read this:", "", *(f"- {line}" for line in introduction.guide)])
-    blocks = [f"# {introduction.title}", introduction.lead, guide]
+    guide = "\n".join(
+        ["How to read this:", "", *(f"- {escape_markdown(line)}" for line in introduction.guide)]
+    )
+    blocks = [f"# {escape_markdown(introduction.title)}", escape_markdown(introduction.lead), guide]
     for section in sections:
-        blocks.append(f"## {section.title}")
-        blocks.extend(section.text)
+        blocks.append(f"## {escape_markdown(section.title)}")
+        blocks.extend(map(escape_markdown, section.text))
         blocks.extend(to_markdown(table) for table in section.tables)
         for figure in section.figures:
             name = figure.numbers.name
-            blocks.append(f"![{figure.alt}](figures/{name}.svg)")
-            blocks.append(f"{figure.caption} Numbers: [figures/{name}.csv](figures/{name}.csv).")
+            blocks.append(f"![{escape_markdown(figure.alt)}](figures/{name}.svg)")
+            blocks.append(
+                f"{escape_markdown(figure.caption)} Numbers: [figures/{name}.csv](figures/{name}.csv)."
+            )
             if figure.open:
                 blocks.append(to_markdown(figure.numbers))
         blocks.extend(_case(case) for case in section.cases)
         blocks.extend(
-            f"{table.title}: [tables/{table.name}.csv](tables/{table.name}.csv)"
+            f"{escape_markdown(table.title)}: [tables/{table.name}.csv](tables/{table.name}.csv)"
             for table in section.folded_tables
         )
     return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
@@ -51,8 +56,8 @@ def render_page(introduction: Introduction, sections: Sequence[Section]) -> str:
 
 
 def _case(case: CaseStudy) -> str:
-    steps = [f"- {step.title}, {step.decision}" for step in case.steps] or ["- not updated"]
-    return "\n".join([f"### {case.title}", "", *steps])
+    steps = [f"- {escape_markdown(f'{step.title}, {step.decision}')}" for step in case.steps]
+    return "\n".join([f"### {escape_markdown(case.title)}", "", *(steps or ["- not updated"])])
 
 
 def _data_uri(svg: str) -> str:

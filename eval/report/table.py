@@ -8,28 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eval.metrics import Metric
+from eval.report.escape import DASH, MINUS, escape_csv, escape_latex, escape_markdown
 from eval.statistics import Interval
 
 Scalar = str | int | float | None
 Row = Mapping[str, Scalar]
-
-DASH, MINUS = "\u2013", "\u2212"
-
-_MARKDOWN = str.maketrans({"|": r"\|", "\n": " ", "`": "'"})
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        **{character: "\\" + character for character in "&%$#_{}"},
-        "±": r"$\pm$",
-        MINUS: "$-$",
-        DASH: "--",
-        "≥": r"$\geq$",
-        "<": "$<$",
-        "\n": " ",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -145,13 +128,13 @@ def invalid_column() -> Column:
 
 
 def to_csv(table: Table) -> str:
-    """Return the rows as CSV with a header; floats with six significant digits."""
+    """Return the rows as CSV with a header; floats with six significant digits, no text as a formula."""
     text = io.StringIO()
     fields = list(table.rows[0]) if table.rows else []
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     for row in table.rows:
-        writer.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()})
+        writer.writerow({key: _csv_cell(value) for key, value in row.items()})
     return text.getvalue()
 
 
@@ -162,8 +145,10 @@ def to_markdown(table: Table) -> str:
         "|" + "|".join(" ---: " if column.number else " --- " for column in table.columns) + "|",
         *(_markdown_row(cells) for cells in table.cells),
     ]
-    notes = [f"- {note}" for note in table.notes]
-    return "\n".join([f"**{table.title}**", "", *lines, *(["", *notes] if notes else []), ""])
+    notes = [f"- {escape_markdown(note)}" for note in table.notes]
+    return "\n".join(
+        [f"**{escape_markdown(table.title)}**", "", *lines, *(["", *notes] if notes else []), ""]
+    )
 
 
 def to_latex(table: Table) -> str:
@@ -171,7 +156,7 @@ def to_latex(table: Table) -> str:
     align = "".join("r" if column.number else "l" for column in table.columns)
     lines = [
         r"\begin{table}",
-        rf"\caption{{{_latex(' '.join([table.title + '.', *table.notes]))}}}",
+        rf"\caption{{{escape_latex(' '.join([table.title + '.', *table.notes]))}}}",
         rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{{align}}}",
         r"\toprule",
@@ -186,13 +171,17 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines)
 
 
+def _csv_cell(value: Scalar) -> Scalar:
+    if isinstance(value, str):
+        return escape_csv(value)
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.translate(_MARKDOWN) for cell in cells) + " |"
+    return "| " + " | ".join(map(escape_markdown, cells)) + " |"
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(_latex(cell) for cell in cells) + r" \\"
-
-
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)
+    row = " & ".join(map(escape_latex, cells))
+    # After a line's end, LaTeX would read a bracket or star as that line end's argument.
+    return ("{}" if row.startswith(("[", "*")) else "") + row + r" \\"

@@ -22,6 +22,7 @@ from eval.report.persona_figures import jaccard, map_figure, project
 from eval.report.persona_figures import section as personas_section
 from eval.report.results import findings
 from eval.report.section import Change
+from eval.report.escape import escape_csv
 from eval.report.table import (
     DASH,
     MINUS,
@@ -71,7 +72,7 @@ def test_markdown_escapes_pipes():
 
 def test_latex_escapes_special_characters():
     text = to_latex(TABLE)
-    assert r"a|b\_c \& 50 \% & 1,234.568 & 12,000 & -- \\" in text
+    assert r"a$|$b\_c \& 50 \% & 1,234.568 & 12,000 & -- \\" in text
     assert r"\begin{tabular}{lrrr}" in text
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
 
@@ -466,7 +467,9 @@ def test_csv_round_trips_text_and_integers_exactly_and_floats_to_six_digits(firs
     row = {"text": first, "float": number, "int": count, "none": None}
     text = to_csv(Table(name="t", title="T", rows=[row], columns=[]))
     (parsed,) = csv.DictReader(io.StringIO(text, newline=""))
-    assert (parsed["text"], int(parsed["int"]), parsed["none"]) == (first, count, "")
+    # A spreadsheet shows the apostrophe before a formula as a mark for text, not as a character.
+    assert (escape_csv(first), int(parsed["int"]), parsed["none"]) == (parsed["text"], count, "")
+    assert parsed["text"].removeprefix("'") == first.removeprefix("'")
     assert float(parsed["float"]) == pytest.approx(number, rel=1e-5)
 
 
@@ -479,6 +482,9 @@ def test_empty_table_has_a_header_in_markdown_and_no_csv_columns():
 @pytest.mark.parametrize(
     ("text", "latex"),
     [
+        ("1 > 0 | [x]", r"1 $>$ 0 $|$ [x]"),
+        ("[red]ann", "{}[red]ann"),
+        ("*", "{}*"),
         ("50 % & $5", r"50 \% \& \$5"),
         ("a_b#{c}", r"a\_b\#\{c\}"),
         ("~^", r"\textasciitilde{}\textasciicircum{}"),
