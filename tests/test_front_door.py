@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,39 +54,3 @@ print(sorted(heavy & set(sys.modules)))
         env=environment,
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_readme_s_python_runs(tmp_path: Path) -> None:
-    """The first Python block, with a scripted model in place of the paid one."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
-    code = code.replace('resolve_lm("openai/gpt-4o-mini")', "scripted")
-    script = """
-from personaagent import scripted_lm
-def reply(system, user):
-    if "write the feedback" in user:
-        return "F."
-    if "write the new system prompt" in user:
-        return "N."
-    return {"thought": "", "action": {"tool": "finish", "answer": "comedy"}}
-scripted = scripted_lm(reply)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script + code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("comedy\nN.\n")
-    assert (tmp_path / "ana.json").is_file()
-
-
-def test_readme_s_own_method_runs_from_the_folder_it_is_in(tmp_path: Path) -> None:
-    """The console script, which unlike `python -m` does not look for modules there by itself."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "# mine.py" in block)
-    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
-    fixture = ROOT / "tests" / "eval" / "fixtures" / "LaMP-3"
-    command = [str(Path(sys.executable).with_name("personaagent")), "eval", "run", "--task", "LaMP-3"]
-    command += ["--data", str(fixture), "--method", "mine:LastAnswer,floors", "--out", "RUN"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert '"mine:LastAnswer"' in (tmp_path / "RUN" / "manifest.json").read_text(encoding="utf-8")
