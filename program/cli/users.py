@@ -22,12 +22,19 @@ _MAX_QUERY = 90
 
 @app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="A JSONL file, or a history file in a LaMP or OPPU layout.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON lines, a JSON list, CSV with a header, or a LaMP or OPPU history file, also as .gz; "
+            "- reads standard input."
+        ),
+    ],
     task: Annotated[str, typer.Option(help="The users' task: LaMP-2M, free-text, or module:TASK.")] = (
         "free-text"
     ),
     format_: Annotated[
-        Literal["auto", "jsonl", "lamp", "oppu"], typer.Option("--format", help="Layout of the file.")
+        Literal["auto", "jsonl", "json", "csv", "lamp", "oppu"],
+        typer.Option("--format", help="Layout of the file."),
     ] = "auto",
     skip_bad: Annotated[bool, typer.Option(help="Skip and report bad records.")] = False,
     store: Store = None,
@@ -43,6 +50,8 @@ def import_(
             skip_bad=skip_bad,
             progress=progress,
         )
+    for warning in report.warnings:
+        err.print_line(f"warning: {warning}", style="yellow")
     for bad in report.skipped:
         err.print_line(f"skipped {bad}", style="yellow")
     if json:

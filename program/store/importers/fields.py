@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
-from datetime import datetime, timezone
-
-from pydantic import TypeAdapter
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TypeVar
 
 from program.errors import DataError, UnparsableAnswerError
 from program.memory.interaction import Interaction
 from program.store.checks import id_problem, interaction_problem
+from program.store.importers.chat import chat_field, read_query
 from program.store.importers.reader import FieldError
 from program.task import Task
+from program.text import cut
+from program.values import is_missing, kind, to_id, to_metadata, to_text, to_time
 
-_TIME = TypeAdapter(datetime)
-_JSONL_FIELDS = ("user_id", "id", "query", "response", "timestamp")
+T = TypeVar("T")
+
+_RECORD_FIELDS = ("user_id", "id", "query", "response", "timestamp", "metadata")
+_MAX_NAMES, _MAX_NAME = 6, 30
 
 
-def read_line(user_id: str, line: Mapping[str, object], task: Task) -> Interaction:
-    """Return the interaction of one JSONL object; unknown fields become metadata.
+def read_record(user_id: str, record: Mapping[str, object], task: Task) -> Interaction:
+    """Return the interaction of one record with ``query`` and ``response``.
+
+    Every other field becomes metadata: the fields of ``metadata`` by their names, lists and objects as
+    JSON text. A chat log gives the query (`program.store.importers.chat`).
 
     Raises:
         FieldError: A field is missing or cannot be stored.
     """
-    fields = _as_text(line, exclude=("metadata",))
-    nested = line.get("metadata") or {}
-    if not isinstance(nested, Mapping):
-        raise FieldError("metadata", f"must be an object, not {_kind(nested)}")
-    for name in ("query", "response"):
-        if name not in fields:
-            raise FieldError(name, "is missing")
+    chat = chat_field(record) if is_missing(record.get("query")) else None
+    query = read_query(record, chat) if chat else _read(record, "query", to_text)
+    nested = record.get("metadata")
+    fields = {name: value for name, value in record.items() if name not in _RECORD_FIELDS}
+    fields |= nested if isinstance(nested, dict) else {"metadata": nested}
     return _interaction(
         user_id,
         task,
-        given_id=fields.get("id"),
-        query=fields["query"],
-        response=fields["response"],
+        given_id=_read_id(record),
+        query=query,
+        response=_read(record, "response", to_text),
         response_field="response",
-        timestamp=parse_time("timestamp", fields.get("timestamp", "")),
-        metadata={name: text for name, text in fields.items() if name not in _JSONL_FIELDS}
-        | _as_text(nested),
+        timestamp=_read_time(record, "timestamp"),
+        metadata=_metadata(fields),
     )
 
 
@@ -54,25 +57,29 @@ def read_item(user_id: str, item: Mapping[str, object], task: Task) -> Interacti
     Raises:
         FieldError: A field is missing or cannot be stored.
     """
-    fields = _as_text(item)
+    plain = {name: value for name, value in item.items() if _is_plain(value)}
+    fields = {name: _convert(name, value, to_text) for name, value in plain.items()}
     try:
         query, response = task.read_item(fields)
     except KeyError as error:
-        raise FieldError(str(error.args[0]), f"is missing; is this a file of task {task.name}?") from error
+        name = str(error.args[0])
+        if name in item:
+            raise FieldError(name, _refusal(item[name])) from error
+        raise FieldError(name, f"is missing; is this a file of task {task.name}?{_present(item)}") from error
     except DataError as error:
         raise FieldError("", str(error)) from error
     used = {query.strip(), response.strip()}
     return _interaction(
         user_id,
         task,
-        given_id=fields.get("id"),
+        given_id=_read_id(item),
         query=query,
         response=response,
         response_field=next((name for name, text in fields.items() if text == response), "response"),
-        timestamp=parse_time("date", fields.get("date", "")),
+        timestamp=_read_time(item, "date"),
         metadata={
             name: text
-            for name, text in fields.items()
+            for name, text in _metadata(item).items()
             if name not in ("id", "date") and text.strip() and text.strip() not in used
         },
     )
@@ -84,35 +91,54 @@ def read_user_id(record: Mapping[str, object], *names: str) -> str:
     Raises:
         FieldError: The record has none of these fields, or the value is not a valid id.
     """
-    for name in names:
-        if name in record:
-            user_id = _scalar(name, record[name])
-            if problem := id_problem(user_id):
-                raise FieldError(name, problem)
-            return user_id
-    raise FieldError(names[0], "is missing")
+    name = next((name for name in names if name in record), names[0])
+    user_id = _read(record, name, to_id)
+    if problem := id_problem(user_id):
+        raise FieldError(name, problem)
+    return user_id
 
 
-def parse_time(field: str, text: str) -> datetime | None:
-    """Return a year, date or ISO-8601 time in UTC; ``None`` for empty text.
+def _read(record: Mapping[str, object], name: str, convert: Callable[[object], T]) -> T:
+    if name not in record:
+        raise FieldError(name, f"is missing{_present(record)}")
+    return _convert(name, record[name], convert)
 
-    A time without a timezone counts as UTC, a year as January 1.
 
-    Raises:
-        FieldError: ``text`` has another format.
-    """
-    text = text.strip()
+def _convert(name: str, value: object, convert: Callable[[object], T]) -> T:
     try:
-        if not text:
-            return None
-        if re.fullmatch(r"\d{4}", text):
-            return datetime(int(text), 1, 1, tzinfo=timezone.utc)
-        if re.match(r"\d{4}-\d\d-\d\d", text):
-            time = _TIME.validate_python(text)
-            return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
-    except (ValueError, OverflowError):
-        pass
-    raise FieldError(field, f"{text[:40]!r} is not a time; use YYYY, YYYY-MM-DD or ISO 8601")
+        return convert(value)
+    except ValueError as error:
+        raise FieldError(name, str(error)) from error
+
+
+def _read_id(record: Mapping[str, object]) -> str | None:
+    value = record.get("id")
+    return None if is_missing(value) else _convert("id", value, to_id)
+
+
+def _read_time(record: Mapping[str, object], name: str) -> datetime | None:
+    return _convert(name, record.get(name), to_time)
+
+
+def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
+    texts = ((name, to_metadata(value)) for name, value in fields.items())
+    return {name: text for name, text in texts if text is not None}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and not is_missing(value)
+
+
+def _refusal(value: object) -> str:
+    missing = "is missing: it " if is_missing(value) else ""
+    return f"{missing}must be text or a number, not {kind(value)}"
+
+
+def _present(record: Mapping[str, object]) -> str:
+    """Return the names that a record has, so that its author sees which to rename."""
+    names = ", ".join(f"`{cut(str(name), _MAX_NAME)}`" for name in list(record)[:_MAX_NAMES])
+    more = ", ..." if len(record) > _MAX_NAMES else ""
+    return f"; the record has {names}{more}" if names else "; the record is empty"
 
 
 def _interaction(
@@ -151,23 +177,3 @@ def _interaction(
 def _content_id(*content: object) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _as_text(record: Mapping[str, object], exclude: tuple[str, ...] = ()) -> dict[str, str]:
-    return {
-        name: _scalar(name, value)
-        for name, value in record.items()
-        if value is not None and name not in exclude
-    }
-
-
-def _scalar(name: str, value: object) -> str:
-    # Real files have ids, years and scores both as text and as numbers.
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise FieldError(name, f"must be text or a number, not {_kind(value)}")
-    return str(value)
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", bool: "a boolean", str: "text", type(None): "null"}
-    return names.get(type(value), "a number")

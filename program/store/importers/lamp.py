@@ -10,9 +10,10 @@ imported, not the questions: those are evaluation data.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from program.errors import DataError
+from program.files import TextFile
+from program.json_text import Item, JsonError, split_list
 from program.memory.interaction import Interaction
 from program.store.importers.fields import read_item, read_user_id
 from program.store.importers.reader import FieldError, UserRecords, collect
@@ -24,45 +25,48 @@ class ProfileReader:
     """Reads a list of users with profiles (see `program.store.importers.reader`).
 
     Args:
-        path: The file.
+        source: The file.
         task: Reads the profile items.
         id_fields: Fields that may hold the user's id, in order of preference.
     """
 
-    def __init__(self, path: Path, task: Task, id_fields: tuple[str, ...] = ("user_id", "id")) -> None:
-        self._path = path
+    time_field = "date"
+
+    def __init__(self, source: TextFile, task: Task, id_fields: tuple[str, ...] = ("user_id", "id")) -> None:
+        self._source = source
         self._task = task
         self._id_fields = id_fields
 
     def users(self) -> Iterator[UserRecords | BadRecord]:
         """Yield the users in file order."""
-        import ijson
-
         index = -1
-        with self._path.open("rb") as file:
-            try:
-                for index, user in enumerate(ijson.items(file, "item", use_float=True)):
-                    yield self._user(f"[{index}]", user, file.tell())
-            except (ijson.JSONError, UnicodeDecodeError) as error:
-                # The other lines of the parser's message quote the file.
-                reason = str(error).partition("\n")[0]
-                raise DataError(
-                    f"`{self._path}` cannot be read after {index + 1} users: {reason}; is it complete?"
-                ) from error
-        if index < 0:
-            raise DataError(f"`{self._path}` has no users; expected a JSON list of objects with `profile`")
-
-    def _user(self, where: str, user: object, position: int) -> UserRecords | BadRecord:
         try:
-            if not isinstance(user, Mapping):
-                raise FieldError("", "is not a JSON object")
+            for index, item in enumerate(split_list(self._source.file, self._source.start)):
+                yield self._user(f"[{index}]", item)
+        except JsonError as error:
+            raise DataError(
+                f"`{self._source.name}` cannot be read after {index + 1} users: it {error}; is it complete?"
+            ) from error
+        if index < 0:
+            raise DataError(
+                f"`{self._source.name}` has no users; expected a JSON list of objects with `profile`"
+            )
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return nothing: every field is read as it stands."""
+        return ()
+
+    def _user(self, where: str, item: Item) -> UserRecords | BadRecord:
+        try:
+            user = _parse(item)
             user_id = read_user_id(user, *self._id_fields)
-            if not isinstance(user.get("profile"), list):
+            profile = user.get("profile")
+            if not isinstance(profile, list):
                 raise FieldError("profile", "is missing or not a list")
         except FieldError as error:
-            return BadRecord(file=str(self._path), where=where, field=error.field, problem=error.problem)
-        items = self._items(where, user_id, user["profile"])
-        return collect(str(self._path), user_id, where, position, items)
+            return BadRecord(file=self._source.name, where=where, field=error.field, problem=error.problem)
+        items = self._items(where, user_id, profile)
+        return collect(self._source.name, user_id, where, item.position + len(item.data), items)
 
     def _items(
         self, where: str, user_id: str, profile: list[object]
@@ -75,3 +79,13 @@ class ProfileReader:
                 yield at, read_item(user_id, item, self._task)
             except FieldError as error:
                 yield at, error
+
+
+def _parse(item: Item) -> Mapping[str, object]:
+    try:
+        user = item.parse()
+    except JsonError as error:
+        raise FieldError("", str(error)) from error
+    if not isinstance(user, dict):
+        raise FieldError("", "is not a JSON object")
+    return user

@@ -1,4 +1,4 @@
-"""The contract of file readers: yield one user at a time, and report bad records."""
+"""The contract of a reader, and how readers collect one user and report bad records."""
 
 from __future__ import annotations
 
@@ -34,10 +34,19 @@ class Reader(Protocol):
 
     Each call of `users` starts from the beginning. It yields a `BadRecord` for a record without a
     user, and raises `DataError` if the rest of the file cannot be read.
+
+    Attributes:
+        time_field: The field that holds the time of a record.
     """
+
+    time_field: str
 
     def users(self) -> Iterator[UserRecords | BadRecord]:
         """Yield the users of the file."""
+        ...
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return one line for each thing that the last pass read in a way worth knowing."""
         ...
 
 

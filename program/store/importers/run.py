@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from program.errors import DataError
+from program.files import open_utf8
 from program.store.importers.reader import Reader, UserRecords
 from program.store.importers.report import BadRecord, ImportReport
 from program.store.importers.sniff import Format, open_reader
@@ -14,6 +16,8 @@ from program.task import get_task
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the total to read."""
+
+_CLOCK_ERROR = timedelta(minutes=2)
 
 
 def import_users(
@@ -33,10 +37,12 @@ def import_users(
 
     Args:
         store: Receives the users.
-        path: The file.
+        path: The file: JSON lines, a JSON list, CSV with a header, or a LaMP or OPPU history file, also
+            packed with gzip; ``-`` is standard input.
         task: Name of the users' task.
         format: Layout of the file.
-        skip_bad: Skip and report bad records instead of raising `DataError`.
+        skip_bad: Skip and report bad records instead of raising `DataError`. A user without a valid
+            record is skipped as well.
         progress: Called after each user.
 
     Raises:
@@ -51,27 +57,41 @@ def import_users(
         >>> line = '{"user_id": "ana", "query": "Dinner?", "response": "Lentils."}'
         >>> _ = Path("history.jsonl").write_text(line)
         >>> with UserStore("users.db") as store:
-        ...     import_users(store, "history.jsonl")
-        ImportReport(users=1, interactions=1, new=1, skipped=())
+        ...     report = import_users(store, "history.jsonl")
+        >>> report.users, report.interactions, report.new
+        (1, 1, 1)
     """
-    declared, path = get_task(task), Path(path)
-    reader = open_reader(path, format, declared)
-    size = path.stat().st_size
-    skipped = _check(reader, skip_bad, lambda position: progress and progress(position, 2 * size))
-    users = interactions = new = 0
-    for record in reader.users():
-        if isinstance(record, UserRecords):
-            new += store.append(record.user_id, record.interactions, task=declared.name)
-            users += 1
-            interactions += len(record.interactions)
-            if progress:
-                progress(size + record.position, 2 * size)
-    return ImportReport(users=users, interactions=interactions, new=new, skipped=tuple(skipped))
+    declared = get_task(task)
+    with open_utf8(path) as source:
+        reader = open_reader(source, format, declared)
+        skipped, warnings = _check(
+            reader, skip_bad, lambda position: progress and progress(position, 2 * source.size)
+        )
+        users = interactions = new = 0
+        for record in reader.users():
+            if isinstance(record, UserRecords) and (record.interactions or not record.bad):
+                new += store.append(record.user_id, record.interactions, task=declared.name)
+                users += 1
+                interactions += len(record.interactions)
+                if progress:
+                    progress(source.size + record.position, 2 * source.size)
+        return ImportReport(
+            users=users,
+            interactions=interactions,
+            new=new,
+            skipped=tuple(skipped),
+            warnings=(*reader.warnings(), *warnings),
+        )
 
 
-def _check(reader: Reader, skip_bad: bool, progress: Callable[[int], object]) -> list[BadRecord]:
+def _check(
+    reader: Reader, skip_bad: bool, progress: Callable[[int], object]
+) -> tuple[list[BadRecord], tuple[str, ...]]:
+    """Read the whole file; return the bad records, and a warning if times lie in the future."""
     skipped: list[BadRecord] = []
     first_at: dict[str, str] = {}
+    latest = now = datetime.now(timezone.utc) + _CLOCK_ERROR
+    in_future = 0
     for record in reader.users():
         bad = record.bad if isinstance(record, UserRecords) else (record,)
         if bad and not skip_bad:
@@ -84,5 +104,19 @@ def _check(reader: Reader, skip_bad: bool, progress: Callable[[int], object]) ->
                     f"{record.where}; nothing was imported, give them different ids"
                 )
             first_at[record.user_id] = record.where
+            for interaction in record.interactions:
+                if interaction.timestamp is not None and interaction.timestamp > now:
+                    in_future += 1
+                    latest = max(latest, interaction.timestamp)
             progress(record.position)
-    return skipped
+    return skipped, _future_warning(reader.time_field, in_future, latest)
+
+
+def _future_warning(field: str, count: int, latest: datetime) -> tuple[str, ...]:
+    if not count:
+        return ()
+    return (
+        f"{count} interactions have a `{field}` in the future (the latest: {latest:%Y-%m-%d %H:%M} UTC) and "
+        "will count as newer than what is observed now; a time without an offset counts as UTC, so write "
+        "local times with theirs, such as +09:00",
+    )

@@ -1,56 +1,73 @@
-"""Detects the layout of a file from its first bytes, and rejects files that have none."""
+"""Detects the layout of a file from its first record, and rejects files that have none."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from program.errors import DataError
-from program.store.importers.jsonl import JsonlReader
+from program.files import TextFile
+from program.json_text import JsonError, split_list
 from program.store.importers.lamp import ProfileReader
 from program.store.importers.reader import Reader
+from program.store.importers.records import JsonLines, JsonList, RecordReader
+from program.store.importers.table import CsvRows, find_delimiter
 from program.task import Task
 
-Format = Literal["auto", "jsonl", "lamp", "oppu"]
-"""``auto`` detects the layout: a JSON list is LaMP or OPPU, lines of JSON objects are JSONL."""
+Format = Literal["auto", "jsonl", "json", "csv", "lamp", "oppu"]
+"""``auto`` detects the layout. ``jsonl`` is lines of JSON objects, ``json`` a list of them, one for each
+interaction; ``csv`` is a table with a header; ``lamp`` and ``oppu`` are lists with one profile per user."""
 
-_HEAD = 4096
+_EXPECTED = {
+    "jsonl": "lines of JSON objects",
+    "json": "a JSON list of records",
+    "csv": "a table with a header that names `user_id`",
+    "lamp": "a JSON list",
+    "oppu": "a JSON list",
+}
 
 
-def open_reader(path: Path, layout: Format, task: Task) -> Reader:
-    """Return the reader for a file.
+def open_reader(source: TextFile, layout: Format, task: Task) -> Reader:
+    """Return the reader for an open file.
 
     Raises:
-        DataError: The file does not exist, or has another layout.
+        DataError: The file is empty, or has another layout or none.
     """
-    start = _start(path)
-    is_list = start.startswith(b"[")
-    if layout != "auto" and is_list != (layout != "jsonl"):
-        expected = "lines of JSON objects" if layout == "jsonl" else "a JSON list"
-        raise DataError(f"`{path}` is not of format {layout!r}: expected {expected}; try `--format auto`")
-    if not is_list:
-        return JsonlReader(path, task)
-    return ProfileReader(path, task, ("user_id",) if layout == "oppu" else ("user_id", "id"))
+    start = _start(source)
+    begins = {b"[": "list", b"{": "jsonl"}.get(start[:1], "csv")
+    if layout != "auto" and begins != {"jsonl": "jsonl", "csv": "csv"}.get(layout, "list"):
+        raise DataError(
+            f"`{source.name}` is not of format {layout!r}: expected {_EXPECTED[layout]}; try `--format auto`"
+        )
+    if begins == "jsonl":
+        return RecordReader(source, JsonLines(source), task)
+    if begins == "csv":
+        if layout == "auto" and find_delimiter(start.partition(b"\n")[0]) is None:
+            raise DataError(
+                f"`{source.name}` is neither JSONL nor a JSON list, nor a table whose header has `user_id`; "
+                f"it starts with {start[:20]!r}"
+            )
+        return RecordReader(source, CsvRows(source), task)
+    if layout == "json" or (layout == "auto" and _holds_records(source)):
+        return RecordReader(source, JsonList(source), task)
+    return ProfileReader(source, task, ("user_id",) if layout == "oppu" else ("user_id", "id"))
 
 
-def _start(path: Path) -> bytes:
-    if not path.is_file():
-        problem = "is not a regular file" if path.exists() else "does not exist"
-        raise DataError(f"`{path}` {problem}; give the path of a data file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError as error:
-        raise DataError(f"`{path}` cannot be read: {error.strerror}") from error
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+def _start(source: TextFile) -> bytes:
+    start = source.head()
     if not start:
-        raise DataError(f"`{path}` is empty")
+        raise DataError(f"`{source.name}` is empty")
     if start.startswith(b"<"):
-        raise DataError(f"`{path}` is a web page, not data; check the download address")
-    if b"\0" in head or head.startswith(b"\x1f\x8b"):
-        raise DataError(f"`{path}` is binary; decompress it first if it is an archive")
+        raise DataError(f"`{source.name}` is a web page, not data; check the download address")
     if b'"golds"' in start[:200]:
-        raise DataError(f"`{path}` has answers (`golds`), not histories; use the questions file")
-    if start[:1] not in (b"[", b"{"):
-        raise DataError(f"`{path}` is neither JSONL nor a JSON list; it starts with {start[:20]!r}")
+        raise DataError(f"`{source.name}` has answers (`golds`), not histories; use the questions file")
     return start
+
+
+def _holds_records(source: TextFile) -> bool:
+    """Return whether the first item of a list is an interaction, not a user with a profile."""
+    try:
+        first = next(split_list(source.file, source.start), None)
+        record = first.parse() if first else None
+    except JsonError:
+        return False
+    return isinstance(record, dict) and "profile" not in record and not isinstance(record.get("query"), list)
