@@ -68,7 +68,7 @@ def test_markdown_renders_no_link_image_or_tag_of_a_text(text: str) -> None:
     assert tags <= {"p", "strong", "table", "thead", "tbody", "tr", "th", "td"}
 
 
-@pytest.mark.parametrize("first", list("=+-@\t\n") + ["\r", " =", "\t@", "\uff1d", "\uff20"])
+@pytest.mark.parametrize("first", [*"=+-@\t\n\r", " =", "\t@", "\uff1d", "\uff20"])
 def test_csv_cell_is_never_a_formula(first: str) -> None:
     cell = to_csv(one_cell(f"{first}cmd|' /C calc'!A0")).split("\n", 1)[1].lstrip('"')
     assert cell[0] == "'" or cell.startswith("\\x0d")

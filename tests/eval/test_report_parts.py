@@ -18,11 +18,11 @@ from eval.report.case_studies import diff_words, select_users
 from eval.report.compare import compare, correct, invalid_share, score_method
 from eval.report.costs import cost_cells, usd_column
 from eval.report.data import AnswerRow, MethodRun, Persona, ReportRun
+from eval.report.escape import escape_csv
 from eval.report.persona_figures import jaccard, map_figure, project
 from eval.report.persona_figures import section as personas_section
 from eval.report.results import findings
 from eval.report.section import Change
-from eval.report.escape import escape_csv
 from eval.report.table import (
     DASH,
     MINUS,
