@@ -26,6 +26,8 @@ def repair(text: str) -> str:
         >>> repair("tea\x00 \ud83d\r\ncake")
         'tea \ufffd\ncake'
     """
+    if text.isascii() and text.isprintable():
+        return text
     if _SURROGATE.search(text):
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return _DROPPED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import dspy
@@ -60,7 +60,7 @@ class Usage:
 
     def add(self, other: Usage) -> None:
         """Add the totals of ``other`` to this object."""
-        for name, value in asdict(other).items():
+        for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
 
@@ -132,7 +132,7 @@ class UsageTracker:
     def by_stage(self) -> dict[str, Usage]:
         """Return a copy of the totals of each stage, in order of first use."""
         with self._lock:
-            return {stage: Usage(**asdict(usage)) for stage, usage in self._stages.items()}
+            return {stage: Usage(**vars(usage)) for stage, usage in self._stages.items()}
 
     def reserve(self) -> None:
         """Reserve one call; call this before making it.

@@ -32,7 +32,6 @@ from program.text_safety import repair
 from program.usage import Exchange, observe_exchange, reserve_call, track_if_untracked
 
 _MARKER_LINE = re.compile(r"^\[\[ ## (\w+) ## \]\]", re.M)
-_QUOTED_MARKER = r"> [[ ## \1 ## ]]"
 
 
 class _PlainText:
@@ -61,10 +60,7 @@ class _PlainText:
             posing = _posing_as_heading(signature)
             parts = [_heading(name) + posing.sub(r"> \g<0>", inputs[name]) for name in signature.input_fields]
         else:
-            parts = [
-                f"[[ ## {name} ## ]]\n{_MARKER_LINE.sub(_QUOTED_MARKER, inputs[name])}"
-                for name in signature.input_fields
-            ]
+            parts = [f"[[ ## {name} ## ]]\n{_quote_markers(inputs[name])}" for name in signature.input_fields]
         reminder = self.user_message_output_requirements(signature) if main_request else ""
         return "\n\n".join(part for part in (prefix, *parts, reminder, suffix) if part).strip()
 
@@ -196,7 +192,9 @@ class MarkerAdapter(_PlainText, dspy.ChatAdapter):  # type: ignore[misc]
         return super().parse(signature, completion)
 
 
+@lru_cache(maxsize=1024)
 def _is_text(signature: Any) -> bool:
+    # Kept, because DSPy collects a signature's fields at each access.
     outputs = signature.output_fields
     return len(outputs) == 1 and next(iter(outputs.values())).annotation is str
 
@@ -206,6 +204,7 @@ def _is_rewrite(signature: Any) -> bool:
     return _is_text(signature) and _output(signature).replace("new_", "current_", 1) in signature.input_fields
 
 
+@lru_cache(maxsize=1024)
 def _output(signature: Any) -> str:
     name: str = next(iter(signature.output_fields))
     return name
@@ -217,6 +216,11 @@ def _words(name: str) -> str:
 
 def _heading(name: str) -> str:
     return f"{_words(name).capitalize()}:\n"
+
+
+def _quote_markers(text: str) -> str:
+    """Return a user's text with lines that pose as DSPy's field markers quoted."""
+    return _MARKER_LINE.sub(r"> [[ ## \1 ## ]]", text) if "[[ ##" in text else text
 
 
 def _describe(fields: Any) -> str:

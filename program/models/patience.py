@@ -25,16 +25,37 @@ def call_with_patience(call: Callable[[], Any], retries: int) -> Any:
     Raises:
         dspy.LMError: The failure does not pass, or outlasts the retries or the longest wait.
     """
-    return Retrying(**_policy(retries))(call)
+    try:
+        return call()
+    except dspy.LMError as error:
+        if not retries or not _passes(error):
+            raise
+        failures = [error]
+
+    def again() -> Any:
+        # The first attempt is made above: a retrying object costs as much as a short call.
+        if failures:
+            raise failures.pop()
+        return call()
+
+    return Retrying(**_policy(retries))(again)
 
 
 async def acall_with_patience(call: Callable[[], Awaitable[Any]], retries: int) -> Any:
     """Await ``call()`` like `call_with_patience`."""
+    try:
+        return await call()
+    except dspy.LMError as error:
+        if not retries or not _passes(error):
+            raise
+        failures = [error]
 
-    async def once() -> Any:
+    async def again() -> Any:
+        if failures:
+            raise failures.pop()
         return await call()
 
-    return await AsyncRetrying(**_policy(retries))(once)
+    return await AsyncRetrying(**_policy(retries))(again)
 
 
 def longest_wait() -> float:
