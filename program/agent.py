@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import dspy
@@ -18,6 +19,7 @@ from program.models.adapter import UnusableReply, program_adapter
 from program.models.label_probabilities import decision_client, record_probabilities
 from program.persona import initial_persona, validate_persona
 from program.renamed import RenamedAttributes
+from program.saved import check_saved, explain_load_errors, without_secrets, write_private
 from program.signatures import Act, conclusion
 from program.spans import about, span
 from program.sync import run_now
@@ -176,7 +178,7 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
     def __copy__(self) -> PersonaAgent:
         """Return an agent with a predictor of its own; everything else is shared."""
         copied: PersonaAgent = object.__new__(type(self))
-        vars(copied).update(vars(self), act=copy(self.act), callbacks=list(self.callbacks), history=[])
+        copied.__dict__.update(vars(self), act=copy(self.act), callbacks=list(self.callbacks), history=[])
         return copied
 
     def refresh(self) -> None:
@@ -190,6 +192,47 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
         state = self.context.source()
         self.context = replace(self.context, memory=state.memory, profile=state.profile)
         self.persona = state.persona
+
+    def save(
+        self, path: str | Path, save_program: bool = False, modules_to_serialize: list[Any] | None = None
+    ) -> None:
+        """Save the persona, or the whole program, as `dspy.Module.save` does.
+
+        Files are replaced in one step and only their owner can read them. Of a model they have the name,
+        the sampling settings and the address, but no keys and no headers.
+        """
+        bare = copy(self)
+        bare.act.lm = without_secrets(self.act.lm)
+        path = Path(path)
+
+        def write(part: Path) -> None:
+            super(PersonaAgent, bare).save(part, save_program, modules_to_serialize)
+
+        if save_program:
+            write(path)
+            path.chmod(0o700)
+            for file in (path / "program.pkl", path / "metadata.json"):
+                file.chmod(0o600)
+        elif path.suffix in (".json", ".pkl"):
+            write_private(path, write)
+        else:
+            write(path)
+
+    def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
+        """Load a persona that `save` wrote, as `dspy.Module.load` does.
+
+        Raises:
+            DataError: The file is missing, damaged, or not a program of this kind; the agent is unchanged.
+        """
+        path = Path(path)
+        if path.suffix == ".json":
+            check_saved(path, len(self.act.signature.fields))
+        elif path.suffix != ".pkl" or not allow_pickle:
+            # DSPy says how to name the file, or which argument a pickle needs.
+            super().load(path, allow_pickle, allow_unsafe_lm_state)
+            return
+        with explain_load_errors(path):
+            super().load(path, allow_pickle, allow_unsafe_lm_state)
 
     def calls_per_answer(self) -> tuple[int, int]:
         """Return the fewest and most model calls per answer, with DSPy's configured model."""
