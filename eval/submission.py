@@ -8,16 +8,19 @@ Prediction files have this format too, including the key ``golds``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from eval.files import explain_write_errors
 from eval.metrics import Score, is_valid, scores
 from eval.tasks.base import LampTask
+from program import json_text
 from program.answers import Labels
 from program.errors import DataError
 from program.task import Task
+from program.text_safety import find_problem
+from program.values import to_id, to_text
 
 
 def write_predictions(path: Path, predictions: Mapping[str, str], task: Task) -> None:
@@ -39,12 +42,7 @@ def read_outputs(path: Path, task: Task) -> dict[str, str]:
         DataError: The file is unreadable, has another format or belongs to another task; the message
             names file and field.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot read `{path}`: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"`{path}` is not JSON ({error}); download it again or check the path") from error
+    content = json_text.read(path)
     if not isinstance(content, dict) or not isinstance(content.get("golds"), list):
         raise DataError(
             f'`{path}` is not a prediction or gold file: it needs {{"task": ..., "golds": [...]}}'
@@ -79,9 +77,20 @@ def _output(path: Path, number: int, entry: Any) -> tuple[str, str]:
         query_id, output = entry["id"], entry["output"]
     except (TypeError, KeyError) as error:
         raise DataError(f"`{path}`: `golds[{number}]` needs the fields `id` and `output`") from error
-    if not isinstance(output, (str, int, float)):
-        raise DataError(f"`{path}`: `golds[{number}].output` must be text, got {type(output).__name__}")
-    return str(query_id), str(output)
+    return (
+        _text(to_id, query_id, f"`{path}`: `golds[{number}].id`"),
+        _text(to_text, output, f"`{path}`: `golds[{number}].output`"),
+    )
+
+
+def _text(convert: Callable[[object], str], value: object, location: str) -> str:
+    try:
+        text = convert(value)
+    except ValueError as error:
+        raise DataError(f"{location} {error}") from error
+    if problem := find_problem(text):
+        raise DataError(f"{location} {problem}; correct it in the file")
+    return text
 
 
 def _check_ids(path: Path, problem: str, ids: set[str]) -> None:

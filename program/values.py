@@ -30,6 +30,13 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def is_scalar(value: object) -> bool:
+    """Return whether a value is text or a number that `to_text` takes."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
 def to_text(value: object) -> str:
     """Return a text, or a number as text.
 
@@ -118,7 +125,7 @@ def kind(value: object) -> str:
 
 
 def _refuse(value: object, expected: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_scalar(value):
         missing = "is missing: it " if is_missing(value) else ""
         raise ValueError(f"{missing}must be {expected}, not {kind(value)}")
 

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.contracts import EvalUser, Query
+from eval.data.defects import check_summary
 from eval.data.layout import ARROW_FILE
 from eval.data.read import Reading, find_repeats
 from eval.files import explain_write_errors
+from program import json_text
 from program.errors import DataError
+from program.json_text import parse
 from program.memory.interaction import Interaction
 from program.task import Task
+from program.values import kind
 
 _MANIFEST = "manifest.json"
 
@@ -62,15 +66,18 @@ class ArrowFile:
         """Return the manifest beside the file.
 
         Raises:
-            DataError: The manifest is missing, or belongs to another task.
+            DataError: The manifest is missing or damaged, or belongs to another task.
         """
         path = self.file.with_name(_MANIFEST)
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            manifest: Any = json_text.read(path)
+        except DataError as error:
             raise DataError(
                 f"cannot read `{path}`, the manifest of `{self.file.name}`; write the data set again"
             ) from error
+        if not isinstance(manifest, dict):
+            raise DataError(f"`{path}` must hold an object, not {kind(manifest)}; write the data set again")
+        check_summary(manifest.setdefault("defects_in_files", []), f"`{path}`")
         if manifest.get("task") != self.task.name:
             raise DataError(f"`{path}`: field `task` is {manifest.get('task')!r}, not {self.task.name!r}")
         return manifest
@@ -84,14 +91,25 @@ class ArrowFile:
         from datasets import Dataset
         from pyarrow import ArrowException
 
+        damage = (ArrowException, OSError, LookupError, TypeError, ValueError, OverflowError)
         try:
             rows = Dataset.from_file(str(self.file))
-        except (ArrowException, OSError) as error:
+            # Offsets and bytes of a damaged file point anywhere: check all of them before any is followed.
+            rows.data.table.validate(full=True)
+        except damage as error:
             raise DataError(
                 f"`{self.file}` is damaged ({type(error).__name__}); write the data set again"
             ) from error
+        if rows.data.table.schema.names != _schema().names:
+            raise DataError(f"`{self.file}` has other columns than a data set; write the data set again")
         for number in range(len(rows)):
-            user = _to_user(rows[number])
+            try:
+                user = _to_user(rows[number])
+            except damage as error:
+                raise DataError(
+                    f"`{self.file}`, row {number} is damaged ({type(error).__name__}); "
+                    "write the data set again"
+                ) from error
             yield Reading(user, find_repeats(user, self.task))
 
 
@@ -123,7 +141,8 @@ def _to_struct(record: Interaction | Query) -> dict[str, Any]:
 
 
 def _to_user(row: Mapping[str, Any]) -> EvalUser:
-    user_id = row["user_id"]
+    """Return the user of a row; raises `TypeError` and others if it is damaged."""
+    user_id = _text(row["user_id"])
     return EvalUser(
         user_id=user_id,
         history=tuple(Interaction(user_id=user_id, **_to_fields(struct)) for struct in row["history"]),
@@ -133,8 +152,17 @@ def _to_user(row: Mapping[str, Any]) -> EvalUser:
 
 def _to_fields(struct: Mapping[str, Any]) -> dict[str, Any]:
     time: datetime | None = struct["timestamp"]
+    metadata = parse(_text(struct["metadata"]).encode())
+    texts = {name: _text(value) for name, value in struct.items() if name not in ("timestamp", "gold")}
     return {
         **struct,
+        **texts,
         "timestamp": time and time.astimezone(timezone.utc),
-        "metadata": json.loads(struct["metadata"]),
+        "metadata": {name: _text(value) for name, value in metadata.items()},
     }
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(type(value).__name__)
+    return value

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from program.errors import DataError
+from program.files import TextFile, open_utf8
+from program.json_text import JsonError, split_list
 
 
 def elements(path: Path) -> Iterator[Any]:
-    """Yield the elements of the list in a JSON file.
+    """Yield the elements of the list in a JSON file, which may be packed with gzip or in UTF-16.
 
     Raises:
         DataError: The file is missing, damaged, cut off, or not a JSON list.
     """
-    import ijson
-
-    with open_file(path) as file:
+    with open_utf8(path) as text:
+        _check_start(text)
         number = 0
         try:
-            for element in ijson.items(file, "item", use_float=True):
-                yield element
+            for item in split_list(text.file, text.start):
+                yield item.parse()
                 number += 1
-        except (ijson.JSONError, UnicodeDecodeError) as error:
+        except JsonError as error:
             place = f" after record {number - 1}" if number else ""
-            raise DataError(f"`{path}` is damaged or cut off{place}; download it again") from error
+            raise DataError(
+                f"`{path}` is damaged or cut off{place}: it {error}; download or write it again"
+            ) from error
 
 
 def first_element(path: Path) -> Any:
@@ -34,25 +36,12 @@ def first_element(path: Path) -> Any:
     return next(elements(path), None)
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a file that starts like a JSON list, after a byte order mark if it has one.
-
-    Raises:
-        DataError: The file cannot be read, or is something else; the message says what.
-    """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"cannot read `{path}`: {error.strerror}; check the path") from error
-    head = file.read(512)
-    content = head.removeprefix(BOM_UTF8)
-    file.seek(len(head) - len(content))
-    start = content.lstrip(b" \t\r\n")
-    if start.startswith(b"["):
-        return file
-    file.close()
+def _check_start(text: TextFile) -> None:
+    """Raise `DataError` unless the file starts like a JSON list; the message says what it is."""
+    start = text.head()
     if start.startswith(b"<"):
-        raise DataError(f"`{path}` is an HTML page, not data; check the address it was downloaded from")
-    raise DataError(
-        f"`{path}` is not a JSON list" + (": it is empty" if not start else "; is it the outputs file?")
-    )
+        raise DataError(f"`{text.name}` is an HTML page, not data; check the address it was downloaded from")
+    if not start.startswith(b"["):
+        raise DataError(
+            f"`{text.name}` is not a JSON list" + ("; is it the outputs file?" if start else ": it is empty")
+        )

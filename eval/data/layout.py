@@ -22,13 +22,11 @@ _OPPU_FILE = "user_top_100_history.json"
 def detect(path: Path, layout: Layout, split: str) -> tuple[Layout, Path]:
     """Return the layout of a file or folder and the file to read.
 
-    If a folder has several layouts, Arrow comes before OPPU and OPPU before LaMP, because OPPU's
-    files hold all queries of a user. ``split`` selects LaMP's files in a folder: ``dev`` means
-    ``dev_questions.json``.
+    ``split`` selects LaMP's files in a folder: ``dev`` means ``dev_questions.json``.
 
     Raises:
         DataError: The path has no data in ``layout``.
-        ConfigError: The layout is unknown.
+        ConfigError: The layout is unknown, or ``auto`` and the folder has several.
     """
     if layout not in ("auto", "lamp", "oppu", "parquet", "arrow"):
         raise ConfigError(f"unknown layout {layout!r}; use auto, lamp, oppu, parquet or arrow")
@@ -36,9 +34,16 @@ def detect(path: Path, layout: Layout, split: str) -> tuple[Layout, Path]:
         raise DataError(f"`{path}` does not exist; check the path")
     if path.is_file():
         return (_layout_of(path) if layout == "auto" else layout), path
-    for candidate, file in _candidates(path, split):
-        if layout in ("auto", candidate) and file.exists():
-            return candidate, file
+    files = {
+        candidate: file
+        for candidate, file in reversed(_candidates(path, split))
+        if layout in ("auto", candidate) and file.exists()
+    }
+    if len(files) > 1:
+        names = " and ".join(f"{candidate} ({file.name})" for candidate, file in files.items())
+        raise ConfigError(f"`{path}` holds data in {len(files)} layouts: {names}; choose one with `--layout`")
+    for candidate, file in files.items():
+        return candidate, file
     data = "data" if layout == "auto" else f"`{layout}` data"
     raise DataError(
         f"`{path}` holds no {data}; expected {split}_questions.json, {_OPPU_FILE} or "
@@ -54,13 +59,17 @@ def raw_source(layout: Layout, file: Path, task: Task) -> RawSource:
 
 
 def _candidates(folder: Path, split: str) -> list[tuple[Layout, Path]]:
+    """Return the files that a folder may hold; of two of one layout the first is read."""
     questions = f"{split}_questions.json"
-    return [
-        ("arrow", folder / ARROW_FILE),
+    files: list[tuple[Layout, Path]] = [
         ("oppu", folder / _OPPU_FILE),
         ("lamp", folder / questions),
         ("lamp", folder / split / questions),
     ]
+    packed: list[tuple[Layout, Path]] = [
+        (layout, file.with_name(f"{file.name}.gz")) for layout, file in files
+    ]
+    return [("arrow", folder / ARROW_FILE), *files, *packed]
 
 
 def _layout_of(file: Path) -> Layout:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from eval.data.golds import find_golds, read_gold, read_golds
 from eval.data.jsonlist import elements
-from eval.data.raw import RawQuery, RawUser, require, require_list, text_or_none
-from eval.submission import read_outputs
+from eval.data.raw import RawQuery, RawUser, read_id, read_optional, read_text, require_list
 from program.task import Task
 
 
@@ -37,26 +37,25 @@ class OfficialFiles:
         for number, record in enumerate(elements(self.questions)):
             position = f"record {number}"
             location = f"`{self.questions}`, {position}"
-            query_id = str(require(record, "id", location))
+            query_id = read_id(record, "id", location)
             query = RawQuery(
                 id=query_id,
-                input=str(require(record, "input", location)),
-                gold=self._golds.get(query_id),
-                date=text_or_none(record.get("date")),
+                input=read_text(record, "input", location),
+                gold=read_gold(record, query_id, self._golds, location),
+                date=read_optional(record, "date", location),
             )
             yield RawUser(
-                user_id=str(record.get("user_id", query_id)),
+                user_id=read_id(record, "user_id", location) if "user_id" in record else query_id,
                 profile=require_list(record, "profile", location),
                 queries=(query,),
                 file=self.questions,
                 position=position,
             )
 
-    @property
+    @cached_property
     def _outputs(self) -> Path | None:
-        path = self.questions.with_name(self.questions.name.replace("questions", "outputs"))
-        return path if path != self.questions and path.exists() else None
+        return find_golds(self.questions)
 
     @cached_property
     def _golds(self) -> dict[str, str]:
-        return read_outputs(self._outputs, self.task) if self._outputs else {}
+        return read_golds(self._outputs, self.task)

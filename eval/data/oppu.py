@@ -7,14 +7,14 @@ user_top_100_history_label.json: {"task": "LaMP_3", "golds": [{"id": "300", "out
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from eval.data.golds import find_golds, read_gold, read_golds
 from eval.data.jsonlist import elements
-from eval.data.raw import RawQuery, RawUser, require, require_list, text_or_none
-from eval.submission import read_outputs
+from eval.data.raw import RawQuery, RawUser, read_id, read_optional, read_text, require_list
 from program.task import Task
 
 
@@ -35,25 +35,30 @@ class OppuFiles:
         for number, record in enumerate(elements(self.history)):
             position = f"record {number}"
             location = f"`{self.history}`, {position}"
+            queries = require_list(record, "query", location)
             yield RawUser(
-                user_id=str(require(record, "user_id", location)),
+                user_id=read_id(record, "user_id", location),
                 profile=require_list(record, "profile", location),
-                queries=[self._query(query, location) for query in require_list(record, "query", location)],
+                queries=[
+                    self._query(query, f"{location}, query {place}") for place, query in enumerate(queries)
+                ],
                 file=self.history,
                 position=position,
             )
 
-    def _query(self, query: object, location: str) -> RawQuery:
-        query_id, text = str(require(query, "id", location)), str(require(query, "input", location))
-        fields = query if isinstance(query, dict) else {}
-        gold = text_or_none(fields.get("gold", self._golds.get(query_id)))
-        return RawQuery(id=query_id, input=text, gold=gold, date=text_or_none(fields.get("date")))
+    def _query(self, query: Mapping[str, object], location: str) -> RawQuery:
+        query_id = read_id(query, "id", location)
+        return RawQuery(
+            id=query_id,
+            input=read_text(query, "input", location),
+            gold=read_gold(query, query_id, self._golds, location),
+            date=read_optional(query, "date", location),
+        )
 
-    @property
+    @cached_property
     def _labels(self) -> Path | None:
-        path = self.history.with_name(f"{self.history.stem}_label.json")
-        return path if path.exists() else None
+        return find_golds(self.history)
 
     @cached_property
     def _golds(self) -> dict[str, str]:
-        return read_outputs(self._labels, self.task) if self._labels else {}
+        return read_golds(self._labels, self.task)

@@ -5,15 +5,15 @@ Columns: task, qid, stratum, profile_len, input, gold, profile_json, source_spli
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.data.raw import RawQuery, RawUser, require, require_list, text_or_none
+from eval.data.raw import RawQuery, RawUser, read_id, read_optional, read_text, require_list
 from eval.tasks.base import LampTask
 from program.errors import DataError
+from program.json_text import JsonError, parse
 from program.task import Task
 
 _COLUMNS = ("task", "qid", "input", "gold", "profile_json")
@@ -37,16 +37,20 @@ class ParquetFile:
         from pyarrow import ArrowException
         from pyarrow import parquet as pq
 
+        number = 0
         try:
             with pq.ParquetFile(self.path) as file:
                 self._check_columns(file.schema_arrow.names)
-                number = 0
                 for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS)):
                     for row in batch.to_pylist():
                         yield self._record(row, f"row {number}")
                         number += 1
-        except (ArrowException, OSError) as error:
-            raise DataError(f"cannot read `{self.path}` as parquet ({type(error).__name__})") from error
+        # A damaged file can also hold bytes that are not text, and dates or sizes that do not exist.
+        except (ArrowException, OSError, ValueError, OverflowError) as error:
+            place = f" after row {number - 1}" if number else ""
+            raise DataError(
+                f"cannot read `{self.path}` as parquet{place} ({type(error).__name__}); download it again"
+            ) from error
 
     def _check_columns(self, names: list[str]) -> None:
         for column in _COLUMNS:
@@ -59,11 +63,16 @@ class ParquetFile:
         if _normalise(row["task"]) not in {_normalise(name) for name in (lamp.name, *lamp.file_names)}:
             lamp.check_file(self.path, row["task"])
         try:
-            profile = {"profile_json": json.loads(row["profile_json"])}
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{location}: column `profile_json` is not JSON text") from error
-        query_id = str(require(row, "qid", location))
-        query = RawQuery(id=query_id, input=str(row["input"]), gold=text_or_none(row["gold"]), date=None)
+            profile = {"profile_json": parse(read_text(row, "profile_json", location).encode())}
+        except JsonError as error:
+            raise DataError(f"{location}: column `profile_json` {error}; write the file again") from error
+        query_id = read_id(row, "qid", location)
+        query = RawQuery(
+            id=query_id,
+            input=read_text(row, "input", location),
+            gold=read_optional(row, "gold", location),
+            date=None,
+        )
         return RawUser(
             user_id=query_id,
             profile=require_list(profile, "profile_json", location),

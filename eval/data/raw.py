@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from program.errors import DataError
+from program.text_safety import find_problem
+from program.values import is_missing, to_id, to_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,47 @@ def require_list(record: object, name: str, location: str) -> list[Any]:
     return value
 
 
-def text_or_none(value: object) -> str | None:
-    """Return a JSON scalar as text, and ``None`` as ``None``."""
-    return None if value is None else str(value)
+def read_id(record: object, name: str, location: str) -> str:
+    """Return an id field as text; a whole float is its integer.
+
+    Raises:
+        DataError: The field is missing, null, or not an id.
+    """
+    return _convert(require(record, name, location), to_id, name, location)
+
+
+def read_text(record: object, name: str, location: str) -> str:
+    """Return a text or number as text.
+
+    Raises:
+        DataError: The field is missing, null, or cannot be text.
+    """
+    return _convert(require(record, name, location), to_text, name, location)
+
+
+def read_optional(record: Mapping[str, object], name: str, location: str) -> str | None:
+    """Return a text or number as text; ``None`` if it is missing, null or NaN.
+
+    Raises:
+        DataError: The field cannot be text.
+    """
+    value = record.get(name)
+    return None if is_missing(value) else _convert(value, to_text, name, location)
+
+
+def check_text(text: str, name: str, location: str) -> str:
+    """Return ``text``.
+
+    Raises:
+        DataError: No file or database can hold it.
+    """
+    if problem := find_problem(text):
+        raise DataError(f"{location}: field `{name}` {problem}; correct it in the file")
+    return text
+
+
+def _convert(value: object, convert: Callable[[object], str], name: str, location: str) -> str:
+    try:
+        return check_text(convert(value), name, location)
+    except ValueError as error:
+        raise DataError(f"{location}: field `{name}` {error}") from error

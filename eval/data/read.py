@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
 
 from eval.contracts import EvalUser, Query
 from eval.data.defects import Defect, DefectKind
-from eval.data.raw import RawQuery, RawUser
+from eval.data.raw import RawQuery, RawUser, check_text, read_id, read_text
 from eval.metrics import as_number
 from eval.tasks.base import LampTask
 from program.answers import Rating, fits
 from program.errors import DataError
 from program.memory.interaction import Interaction
-from program.task import Task
+from program.task import Item, Task
+from program.values import is_missing, is_scalar, to_metadata, to_text
 
 _OPENING_WORDS = 3
 
@@ -102,7 +102,9 @@ class _Reader:
             self._note("query-unreadable", position)
             text = query.input.strip()
         gold = query.gold
-        if gold is not None and not fits(self.task.answer, gold):
+        if gold is None:
+            self._note("no-gold", position)
+        elif not fits(self.task.answer, gold):
             self._note("gold-type", position)
             if isinstance(self.task.answer, Rating) and as_number(gold) is None:
                 # A distance to it is undefined, so the query cannot be scored.
@@ -128,30 +130,54 @@ class _Reader:
         renamed = [_with_id(interaction, item_id) for item_id, interaction in interactions.items()]
         return tuple(sorted(renamed, key=_time_order))
 
-    def _interaction(self, item: Mapping[str, Any], position: str) -> Interaction:
-        try:
-            item_id = str(item["id"])
-            fields = self.task.read_item(item)
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{self.raw.location}, profile {position}: field {error} is missing; "
-                f"is this a file of `{self.task.name}`?"
-            ) from error
+    def _interaction(self, item: object, position: str) -> Interaction:
+        location = f"{self.raw.location}, profile {position}"
+        item_id = read_id(item, "id", location)
+        assert isinstance(item, dict)
+        fields = self._read_item(item, location)
         if not self._lacks_rating(fields.response) and not fits(self.task.response_type, fields.response):
             self._note("response-type", position)
-        date = item.get("date")
+        metadata = ((name, to_metadata(value)) for name, value in item.items() if name not in ("id", "date"))
         return Interaction(
             id=item_id,
             user_id=self.raw.user_id,
             query=fields.query,
             response=fields.response,
-            timestamp=self._time(None if date is None else str(date), position),
+            timestamp=self._time(item.get("date"), position),
             metadata={
-                name: str(value)
-                for name, value in item.items()
-                if name not in ("id", "date") and str(value).strip() not in fields
+                check_text(name, "profile", location): check_text(text, name, location)
+                for name, text in metadata
+                if text is not None and text.strip() not in fields
             },
         )
+
+    def _read_item(self, item: Mapping[str, object], location: str) -> Item:
+        """Return the query and the response of a profile item; a null rating is empty text."""
+        texts = {name: to_text(value) for name, value in item.items() if is_scalar(value)}
+        try:
+            fields = self._fill_rating(item, texts)
+        except KeyError as error:
+            name = str(error.args[0])
+            if name in item:
+                read_text(item, name, location)
+            raise DataError(
+                f"{location}: field {error} is missing; is this a file of `{self.task.name}`?"
+            ) from error
+        except DataError as error:
+            raise DataError(f"{location}: {error}") from error
+        return Item(*(check_text(text, name, location) for name, text in fields._asdict().items()))
+
+    def _fill_rating(self, item: Mapping[str, object], texts: Mapping[str, str]) -> Item:
+        """Read an item; if all that it lacks is a rating that is null, the response is empty."""
+        try:
+            return self.task.read_item(texts)
+        except KeyError as error:
+            name = str(error.args[0])
+            if isinstance(self.task.response_type, Rating) and is_missing(item.get(name, "")):
+                fields = self.task.read_item({**texts, name: ""})
+                if not fields.response:
+                    return fields
+            raise
 
     def _lacks_rating(self, response: str) -> bool:
         """Return whether the task needs a rating and ``response`` is not one."""
@@ -164,9 +190,9 @@ class _Reader:
         self._note("duplicate-item", position)
         return next(name for n in range(2, len(others) + 3) if (name := f"{item_id}#{n}") not in others)
 
-    def _time(self, date: str | None, position: str) -> datetime | None:
+    def _time(self, date: object, position: str) -> datetime | None:
         try:
-            return parse_date(date)
+            return parse_date(None if is_missing(date) else to_text(date).strip().removesuffix(".0"))
         except (ValueError, OverflowError):
             self._note("date-unreadable", position)
             return None

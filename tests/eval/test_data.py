@@ -139,6 +139,10 @@ def test_parquet_subset_is_read(tmp_path):
     [
         ({"task": "lamp5"}, "field `task` is 'lamp5'"),
         ({"profile_json": "["}, "row 0: column `profile_json` is not JSON"),
+        ({"profile_json": "[" * 60_000}, "`profile_json` is nested more than 100 levels deep"),
+        ({"profile_json": None}, "row 0: field `profile_json` is missing"),
+        ({"input": None}, "row 0: field `input` is missing"),
+        ({"qid": None}, "row 0: field `qid` is missing"),
         ({"profile_json": "{}"}, "`profile_json` must be a list"),
     ],
 )
@@ -196,7 +200,7 @@ def test_own_paper_in_a_citation_history_is_reported(tmp_path):
     question = json.loads((FIXTURES / "LaMP-1" / "dev_questions.json").read_text())[1]
     question["profile"].append({"id": "x", "title": "Tides of the Inner Sea", "abstract": "Found."})
     (tmp_path / "dev_questions.json").write_text(json.dumps([question]))
-    assert defects(open_data(tmp_path, CITATION)) == {"repeats": 1}
+    assert defects(open_data(tmp_path, CITATION)) == {"no-gold": 1, "repeats": 1}
 
 
 def test_input_without_instruction_is_used_whole_and_reported(tmp_path):
@@ -206,7 +210,7 @@ def test_input_without_instruction_is_used_whole_and_reported(tmp_path):
     (tmp_path / "dev_questions.json").write_text(json.dumps(questions))
     data = open_data(tmp_path, MOVIES)
     assert list(data)[-1].queries[0].text == "x A film of fog."
-    assert defects(data) == {"query-opening": 1, "query-unreadable": 1}
+    assert defects(data) == {"no-gold": len(questions), "query-opening": 1, "query-unreadable": 1}
 
 
 @pytest.mark.parametrize(
@@ -408,7 +412,7 @@ def test_rejects_bad_questions_file(tmp_path, content, message):
 def test_rejects_file_truncated_between_records(tmp_path):
     whole = (FIXTURES / "LaMP-3" / "dev_questions.json").read_text()
     (tmp_path / "dev_questions.json").write_text(whole.rstrip().removesuffix("]"))
-    with pytest.raises(DataError, match="cut off after record 1"):
+    with pytest.raises(DataError, match="cut off after record 0: it ends before the list is closed"):
         open_data(tmp_path, RATING)
 
 
@@ -456,7 +460,9 @@ def test_rejects_unknown_layout_name():
 def test_layout_argument_selects_among_several(tmp_path):
     shutil.copy(FIXTURES / "LaMP-3" / "dev_questions.json", tmp_path)
     sized(tmp_path, 1, 1, 1)
-    assert len(open_data(tmp_path, RATING)) == 3
+    with pytest.raises(ConfigError, match="holds data in 2 layouts"):
+        open_data(tmp_path, RATING)
+    assert len(open_data(tmp_path, RATING, layout="oppu")) == 3
     assert len(open_data(tmp_path, RATING, layout="lamp")) == 2
 
 
@@ -501,7 +507,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     ],
 )
 def test_lamp_like_data_is_read_completely(lamp_like, folder, task, counts):
-    data = open_data(lamp_like / folder, task)
+    data = open_data(lamp_like / folder, task, layout="oppu")
     assert (data.manifest["users"], data.manifest["queries"]) == counts
     assert defects(data).keys() <= {"repeats"}
     for user in data:

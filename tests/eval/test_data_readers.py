@@ -1,6 +1,9 @@
 """The parts of the data loaders: JSON lists, raw fields, dates, merging, defects, Arrow."""
 
+import contextlib
+import gzip
 import json
+import math
 from datetime import date, datetime, timezone
 from pathlib import Path
 
@@ -15,11 +18,11 @@ from eval.data.defects import MEANING, Defect, summarise
 from eval.data.jsonlist import elements, first_element
 from eval.data.layout import detect
 from eval.data.merge import merge_users
-from eval.data.raw import RawQuery, RawUser, require, require_list, text_or_none
+from eval.data.raw import RawQuery, RawUser, read_id, read_optional, read_text, require, require_list
 from eval.data.read import find_repeats, parse_date, read_user
 from eval.tasks.lamp_3 import TASK as RATING
 from eval.tasks.lamp_4 import TASK as HEADLINE
-from program.errors import DataError
+from program.errors import ConfigError, DataError
 from program.memory.interaction import Interaction
 from program.task import FREE_TEXT
 
@@ -58,7 +61,9 @@ def test_first_element_ignores_damage_after_it(tmp_path):
 def test_elements_before_the_damage_are_yielded(tmp_path):
     reader = elements(write(tmp_path, '[{"id": "1"}, {"id": "2"}, {"id'))
     assert [next(reader), next(reader)] == [{"id": "1"}, {"id": "2"}]
-    with pytest.raises(DataError, match="damaged or cut off after record 1; download it again"):
+    with pytest.raises(
+        DataError, match="damaged or cut off after record 1: it ends before the list is closed; download"
+    ):
         next(reader)
 
 
@@ -68,12 +73,12 @@ def test_text_that_is_not_utf_8_is_damaged(tmp_path):
 
 
 def test_damage_in_the_first_record_names_no_record(tmp_path):
-    with pytest.raises(DataError, match=r"is damaged or cut off; download it again$"):
+    with pytest.raises(DataError, match=r"is damaged or cut off: it ends .*; download or write it again$"):
         list(elements(write(tmp_path, '[{"id')))
 
 
 def test_folder_in_place_of_a_file_is_reported(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read `.*`: .*; check the path"):
+    with pytest.raises(DataError, match=r"`.*` is not a regular file; give the path of a data file"):
         list(elements(tmp_path))
 
 
@@ -95,9 +100,34 @@ def test_null_is_a_value_of_a_required_field():
     assert require({"id": None}, "id", "file") is None
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, None), (5, "5"), (4.5, "4.5"), ("", ""), (0, "0")])
-def test_scalars_become_text(value, text):
-    assert text_or_none(value) == text
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, None), (math.nan, None), (5, "5"), (4.5, "4.5"), ("", ""), (0, "0")]
+)
+def test_optional_scalars_become_text_and_gaps_none(value, text):
+    assert read_optional({"gold": value}, "gold", "file") == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(7, "7"), (7.0, "7"), ("7", "7"), ("7.0", "7.0")])
+def test_whole_floats_are_ids(value, text):
+    assert read_id({"id": value}, "id", "file") == text
+
+
+@pytest.mark.parametrize("read", [read_id, read_text])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, "is missing: it must be .*, not null"),
+        (math.nan, "is missing: it must be .*, not NaN"),
+        (math.inf, "must be .*, not Infinity"),
+        (True, "must be .*, not a boolean"),
+        ([], "must be .*, not a list"),
+        ("a\ud800", "holds half of a surrogate pair at character 1; correct it in the file"),
+        ("a\0", "holds a NUL character at character 1"),
+    ],
+)
+def test_bad_value_is_refused_by_place_and_name(read, value, problem):
+    with pytest.raises(DataError, match=f"^file, record 0: field `x` {problem}"):
+        read({"x": value}, "x", "file, record 0")
 
 
 @given(st.dates(min_value=date(1, 1, 1)))
@@ -206,7 +236,7 @@ def test_metadata_holds_fields_that_query_and_response_lack():
 def test_profile_item_without_id_is_reported():
     raw = record("u", "a")
     del raw.profile[0]["id"]
-    with pytest.raises(DataError, match=r"^`f.json`, record 0, profile item 0: field 'id' is missing"):
+    with pytest.raises(DataError, match=r"^`f.json`, record 0, profile item 0: field `id` is missing"):
         read_user(raw, RATING)
 
 
@@ -294,13 +324,152 @@ def plain(folder, name, **fields):
     (folder / name).write_text(json.dumps([{"profile": profile, **fields}]))
 
 
-def test_arrow_comes_before_oppu_and_oppu_before_lamp(tmp_path):
+def test_folder_with_several_layouts_asks_which(tmp_path):
     plain(tmp_path, "dev_questions.json", id="q", input="Cake?")
     assert detect(tmp_path, "auto", "dev")[0] == "lamp"
     plain(tmp_path, "user_top_100_history.json", user_id="u", query=[{"id": "q", "input": "Cake?"}])
-    assert detect(tmp_path, "auto", "dev")[0] == "oppu"
-    to_datasets(open_data(tmp_path, FREE_TEXT), tmp_path)
-    assert detect(tmp_path, "auto", "dev")[0] == "arrow"
+    names = r"lamp \(dev_questions.json\) and oppu \(user_top_100_history.json\)"
+    with pytest.raises(ConfigError, match=rf"holds data in 2 layouts: {names}; choose one with `--layout`"):
+        detect(tmp_path, "auto", "dev")
+    for layout in ("lamp", "oppu"):
+        assert detect(tmp_path, layout, "dev")[0] == layout
+    to_datasets(open_data(tmp_path, FREE_TEXT, layout="oppu"), tmp_path)
+    with pytest.raises(ConfigError, match="in 3 layouts"):
+        detect(tmp_path, "auto", "dev")
+
+
+@pytest.mark.parametrize("name", ["dev_questions.json.gz", "user_top_100_history.json.gz"])
+def test_packed_files_of_a_folder_are_read(tmp_path, name):
+    profile = [{"id": "1", "query": "Tea?", "response": "Mint."}]
+    record = (
+        {"id": "q", "input": "Cake?", "profile": profile}
+        if name.startswith("dev")
+        else {"user_id": "q", "profile": profile, "query": [{"id": "q", "input": "Cake?"}]}
+    )
+    (tmp_path / name).write_bytes(gzip.compress(json.dumps([record]).encode()))
+    golds = {"task": "free-text", "golds": [{"id": "q", "output": "Yes."}]}
+    beside = "dev_outputs.json.gz" if name.startswith("dev") else "user_top_100_history_label.json.gz"
+    (tmp_path / beside).write_bytes(gzip.compress(json.dumps(golds).encode()))
+    data = open_data(tmp_path, FREE_TEXT)
+    assert [query.gold for user in data for query in user.queries] == ["Yes."]
+    assert [file["name"] for file in data.manifest["files"]] == [name, beside]
+
+
+GOLD_NAMES = [
+    ("dev_questions", "dev_outputs"),
+    ("dev_questions", "dev_golds"),
+    ("dev_questions", "dev_questions_golds"),
+    ("my_questions", "my_labels"),
+    ("all_user", "all_user_golds"),
+    ("all_user", "all_user_outputs"),
+    ("all_user", "all_user_label"),
+    ("all_user", "golds"),
+    ("user_top_100_history", "user_top_100_history_label"),
+]
+
+
+@pytest.mark.parametrize(("name", "golds"), GOLD_NAMES)
+def test_golds_are_found_under_every_name(tmp_path, name, golds):
+    content = {"task": "free-text", "golds": [{"id": 1.0, "output": "Yes."}, {"id": 2, "output": "No."}]}
+    (tmp_path / f"{golds}.json").write_text(json.dumps(content))
+    profile = [{"id": "p", "query": "Tea?", "response": "Mint."}]
+    queries = [{"id": "1", "input": "Cake?"}, {"id": 2, "input": "Pie?"}, {"id": "3", "input": "Jam?"}]
+    (tmp_path / f"{name}.json").write_text(
+        json.dumps([{"user_id": "u", "profile": profile, "query": queries}])
+    )
+    data = open_data(tmp_path / f"{name}.json", FREE_TEXT)
+    assert [query.gold for user in data for query in user.queries] == ["Yes.", "No.", None]
+    [defect] = data.manifest["defects_in_files"]
+    assert (defect["kind"], defect["count"], defect["first"]) == ("no-gold", 1, ["record 0, query 2"])
+    assert "NAME_golds.json" in defect["meaning"]
+
+
+def test_gold_in_the_query_comes_first_and_null_is_none(tmp_path):
+    queries = [
+        {"id": "1", "input": "a", "gold": "in"},
+        {"id": "2", "input": "b", "gold": None, "output": "out"},
+        {"id": "3", "input": "c", "gold": math.nan},
+    ]
+    (tmp_path / "x.json").write_text(json.dumps([{"user_id": "u", "profile": [], "query": queries}]))
+    data = open_data(tmp_path / "x.json", FREE_TEXT)
+    assert [query.gold for user in data for query in user.queries] == ["in", "out", None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"user_id": None},
+            "record 0: field `user_id` is missing: it must be text or a whole number, not null",
+        ),
+        ({"user_id": 7.5}, "record 0: field `user_id` must be text or a whole number, not 7.5"),
+        ({"query": [{"id": math.nan, "input": "x"}]}, "record 0, query 0: field `id` is missing"),
+        ({"query": [{"id": "1", "input": None}]}, "record 0, query 0: field `input` is missing"),
+        ({"query": [{"id": "1", "input": "x", "gold": ["a"]}]}, "field `gold` must be text .* not a list"),
+        ({"query": ["x"]}, "record 0, query 0: expected an object, got str"),
+        ({"profile": ["x"]}, "record 0, profile item 0: expected an object, got str"),
+        (
+            {"profile": [{"id": "1", "query": "a", "response": None}]},
+            "profile item 0: field `response` is missing",
+        ),
+        (
+            {"profile": [{"id": "1", "query": math.nan, "response": "a"}]},
+            "field `query` is missing: .* not NaN",
+        ),
+        (
+            {"profile": [{"id": "1", "query": "a\ud800", "response": "b"}]},
+            "`query` holds half of a surrogate",
+        ),
+        ({"profile": [{"id": "1", "query": "a", "response": "b", "x": ["\ud800"]}]}, "`x` holds half"),
+    ],
+)
+def test_bad_field_is_refused_with_record_and_name(tmp_path, changes, message):
+    record = {"user_id": "u", "profile": [], "query": [{"id": "1", "input": "x"}]} | changes
+    (tmp_path / "x.json").write_text(json.dumps([record]))
+    with pytest.raises(DataError, match=message):
+        open_data(tmp_path / "x.json", FREE_TEXT, layout="oppu")
+
+
+def test_null_rating_is_dropped_and_null_review_refused(tmp_path):
+    query = {"id": "q", "input": f"{RATING.lead}x", "gold": "4"}
+    profile = [{"id": "1", "text": "a", "score": None}, {"id": "2", "text": "b", "score": math.nan}]
+    (tmp_path / "x.json").write_text(json.dumps([{"user_id": "u", "profile": profile, "query": [query]}]))
+    data = open_data(tmp_path / "x.json", RATING)
+    assert [(d["kind"], d["count"]) for d in data.manifest["defects_in_files"]] == [("no-rating", 2)]
+    profile[0] = {"id": "1", "text": None, "score": "3"}
+    (tmp_path / "x.json").write_text(json.dumps([{"user_id": "u", "profile": profile, "query": [query]}]))
+    with pytest.raises(DataError, match=r"profile item 0: field `text` is missing: .* not null"):
+        open_data(tmp_path / "x.json", RATING)
+
+
+def test_deep_file_is_refused_at_once(tmp_path):
+    with pytest.raises(DataError, match="is nested more than 100 levels deep"):
+        list(elements(write(tmp_path, "[" * 60_000)))
+
+
+def test_every_damage_of_an_arrow_file_is_an_error_or_the_same_users(tmp_path):
+    ana = EvalUser(
+        user_id="ana",
+        history=(Interaction(id="1", user_id="ana", query="Tea?", response="Mint.", metadata={"a": "b"}),),
+        queries=(Query(id="2", user_id="ana", text="Cake?", gold="Yes."),),
+    )
+    file = write_arrow([ana], {"task": FREE_TEXT.name}, tmp_path)
+    whole = file.read_bytes()
+    for number in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[number] ^= 0xFF
+        file.write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            for reading in ArrowFile(file, FREE_TEXT).readings():
+                assert isinstance(reading.user, EvalUser)
+
+
+@pytest.mark.parametrize("content", ["[]", '"x"', '{"task": "free-text", "defects_in_files": [{"kind": 1}]}'])
+def test_damaged_arrow_manifest_is_named(tmp_path, content):
+    file = write_arrow([], {"task": FREE_TEXT.name}, tmp_path)
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"manifest\.json`"):
+        ArrowFile(file, FREE_TEXT).manifest()
 
 
 def test_split_folder_below_the_path_is_read(tmp_path):

@@ -264,7 +264,18 @@ def test_rejects_different_sets_of_ids(tmp_path, predicted, message):
         ('{"task": "LaMP_4", "golds": []}', "field `task` is 'LaMP_4', but `LaMP-3` needs 'LaMP_3'"),
         ('{"task": "LaMP_3", "golds": [{"id": "1"}]}', r"`golds\[0\]` needs the fields `id` and `output`"),
         ('{"task": "LaMP_3", "golds": ["x"]}', r"`golds\[0\]` needs the fields"),
-        ('{"task": "LaMP_3", "golds": [{"id": "1", "output": null}]}', "must be text, got NoneType"),
+        (
+            '{"task": "LaMP_3", "golds": [{"id": "1", "output": null}]}',
+            r"`golds\[0\].output` is missing: .* not null",
+        ),
+        (
+            '{"task": "LaMP_3", "golds": [{"id": "1", "output": NaN}]}',
+            r"`golds\[0\].output` is missing: .* NaN",
+        ),
+        ('{"task": "LaMP_3", "golds": [{"id": 1.5, "output": "1"}]}', r"`golds\[0\].id` must be text"),
+        ('{"task": "LaMP_3", "golds": [{"id": "1", "output": true}]}', "not a boolean"),
+        ('{"task": "LaMP_3", "golds": [{"id": "1", "output": "\\ud800"}]}', "holds half of a surrogate pair"),
+        ("[" * 60_000, "is nested more than 100 levels deep"),
     ],
 )
 def test_rejects_bad_prediction_file(tmp_path, content, message):
@@ -276,7 +287,7 @@ def test_rejects_bad_prediction_file(tmp_path, content, message):
 
 
 def test_rejects_missing_prediction_file(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read .*absent\.json"):
+    with pytest.raises(DataError, match=r"absent\.json` does not exist"):
         read_outputs(tmp_path / "absent.json", RATING)
 
 

@@ -15,7 +15,7 @@ from program.store.importers.chat import chat_field, read_query
 from program.store.importers.reader import FieldError
 from program.task import Task
 from program.text import cut
-from program.values import is_missing, kind, to_id, to_metadata, to_text, to_time
+from program.values import is_missing, is_scalar, to_id, to_metadata, to_text, to_time
 
 T = TypeVar("T")
 
@@ -57,14 +57,13 @@ def read_item(user_id: str, item: Mapping[str, object], task: Task) -> Interacti
     Raises:
         FieldError: A field is missing or cannot be stored.
     """
-    plain = {name: value for name, value in item.items() if _is_plain(value)}
-    fields = {name: _convert(name, value, to_text) for name, value in plain.items()}
+    fields = {name: to_text(value) for name, value in item.items() if is_scalar(value)}
     try:
         query, response = task.read_item(fields)
     except KeyError as error:
         name = str(error.args[0])
         if name in item:
-            raise FieldError(name, _refusal(item[name])) from error
+            _convert(name, item[name], to_text)
         raise FieldError(name, f"is missing; is this a file of task {task.name}?{_present(item)}") from error
     except DataError as error:
         raise FieldError("", str(error)) from error
@@ -123,15 +122,6 @@ def _read_time(record: Mapping[str, object], name: str) -> datetime | None:
 def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
     texts = ((name, to_metadata(value)) for name, value in fields.items())
     return {name: text for name, text in texts if text is not None}
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool) and not is_missing(value)
-
-
-def _refusal(value: object) -> str:
-    missing = "is missing: it " if is_missing(value) else ""
-    return f"{missing}must be text or a number, not {kind(value)}"
 
 
 def _present(record: Mapping[str, object]) -> str:
