@@ -92,12 +92,14 @@ _lock = threading.Lock()
 
 def abilities_of(lm: Any) -> Abilities:
     """Return what is known of a model, by its name and address; the same object each time."""
-    address = str(lm.kwargs.get("api_base") or lm.kwargs.get("base_url") or "")
-    with _lock:
-        return _known.setdefault(
-            (str(lm.model), address),
-            Abilities("schema" if getattr(lm, "supports_response_schema", False) else "text"),
-        )
+    key = str(lm.model), str(lm.kwargs.get("api_base") or lm.kwargs.get("base_url") or "")
+    known = _known.get(key)
+    if known is None:
+        # Asking DSPy what a model supports takes longer than all the rest of a call.
+        form: Form = "schema" if getattr(lm, "supports_response_schema", False) else "text"
+        with _lock:
+            known = _known.setdefault(key, Abilities(form))
+    return known
 
 
 def forget_abilities() -> None:
