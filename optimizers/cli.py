@@ -25,7 +25,8 @@ from program.cli.options import (
     open_store,
 )
 from program.console import PARTIAL, err, exit_code, explain, out, print_error, print_json, progress
-from program.errors import BudgetExceededError, ConfigError, PersonaAgentError
+from program.errors import BudgetExceededError, ConfigError, DataError, PersonaAgentError
+from program.files import read_lines
 from program.printer import make_table
 from program.store import UserStore
 from program.usage import Budget, UsageTracker, track_usage
@@ -170,6 +171,6 @@ def _lines(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read `--negatives` {path}: {error}") from error
+        return [title for line in read_lines(path) if (title := line.strip())]
+    except DataError as error:
+        raise ConfigError(f"cannot read `--negatives`: {error}") from error
