@@ -6,6 +6,7 @@ users' and models' texts are printed as they are, never as markup or control cha
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,27 @@ def print_json(value: Any) -> None:
 def print_error(line: str) -> None:
     """Print what is wrong and what to do, as one line on stderr."""
     err.print_line(f"error: {line}", style="red")
+
+
+class LogLines(logging.Handler):
+    """Prints each log record as one line on stderr, without a traceback, above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of a record."""
+        err.print_line(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow")
+
+
+@contextmanager
+def log_lines(name: str) -> Iterator[None]:
+    """Print the warnings of a logger on stderr inside the block, and nowhere else."""
+    logger, handler = logging.getLogger(name), LogLines(logging.WARNING)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
 
 
 def exit_code(error: BaseException) -> int:

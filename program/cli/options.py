@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import typer
 
-from program.console import FAILED, err, exit_code, explain, print_error
+from program.console import FAILED, err, exit_code, explain, log_lines, print_error
 from program.home import home
 from program.printer import discard
 from program.spans import about
@@ -83,7 +83,8 @@ def guarded(main: Any) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    code = _run(main)
+    with log_lines("personaagent"):
+        code = _run(main)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
