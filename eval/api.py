@@ -163,6 +163,7 @@ def evaluate(
         official=official or is_official(data, dataset.manifest["files"]),
         command=command,
         task_spec=task_spec,
+        adapter=adapter,
     )
     on_defects(dataset.manifest["defects_in_files"])
     tracker = tracker or UsageTracker()

@@ -35,6 +35,7 @@ def make_manifest(
     official: bool = False,
     command: str = "",
     task_spec: str = "",
+    adapter: str | None = None,
 ) -> Manifest:
     """Return the manifest of a run that is about to start.
 
@@ -47,12 +48,13 @@ def make_manifest(
         official: Whether the data are LaMP's own files.
         command: The command line, to reproduce the run.
         task_spec: The argument of `get_task` that returns ``task``; empty for its name.
+        adapter: The form in which replies are asked for; ``None`` for what the model takes.
     """
     return Manifest(
         task=task_spec or task.name,
         official=official,
         data=data,
-        model={} if lm is None else describe_model(lm),
+        model={} if lm is None else {**describe_model(lm), **({"adapter": adapter} if adapter else {})},
         methods={
             label: MethodEntry(
                 name=method.name,

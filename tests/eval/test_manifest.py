@@ -32,6 +32,16 @@ def test_model_description_omits_key_and_address() -> None:
     assert describe_model(lm) == {"name": "openai/gpt-x", "temperature": 0.1, "top_p": 0.5}
 
 
+def test_adapter_is_in_the_model_description_only_if_it_is_chosen(movies: Task) -> None:
+    lm = scripted_lm(lambda system, user: "x")
+    free = make_manifest(task=movies, data={}, methods={"rag": Rag()}, lm=lm)
+    text = make_manifest(task=movies, data={}, methods={"rag": Rag()}, lm=lm, adapter="text")
+    assert "adapter" not in free.model
+    assert text.model == {**free.model, "adapter": "text"}
+    with pytest.raises(ConfigError, match=r"`model.adapter` None, not 'text'"):
+        check_resumable(free, text, Path("run"))
+
+
 def test_error_names_selection_before_its_consequences(
     manifest: Manifest,
 ) -> None:
