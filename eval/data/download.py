@@ -104,11 +104,13 @@ def download(
         wait: Seconds before the second attempt; doubles each time, up to a minute.
 
     Raises:
-        ConfigError: There is nothing to download (see `urls`), or the licence was not accepted.
+        ConfigError: There is nothing to download (see `urls`), ``base`` is not a web address, or the
+            licence was not accepted.
         DataError: A file is missing, is not LaMP's JSON, or the last attempt failed; the message
             names the URL.
     """
     file_urls = urls(task, split, by=by, base=base)
+    _check_url(base)
     if not accept(LICENCE):
         raise ConfigError("the licence was not accepted; nothing was downloaded")
     folder = Path(folder)
@@ -135,6 +137,15 @@ def is_official(path: Path, files: Iterable[Mapping[str, Any]], base: str = BASE
     downloads = {record["sha256"] for record in records if str(record["url"]).startswith(f"{base}/")}
     checksums = {str(file["sha256"]) for file in files}
     return bool(checksums) and checksums <= downloads
+
+
+def _check_url(base: str) -> None:
+    try:
+        url = httpx.URL(base)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"`base` {base!r} is not a URL: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigError(f"`base` must start with http:// or https:// and a server's name, got {base!r}")
 
 
 def _fetch(client: httpx.Client, url: str, folder: Path, task: Task, retrying: Retrying) -> Downloaded:
