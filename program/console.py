@@ -169,6 +169,6 @@ def reading(name: str) -> Iterator[Callable[[int, int | None], None]]:
         A function of the position and the size, ``None`` if it is unknown.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(cell(name[:_MAX_LABEL]).plain, total=None)
         yield lambda position, total: bar.update(task, completed=position, total=total)
