@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from eval.contracts import Failed
+from eval.data.defects import check_summary
+from program import json_text
 from program.errors import DataError
+from program.plain import FieldError, decode
 from program.usage import Usage
 
 SCHEMA = 1
@@ -263,23 +266,21 @@ def read_run(path: str | Path) -> Run:
 
 def read_manifest(path: Path) -> Manifest:
     """Read a run folder's manifest; raises `DataError` like `read_run`."""
-    content = _read_json(path / MANIFEST, "a run folder; make one with `personaagent eval run --out`")
-    try:
-        methods = {label: MethodEntry(**entry) for label, entry in content["methods"].items()}
-        return Manifest(**{**content, "methods": methods})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"`{path / MANIFEST}` is not the manifest of a run: {error}") from error
+    file = path / MANIFEST
+    content = _read_json(file, "a run folder; make one with `personaagent eval run --out`")
+    manifest = _decode(Manifest, content, f"`{file}` is not the manifest of a run", strict=True)
+    data = _decode(_Data, manifest.data, f"`{file}` is not the manifest of a run: in `data`")
+    check_summary(data.defects_in_files, f"`{file}`")
+    return manifest
 
 
 def read_sweep(path: Path) -> SweepManifest | None:
     """Read a sweep folder's list of runs; ``None`` if the folder is not a sweep."""
-    if not (path / SWEEP).exists():
+    file = path / SWEEP
+    if not file.exists():
         return None
-    content = _read_json(path / SWEEP, "a sweep folder")
-    try:
-        return SweepManifest(**{**content, "runs": [SweepEntry(**entry) for entry in content["runs"]]})
-    except (KeyError, TypeError) as error:
-        raise DataError(f"`{path / SWEEP}` is not the list of runs of a sweep: {error}") from error
+    content = _read_json(file, "a sweep folder")
+    return _decode(SweepManifest, content, f"`{file}` is not the list of runs of a sweep", strict=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -295,31 +296,43 @@ def to_line(record: QueryRecord | PrepareRecord | AnswerRecord) -> str:
     return json.dumps(asdict(record), ensure_ascii=False) + "\n"
 
 
+T = TypeVar("T")
 R = TypeVar("R", QueryRecord, PrepareRecord, AnswerRecord)
+
+_ADVICE = "restore the file from a copy, or run again into another folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DataFile:
+    """One file of a data set, as far as reports read it."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """The manifest of a data set, as far as reports read it."""
+
+    files: Sequence[_DataFile] = ()
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    defects_in_files: Sequence[Any] = field(default_factory=list)
 
 
 def _records(path: Path, kind: type[R]) -> Iterator[R]:
     """Yield the records of a file; a last line without its line end is ignored, like unknown fields."""
     if not path.exists():
         return
-    names = {field.name for field in fields(kind)}
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
+            location = f"`{path}`, line {number}: not a {kind.__name__}"
             try:
-                content = json.loads(line)
-                yield kind(**{name: _parse_field(name, content[name]) for name in content.keys() & names})
-            except (ValueError, TypeError, AttributeError) as error:
-                raise DataError(f"`{path}`, line {number}: not a {kind.__name__} ({error})") from error
-
-
-def _parse_field(name: str, value: Any) -> Any:
-    if name == "failed" and value is not None:
-        return Failed(**value)
-    if name == "usage":
-        return {stage: Usage(**usage) for stage, usage in value.items()}
-    return value
+                content = json_text.parse(line)
+            except json_text.JsonError as error:
+                raise DataError(f"{location}: it {error}; {_ADVICE}") from error
+            yield _decode(kind, content, location)
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:
@@ -330,17 +343,21 @@ def _sum(usages: Iterable[Usage]) -> Usage:
 
 
 def _read_json(path: Path, noun: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"`{path.parent}` is not {noun} (no `{path.name}`)") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read `{path}`: {error}") from error
+    if not path.is_file():
+        raise DataError(f"`{path.parent}` is not {noun} (no `{path.name}`)")
+    content = json_text.read(path)
     if not isinstance(content, dict):
         raise DataError(f"`{path}` must hold an object, got {type(content).__name__}")
     schema = content.get("schema", 0)
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema > SCHEMA:
         raise DataError(
             f"`{path}` has schema {schema!r}, but this version reads up to {SCHEMA}: update personaagent"
         )
     return content
+
+
+def _decode(data_type: type[T], content: object, location: str, *, strict: bool = False) -> T:
+    try:
+        return decode(data_type, content, strict=strict)
+    except FieldError as error:
+        raise DataError(f"{location}: {error}; {_ADVICE}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from eval.report.data import (
     SweepPoint,
 )
 from program.errors import DataError
+from program.plain import FieldError, decode
 from program.task import get_task
 
 _NOT_RUN = "not attempted"
@@ -95,7 +97,8 @@ def _method_run(
     run: records.Run, label: str, queries: Sequence[records.QueryRecord], pseudonyms: Mapping[str, str]
 ) -> MethodRun:
     entry = run.manifest.methods[label]
-    prepared = [record for (method, _), record in run.prepared.items() if method == label]
+    prepared = {user: record for (method, user), record in run.prepared.items() if method == label}
+    learned = {user: _decode(run, record) for user, record in prepared.items()}
     return MethodRun(
         name=label,
         family=entry.name,
@@ -103,9 +106,9 @@ def _method_run(
         settings=entry.settings,
         answers=[_answer_row(query, run.answer(label, query), pseudonyms) for query in queries],
         personas=[
-            _persona(pseudonyms[record.user_id], record.learned)
-            for record in prepared
-            if record.user_id in pseudonyms and record.learned and record.learned.get("persona")
+            _persona(pseudonyms[user], persona, result)
+            for user, result in learned.items()
+            if user in pseudonyms and (persona := result.persona)
         ],
         prepare=run.cost(label, "prepare"),
         answer=run.cost(label, "answer"),
@@ -113,7 +116,7 @@ def _method_run(
         given_answers=sum(
             method == label and record.failed is None for (method, _, _), record in run.answers.items()
         ),
-        rollouts=sum((record.learned or {}).get("agent_runs", 0) for record in prepared),
+        rollouts=sum(result.agent_runs for result in learned.values()),
     )
 
 
@@ -131,38 +134,103 @@ def _answer_row(
     )
 
 
-def _persona(user: str, learned: Mapping[str, Any]) -> Persona:
-    steps = (learned.get("alignment") or {}).get("steps", ())
-    final = learned["persona"]
+def _persona(user: str, final: str, learned: _Learned) -> Persona:
+    steps = learned.alignment.steps if learned.alignment else ()
     return Persona(
         user=user,
-        initial=learned.get("persona_initial") or final,
+        initial=learned.persona_initial or final,
         final=final,
         updates=[_persona_update(step) for step in steps],
     )
 
 
-def _persona_update(step: Mapping[str, Any]) -> PersonaUpdate:
-    """Read one `optimizers.record.AlignmentStep` that was saved as plain data."""
-    entries = {entry["interaction_id"]: entry for entry in step["feedback"]}
+def _persona_update(step: _Step) -> PersonaUpdate:
+    entries = {entry.interaction_id: entry for entry in step.feedback}
     feedback = []
-    for simulation in step["simulations"]:
-        entry = entries.get(simulation["interaction_id"], {})
+    for rollout in step.simulations:
+        entry = entries.get(rollout.interaction_id, _Feedback(interaction_id=rollout.interaction_id))
         feedback.append(
             RolloutFeedback(
-                query=simulation["query"],
-                truth=simulation["truth"],
-                answer=simulation["answer"] or "no answer",
-                feedback=entry.get("text") or f"no feedback: {entry.get('skipped') or simulation['error']}",
+                query=rollout.query,
+                truth=rollout.truth,
+                answer=rollout.answer or "no answer",
+                feedback=entry.text or f"no feedback: {entry.skipped or rollout.error}",
             )
         )
     return PersonaUpdate(
-        before=step["persona_before"],
-        candidate=step["candidate"],
-        accepted=step["decision"]["accept"],
-        reason=step["note"] or step["decision"]["reason"],
+        before=step.persona_before,
+        candidate=step.candidate,
+        accepted=step.decision.accept,
+        reason=step.note or step.decision.reason,
         feedback=feedback,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rollout:
+    """An `optimizers.record.Rollout` that was saved as plain data, as far as reports show it."""
+
+    interaction_id: str
+    query: str
+    truth: str
+    answer: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Feedback:
+    """An `optimizers.record.Feedback`."""
+
+    interaction_id: str
+    text: str | None = None
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decision:
+    """An `optimizers.contracts.Decision`."""
+
+    accept: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """An `optimizers.record.AlignmentStep`."""
+
+    persona_before: str
+    candidate: str
+    simulations: Sequence[_Rollout]
+    feedback: Sequence[_Feedback]
+    decision: _Decision
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Alignment:
+    """An `optimizers.record.AlignmentRecord`."""
+
+    steps: Sequence[_Step] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learned:
+    """What ``prepare`` returned, as far as reports show it."""
+
+    persona: str | None = None
+    persona_initial: str | None = None
+    alignment: _Alignment | None = None
+    agent_runs: int = 0
+
+
+def _decode(run: records.Run, record: records.PrepareRecord) -> _Learned:
+    try:
+        return decode(_Learned, record.learned or {})
+    except FieldError as error:
+        raise DataError(
+            f"`{run.path / records.PREPARE}`, method {record.method!r} and user {record.user_id!r}: "
+            f"in `learned`: {error}; restore the file from a copy, or run again into another folder"
+        ) from error
 
 
 def _facts(run: records.Run, queries_with_gold: int) -> list[tuple[str, str]]:

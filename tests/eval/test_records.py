@@ -208,7 +208,7 @@ def test_file_as_run_folder_is_refused(tmp_path: Path, manifest: Manifest) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot read"),
+        ("{", "is not JSON"),
         ("[]", "must hold an object, got list"),
         ('{"schema": 2}', "has schema 2, but this version reads up to 1: update personaagent"),
         ('{"schema": "two"}', "has schema 'two', but"),
