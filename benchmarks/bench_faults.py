@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -151,7 +152,8 @@ KINDS: dict[str, Kind] = {
     "body is empty": always(Reply(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")),
     "body is HTML": always(
         Reply(
-            raw=f"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {len(HTML)}\r\n\r\n{HTML}".encode()
+            raw=f"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n"
+            f"content-length: {len(HTML)}\r\n\r\n{HTML}".encode()
         )
     ),
     "body is cut": always(Reply(raw=b'HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"id": "c", "choi')),
@@ -322,41 +324,38 @@ def run(
     return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
 
-def prepare(folder: Path, command: str) -> tuple[Path, tuple[object, ...]]:
-    """Make a home and return it with the command's arguments."""
+def arguments_of(command: str, folder: Path) -> tuple[object, ...]:
+    """Return the command line of a command."""
+    model = ("--model", "openai/gpt-4o-mini")
+    if command == "eval run":
+        where = ("--task", "LaMP-4", "--data", folder / "data", "--method", "direct,personaagent")
+        return ("eval", "run", *where, "--out", folder / "run", "--set", "wikipedia=false", *model)
+    words = ("ask", "ana", "a drink?") if command == "ask" else ("align", "ana")
+    return (*words, "--no-wikipedia", *model)
+
+
+def make_template(folder: Path, command: str) -> None:
+    """Make the folder that every run of a command starts from: a home with one user, and data."""
     home = folder / "home"
     home.mkdir(parents=True)
     rows = [{"user_id": "ana", "query": f"drink {n}?", "response": "tea"} for n in range(4)]
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    run(home, "users", "import", folder / "history.jsonl")
-    model = ("--model", "openai/gpt-4o-mini")
-    if command == "eval run":
-        profile = [{"id": f"1{n}", "title": "Milk is dear", "text": "Milk costs more."} for n in range(3)]
-        ask = "Generate a headline for the following article: Bread is dear."
-        data = folder / "data"
-        data.mkdir()
-        questions = [{"id": f"{n}0", "input": ask, "profile": profile} for n in (1, 2)]
-        golds = {"task": "LaMP_4", "golds": [{"id": f"{n}0", "output": "Bread costs more"} for n in (1, 2)]}
-        (data / "dev_questions.json").write_text(json.dumps(questions), encoding="utf-8")
-        (data / "dev_outputs.json").write_text(json.dumps(golds), encoding="utf-8")
-        where = (
-            "--task",
-            "LaMP-4",
-            "--data",
-            data,
-            "--method",
-            "direct,personaagent",
-            "--out",
-            folder / "run",
-        )
-        return home, ("eval", "run", *where, "--set", "wikipedia=false", *model)
+    code, _, err = run(home, "users", "import", folder / "history.jsonl")
+    if code != 0:
+        raise SystemExit(f"cannot prepare the store: {err}")
+    profile = [{"id": f"1{n}", "title": "Milk is dear", "text": "Milk costs more."} for n in range(3)]
+    ask = "Generate a headline for the following article: Bread is dear."
+    data = folder / "data"
+    data.mkdir()
+    questions = [{"id": f"{n}0", "input": ask, "profile": profile} for n in (1, 2)]
+    golds = {"task": "LaMP_4", "golds": [{"id": f"{n}0", "output": "Bread costs more"} for n in (1, 2)]}
+    (data / "dev_questions.json").write_text(json.dumps(questions), encoding="utf-8")
+    (data / "dev_outputs.json").write_text(json.dumps(golds), encoding="utf-8")
     if command == "align":
         # A persona and a profile exist already, from a healthy provider.
         server = Server(KINDS["good"])
-        run(home, "ask", "ana", "a drink?", "--no-wikipedia", *model, address=server.address)
+        run(home, *arguments_of("ask", folder), address=server.address)
         server.close()
-    words = ("ask", "ana", "a drink?") if command == "ask" else ("align", "ana")
-    return home, (*words, "--no-wikipedia", *model)
 
 
 def texts_of(home: Path, folder: Path) -> Iterator[tuple[str, str]]:
@@ -364,7 +363,7 @@ def texts_of(home: Path, folder: Path) -> Iterator[tuple[str, str]]:
     path = home / "users.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
         for table, column in (("personas", "text"), ("profiles", "profile"), ("steps", "data")):
-            for (value,) in db.execute(f"SELECT {column} FROM {table}"):
+            for (value,) in db.execute(f"SELECT {column} FROM pa_{table}"):
                 yield from ((table, text) for text in _strings(value))
     answers = folder / "run" / "answers.jsonl"
     if answers.exists():
@@ -390,11 +389,12 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def attempt(kind: str, command: str) -> Outcome:
+def attempt(kind: str, command: str, template: Path) -> Outcome:
     """Run one command under one kind of fault and check what it left."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        home, arguments = prepare(folder, command)
+        folder = Path(name) / "copy"
+        shutil.copytree(template, folder)
+        home, arguments = folder / "home", arguments_of(command, folder)
         server = Server(KINDS[kind])
         started = time.perf_counter()
         code, out, err = run(home, *arguments, address=server.address)
@@ -412,9 +412,9 @@ def attempt(kind: str, command: str) -> Outcome:
         with contextlib.closing(sqlite3.connect(home / "users.db")) as db:
             if db.execute("PRAGMA integrity_check").fetchone() != ("ok",):
                 problems.append("store damaged")
-            if db.execute("SELECT count(*) FROM interactions").fetchone() != (4,):
+            if db.execute("SELECT count(*) FROM pa_interactions").fetchone() != (4,):
                 problems.append("interactions lost")
-            if db.execute("SELECT count(*) FROM alignments WHERE status = 'running'").fetchone() != (0,):
+            if db.execute("SELECT count(*) FROM pa_alignments WHERE status = 'running'").fetchone() != (0,):
                 problems.append("alignment left running")
         for place, text in texts_of(home, folder):
             low = text.lower()
@@ -438,11 +438,15 @@ def main() -> None:
     options = parser.parse_args()
     pairs = [(kind, command) for kind in options.kinds.split(",") for command in options.commands.split(",")]
     started = time.perf_counter()
-    with ThreadPoolExecutor(options.workers) as pool:
-        outcomes = list(pool.map(lambda pair: attempt(*pair), pairs))
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.workers) as pool:
+        templates = {command: Path(name) / command for command in options.commands.split(",")}
+        for command, template in templates.items():
+            make_template(template, command)
+        outcomes = list(pool.map(lambda pair: attempt(*pair, templates[pair[1]]), pairs))
     if options.markdown:
         print(
-            "| reply | command | exit | requests | seconds | problems | last line |\n|---|---|--:|--:|--:|---|---|"
+            "| reply | command | exit | requests | seconds | problems | last line |\n"
+            "|---|---|--:|--:|--:|---|---|"
         )
         for o in outcomes:
             line = o.line.replace("|", "/")

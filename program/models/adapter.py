@@ -338,11 +338,15 @@ class ProgramAdapter(dspy.Adapter):  # type: ignore[misc]
             except AdapterParseError as error:
                 reply = error.lm_response if isinstance(error.lm_response, str) else ""
                 raise _explain_unusable(signature, exchange, reply) or error from error
-            except (AttributeError, IndexError, KeyError, TypeError) as error:
+            except RecursionError as error:
+                raise UnusableReply(signature, "the reply is nested too deeply") from error
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
                 # A reply without choices, or with other types than the protocol's, ends there in DSPy.
                 if exchange.entries or not _from_dspy(error):
                     raise
                 raise UnusableReply(signature, "the reply has no message") from error
+            if not outputs:
+                raise UnusableReply(signature, "the reply has no message")
             if unusable := _unusable_finish(exchange):
                 raise UnusableReply(signature, unusable)
             fields = [_usable_fields(signature, output) for output in outputs]

@@ -308,6 +308,18 @@ def test_a_refusal_inside_an_action_is_unusable() -> None:
         ask(make_lm(lambda request, number: reply), Step)
 
 
+def test_deep_json_is_unusable_and_costs_no_recursion() -> None:
+    with pytest.raises(UnusableReply, match="nested too deeply|empty|not language"):
+        ask(make_lm(lambda request, number: "[" * 60_000), Pick)
+
+
+def test_a_reply_without_choices_is_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make_lm(lambda request, number: "x")
+    monkeypatch.setattr("program.models.adapter.call_with_patience", lambda call, retries: [])
+    with pytest.raises(UnusableReply, match="no message"):
+        ask(lm)
+
+
 def test_an_error_of_our_own_is_not_hidden_as_a_bad_reply() -> None:
     class Broken(dspy.ChatAdapter):  # type: ignore[misc]
         def parse(self, signature: Any, completion: str) -> dict[str, Any]:
