@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from eval.contracts import Failed
-from eval.data.defects import check_summary
 from program import json_text
 from program.errors import DataError
 from program.plain import FieldError, decode
@@ -268,10 +267,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read a run folder's manifest; raises `DataError` like `read_run`."""
     file = path / MANIFEST
     content = _read_json(file, "a run folder; make one with `personaagent eval run --out`")
-    manifest = _decode(Manifest, content, f"`{file}` is not the manifest of a run", strict=True)
-    data = _decode(_Data, manifest.data, f"`{file}` is not the manifest of a run: in `data`")
-    check_summary(data.defects_in_files, f"`{file}`")
-    return manifest
+    return _decode(Manifest, content, f"`{file}` is not the manifest of a run", strict=True)
 
 
 def read_sweep(path: Path) -> SweepManifest | None:
@@ -300,23 +296,6 @@ T = TypeVar("T")
 R = TypeVar("R", QueryRecord, PrepareRecord, AnswerRecord)
 
 _ADVICE = "restore the file from a copy, or run again into another folder"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _DataFile:
-    """One file of a data set, as far as reports read it."""
-
-    name: str
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Data:
-    """The manifest of a data set, as far as reports read it."""
-
-    files: Sequence[_DataFile] = ()
-    selection: Mapping[str, Any] = field(default_factory=dict)
-    defects_in_files: Sequence[Any] = field(default_factory=list)
 
 
 def _records(path: Path, kind: type[R]) -> Iterator[R]:

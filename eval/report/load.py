@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from eval.report.data import (
     Sweep,
     SweepPoint,
 )
+from eval.report.stored import Learned, StoredData, StoredFeedback, StoredStep, read_data, read_learned
 from program.errors import DataError
-from program.plain import FieldError, decode
 from program.task import get_task
 
 _NOT_RUN = "not attempted"
@@ -77,6 +76,7 @@ def _sort_numbers(points: Sequence[tuple[str, records.Run]]) -> Sequence[tuple[s
 
 def _report_run(run: records.Run, pseudonyms: Mapping[str, str]) -> ReportRun:
     manifest = run.manifest
+    data = read_data(run)
     queries = [query for query in run.queries if query.gold is not None]
     if not queries:
         raise DataError(f"`{run.path}` has no query with a gold, so there is nothing to score")
@@ -85,10 +85,10 @@ def _report_run(run: records.Run, pseudonyms: Mapping[str, str]) -> ReportRun:
         lamp_like=not manifest.official,
         model=str(manifest.model.get("name", "")),
         methods=[_method_run(run, label, queries, pseudonyms) for label in run.labels],
-        facts=_facts(run, len(queries)),
+        facts=_facts(run, data, len(queries)),
         defects=[
             f"{defect['kind']}: {defect['count']} times ({defect['meaning']})"
-            for defect in manifest.data.get("defects_in_files", ())
+            for defect in data.defects_in_files
         ],
     )
 
@@ -98,7 +98,7 @@ def _method_run(
 ) -> MethodRun:
     entry = run.manifest.methods[label]
     prepared = {user: record for (method, user), record in run.prepared.items() if method == label}
-    learned = {user: _decode(run, record) for user, record in prepared.items()}
+    learned = {user: read_learned(run, record) for user, record in prepared.items()}
     return MethodRun(
         name=label,
         family=entry.name,
@@ -134,7 +134,7 @@ def _answer_row(
     )
 
 
-def _persona(user: str, final: str, learned: _Learned) -> Persona:
+def _persona(user: str, final: str, learned: Learned) -> Persona:
     steps = learned.alignment.steps if learned.alignment else ()
     return Persona(
         user=user,
@@ -144,11 +144,11 @@ def _persona(user: str, final: str, learned: _Learned) -> Persona:
     )
 
 
-def _persona_update(step: _Step) -> PersonaUpdate:
+def _persona_update(step: StoredStep) -> PersonaUpdate:
     entries = {entry.interaction_id: entry for entry in step.feedback}
     feedback = []
     for rollout in step.simulations:
-        entry = entries.get(rollout.interaction_id, _Feedback(interaction_id=rollout.interaction_id))
+        entry = entries.get(rollout.interaction_id, StoredFeedback(interaction_id=rollout.interaction_id))
         feedback.append(
             RolloutFeedback(
                 query=rollout.query,
@@ -166,82 +166,14 @@ def _persona_update(step: _Step) -> PersonaUpdate:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Rollout:
-    """An `optimizers.record.Rollout` that was saved as plain data, as far as reports show it."""
-
-    interaction_id: str
-    query: str
-    truth: str
-    answer: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Feedback:
-    """An `optimizers.record.Feedback`."""
-
-    interaction_id: str
-    text: str | None = None
-    skipped: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Decision:
-    """An `optimizers.contracts.Decision`."""
-
-    accept: bool
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Step:
-    """An `optimizers.record.AlignmentStep`."""
-
-    persona_before: str
-    candidate: str
-    simulations: Sequence[_Rollout]
-    feedback: Sequence[_Feedback]
-    decision: _Decision
-    note: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Alignment:
-    """An `optimizers.record.AlignmentRecord`."""
-
-    steps: Sequence[_Step] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Learned:
-    """What ``prepare`` returned, as far as reports show it."""
-
-    persona: str | None = None
-    persona_initial: str | None = None
-    alignment: _Alignment | None = None
-    agent_runs: int = 0
-
-
-def _decode(run: records.Run, record: records.PrepareRecord) -> _Learned:
-    try:
-        return decode(_Learned, record.learned or {})
-    except FieldError as error:
-        raise DataError(
-            f"`{run.path / records.PREPARE}`, method {record.method!r} and user {record.user_id!r}: "
-            f"in `learned`: {error}; restore the file from a copy, or run again into another folder"
-        ) from error
-
-
-def _facts(run: records.Run, queries_with_gold: int) -> list[tuple[str, str]]:
+def _facts(run: records.Run, data: StoredData, queries_with_gold: int) -> list[tuple[str, str]]:
     manifest = run.manifest
-    data = manifest.data
     facts = [
         ("Command", manifest.command),
         ("Task", manifest.task),
         ("Data", "LaMP's own files" if manifest.official else "LaMP-like: not LaMP's own files"),
-        *((f"File {file['name']}", f"SHA-256 {file['sha256']}") for file in data.get("files", ())),
-        ("Selection", _flat(data.get("selection", {}))),
+        *((f"File {file.name}", f"SHA-256 {file.sha256}") for file in data.files),
+        ("Selection", _flat(data.selection)),
         ("Users", str(len({query.user_id for query in run.queries}))),
         ("Queries", f"{queries_with_gold} with a gold, of {len(run.queries)}"),
         ("Model", _flat(manifest.model) or "none: floors only"),
