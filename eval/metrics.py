@@ -1,4 +1,4 @@
-"""LaMP's corpus metrics (`eval/evaluation.py` of LaMP-Benchmark/LaMP), with unit and direction.
+"""LaMP's corpus metrics (`eval/evaluation.py` of LaMP-Benchmark/LaMP) and chrF, with unit and direction.
 
 A metric is a formula on sums over answers, so one definition gives both the corpus value and the
 values of a bootstrap over users. Intended differences from LaMP's scorer:
@@ -6,19 +6,23 @@ values of a bootstrap over users. Intended differences from LaMP's scorer:
 - ROUGE is the mean of per-answer F; LaMP takes the median of a random bootstrap of it.
 - A rating that crashes LaMP's scorer (``nan``, ``inf``, beyond 32 bits) counts as unparsable.
 - An empty list of answers is an error, not 0.0.
+
+ROUGE reads the letters a to z and digits only, so texts in other scripts score 0. Tasks outside LaMP
+use ``chrf``, which is also what alignment optimizes (`Text.agreement`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from eval.tasks.base import LampTask
-from program.answers import fits, rouge_scorer
+from program.answers import chrf, fits
 from program.errors import ConfigError, DataError
 from program.task import Task
 
@@ -214,11 +218,23 @@ def _squared(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
     return _distance(prediction, gold) ** 2, 1
 
 
+@lru_cache(maxsize=1)
+def _rouge_scorer() -> Any:
+    # LaMP's settings: no stemming.
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
+
+
 def _rouge(key: str) -> Callable[[str, str, LampTask], Sequence[float]]:
     def terms(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
-        return rouge_scorer().score(gold.strip(), prediction.strip())[key].fmeasure, 1
+        return _rouge_scorer().score(gold.strip(), prediction.strip())[key].fmeasure, 1
 
     return terms
+
+
+def _chrf(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
+    return chrf(prediction, gold), 1
 
 
 def _invalid(prediction: str, gold: str, task: LampTask) -> Sequence[float]:
@@ -237,6 +253,7 @@ METRICS = _by_name(
         Metric("rmse", "RMSE", "stars", "lower", _squared, _root_mean),
         Metric("rouge-1", "ROUGE-1", "share", "higher", _rouge("rouge1"), _mean),
         Metric("rouge-L", "ROUGE-L", "share", "higher", _rouge("rougeL"), _mean),
+        Metric("chrf", "chrF", "share", "higher", _chrf, _mean),
         Metric("invalid", "Invalid", "share", "lower", _invalid, _mean),
     ]
 )

@@ -107,7 +107,7 @@ FREE_TEXT = Task(
     answer=Text(),
     read_item=_plain_item,
     read_query=str.strip,
-    metrics=("rouge-L",),
+    metrics=("chrf", "rouge-L"),
 )
 """The task of users imported without one: any request, any text."""
 

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from textwrap import dedent
+
 from program.memory.interaction import Interaction
-from program.text import one_line
+from program.text import cut, one_line
 from program.tools.base import ToolContext
+
+_INDENT = "    "
 
 
 def search_memory(context: ToolContext, query: str) -> str:
     """Find this user's own past interactions most like the query, each with the user's true response.
 
-    One line for each, best match first: number, date, response, then the request it answered. The
-    response comes first so that no cut can lose it and a small model has it where it looks.
+    One item for each, best match first: number, date, response, then the request it answered. The
+    response comes first so that no cut can lose it and a small model has it where it looks. Texts keep
+    their lines, which are indented: no text can pose as another item or as a heading of a prompt.
     """
     matches = context.memory.search(query, context.k, before=context.before, exclude=context.exclude)
     if not matches:
         return "No past interaction of this user was found."
-    return "\n".join(f"{number}. {_line(item, context)}" for number, item in enumerate(matches, 1))
+    return "\n".join(f"{number}. {_render(item, context)}" for number, item in enumerate(matches, 1))
 
 
-def _line(item: Interaction, context: ToolContext) -> str:
+def _render(item: Interaction, context: ToolContext) -> str:
     date = f"{item.timestamp:%Y-%m-%d} " if item.timestamp else ""
-    response, query = (one_line(text, context.max_chars) for text in (item.response, item.query))
-    return f"{date}{context.response_noun}: {response} | {query}"
+    response, query = (_shorten(text, context.max_chars) for text in (item.response, item.query))
+    separator = "\n  | " if "\n" in response else " | "
+    return f"{date}{context.response_noun}: {response}{separator}{query}"
+
+
+def _shorten(text: str, max_chars: int) -> str:
+    """Return a text of one line with single spaces, one of several lines with all but the first indented."""
+    lines = text.strip().splitlines()
+    if len(lines) <= 1:
+        return one_line(text, max_chars)
+    first, *others = dedent("\n".join(text.splitlines())).strip().splitlines()
+    return cut("\n".join([first, *(f"{_INDENT}{line}".rstrip() for line in others)]), max_chars)

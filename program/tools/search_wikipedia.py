@@ -19,6 +19,7 @@ import requests
 
 from program.errors import ConfigError
 from program.text import one_line
+from program.text_safety import repair
 from program.tools.base import Tool
 from program.tools.toolset import ToolError
 
@@ -44,7 +45,7 @@ class WikipediaSearch:
 
     Args:
         cache_dir: Folder for the cache, in a subfolder ``wikipedia`` that only this account can read.
-        base_url: The ``api.php`` of the wiki.
+        base_url: The ``api.php`` of the wiki; ``https://ru.wikipedia.org/w/api.php`` is the Russian one.
         timeout: Seconds to wait for a reply; no retry starts later.
         retries: Maximum number of retries after status 429 or 5xx or a lost connection.
         max_chars: Maximum length of the text, in characters, shared equally by the articles.
@@ -98,7 +99,8 @@ class WikipediaSearch:
         Raises:
             ToolError: The query is empty, the wiki is unreachable, or it rejected the search.
         """
-        words = one_line(query, _MAX_QUERY)
+        # Half of a surrogate pair cannot be sent.
+        words = one_line(repair(query), _MAX_QUERY)
         if not words:
             raise ToolError("The Wikipedia search needs at least one word.")
         self._open()

@@ -216,7 +216,8 @@ def test_ranking_equals_rank_bm25_on_real_histories(lamp_like: Path) -> None:
     users = json.loads((lamp_like / "LaMP_2M_like" / "user_top_100_history.json").read_text(encoding="utf-8"))
     for user in users[:5]:
         texts = [item["description"] for item in user["profile"]]
-        memory = EpisodicMemory("ann", [interaction(n, text) for n, text in enumerate(texts)])
+        history = [interaction(n, text) for n, text in enumerate(texts)]
+        memory = EpisodicMemory("ann", history, retrieval="lamp-bm25")
         library = BM25Okapi([text.split() for text in texts])
         for query in user["query"][:5]:
             text = query["input"].partition("description:")[2]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from program.errors import ConfigError
-from program.memory.retrieval import Bm25, Dense, Hybrid, Recency, make_retriever
+from program.memory.retrieval import Bm25, Dense, Hybrid, LampBm25, Recency, make_retriever
 
 WORDS = ["a", "b", "c", "d", "A", "the"]
 texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), min_size=1, max_size=12)
@@ -31,14 +31,14 @@ class Fixed:
 
 
 def test_bm25_equals_scores_computed_by_hand() -> None:
-    bm25 = Bm25()
+    bm25 = LampBm25()
     bm25.extend(["cat sat", "dog sat", "fox"])
     # idf = ln(2.5 / 1.5); norm = 1.5 * (0.25 + 0.75 * 2 / (5 / 3)) = 1.725; 0.510826 * 2.5 / 2.725
     assert bm25.scores("cat") == pytest.approx([0.468648, 0.0, 0.0], abs=1e-6)
 
 
 def test_bm25_is_sensitive_to_case_and_punctuation() -> None:
-    bm25 = Bm25()
+    bm25 = LampBm25()
     bm25.extend(["Cat.", "dog", "fox"])
     assert not bm25.scores("cat").any()
     assert bm25.scores("Cat.")[0] > 0
@@ -50,7 +50,7 @@ def test_bm25_is_sensitive_to_case_and_punctuation() -> None:
 def test_bm25_equals_rank_bm25_for_any_sequence_of_extensions(corpus: list[str], query: list[str]) -> None:
     expected = BM25Okapi([text.split() for text in corpus]).get_scores(query)
     for cuts in ((), (1,), tuple(range(len(corpus)))):
-        bm25 = Bm25()
+        bm25 = LampBm25()
         for start, stop in zip((0, *cuts), (*cuts, len(corpus)), strict=True):
             bm25.extend(corpus[start:stop])
             bm25.scores("a b")
@@ -59,7 +59,7 @@ def test_bm25_equals_rank_bm25_for_any_sequence_of_extensions(corpus: list[str],
 
 @pytest.mark.parametrize("corpus", [[], [""], ["", " \n"]])
 def test_bm25_scores_texts_without_words_zero(corpus: list[str]) -> None:
-    bm25 = Bm25()
+    bm25 = LampBm25()
     bm25.extend(corpus)
     assert bm25.scores("word").tolist() == [0.0] * len(corpus)
 
@@ -69,7 +69,7 @@ def test_bm25_is_three_times_as_fast_as_rank_bm25() -> None:
     vocabulary = [f"w{n}" for n in range(3000)]
     corpus = [" ".join(rng.choices(vocabulary, k=50)) for _ in range(1000)]
     library = BM25Okapi([text.split() for text in corpus])
-    ours = Bm25()
+    ours = LampBm25()
     ours.extend(corpus)
     ours.scores("w1")
 
@@ -119,6 +119,7 @@ def test_hybrid_extends_both_sides() -> None:
 
 def test_make_retriever_returns_a_new_object_for_each_call() -> None:
     assert isinstance(make_retriever("bm25"), Bm25)
+    assert type(make_retriever("lamp-bm25")) is LampBm25
     assert isinstance(make_retriever("recency"), Recency)
     assert make_retriever("bm25") is not make_retriever("bm25")
 
@@ -191,7 +192,7 @@ def test_hybrid_ranks_a_negative_lexical_score_as_a_match() -> None:
 
 @given(corpus=texts, query=st.lists(st.sampled_from(WORDS)))
 def test_bm25_scores_are_zero_exactly_without_a_common_word(corpus: list[str], query: list[str]) -> None:
-    bm25 = Bm25()
+    bm25 = LampBm25()
     bm25.extend(corpus)
     for text, score in zip(corpus, bm25.scores(" ".join(query)), strict=True):
         if not set(text.split()) & set(query):
@@ -199,6 +200,6 @@ def test_bm25_scores_are_zero_exactly_without_a_common_word(corpus: list[str], q
 
 
 def test_bm25_ignores_words_that_no_text_has() -> None:
-    bm25 = Bm25()
+    bm25 = LampBm25()
     bm25.extend(["red apple", "blue sky", "green leaf"])
     assert bm25.scores("red zebra").tolist() == bm25.scores("red").tolist()

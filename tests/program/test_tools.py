@@ -88,7 +88,7 @@ TOOLS = ToolSet([Tool.of(tool) for tool in (search_memory, add, breaks, gives_up
 def test_memory_search_shows_number_date_response_and_request() -> None:
     assert search_memory(replace(CONTEXT, k=2), "robot") == (
         "1. 2015-03-03 tag: dystopia | a robot hunts androids xxxxxx…\n"
-        "2. 2015-03-01 tag: sci-fi | a robot falls in love"
+        "2. 2015-03-01 tag: sci-fi | a robot\n    falls in love"
     )
 
 
@@ -415,13 +415,14 @@ def test_observation_never_exceeds_its_limit(text: str, max_chars: int) -> None:
 
 
 @given(query=st.text(max_size=80), response=st.text(max_size=80))
-def test_memory_search_shows_each_interaction_in_one_line(query: str, response: str) -> None:
+def test_memory_search_shows_each_interaction_from_the_margin_and_its_lines_indented(
+    query: str, response: str
+) -> None:
     item = Interaction(id="1", user_id="ann", query=query, response=response)
     text = search_memory(replace(CONTEXT, memory=EpisodicMemory("ann", [item, replace(item, id="2")])), "x")
-    first, second = text.split("\n")
-    assert first.startswith("1. tag: ")
-    assert second.startswith("2. tag: ")
-    assert len(first) <= len("1. tag:  | ") + 2 * CONTEXT.max_chars
+    margin = [line for line in text.split("\n") if line and not line.startswith("  ")]
+    assert [line[:8] for line in margin] == ["1. tag: ", "2. tag: "]
+    assert len(text) <= 2 * (len("1. tag: \n  | ") + 2 * CONTEXT.max_chars)
 
 
 def strict_format(tools: ToolSet) -> dict[str, Any]:

@@ -1,74 +1,53 @@
-"""BM25 as in LaMP: rank-bm25's `BM25Okapi` over words split at white space, case-sensitive."""
+"""BM25 for any language: words in any script, without case and punctuation."""
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from rank_bm25 import BM25Okapi
+
+from program.memory.retrieval.lamp_bm25 import LampBm25
+from program.memory.retrieval.words import split_words
 
 
-class Bm25(BM25Okapi):  # type: ignore[misc]  # rank-bm25 has no types
-    """A `Retriever` with the scores of a new `BM25Okapi` over all texts, bit for bit.
+class Bm25(LampBm25):
+    """A `Retriever` over the words of `split_words`.
 
-    Counts and idf come from the library. We add an inverted index, so that a query costs only its
-    own words and the index can grow. A word of most texts can have a negative score (rank-bm25's
-    floor on idf); a text without a word of the query scores zero.
+    Texts equal to the query score highest. All other texts with a word of the query score above zero,
+    also in a history of a few texts (Lucene's idf; rank-bm25's is zero or negative there), and texts
+    without one score zero.
 
-    Source: LaMP's retrieval, defaults k1 = 1.5, b = 0.75, epsilon = 0.25.
+    Example:
+        >>> bm25 = Bm25()
+        >>> bm25.extend(["Sushi, please!", "寿司を食べたい"])
+        >>> int(bm25.scores("sushi").argmax()), int(bm25.scores("寿司").argmax())
+        (0, 1)
     """
 
     def __init__(self) -> None:
-        self._texts_with: Counter[str] = Counter()
-        self._postings: dict[str, tuple[array[int], array[float]]] = defaultdict(
-            lambda: (array("q"), array("d"))
-        )
-        self._norms: npt.NDArray[np.float64] | None = None
-        super().__init__([])
+        super().__init__()
+        self._hashes = array("q")
 
-    def _initialize(self, corpus: Sequence[Sequence[str]]) -> dict[str, int]:
-        # The library divides by the number of texts, which must not be 0.
-        return super()._initialize(corpus) if corpus else {}
-
-    def _calc_idf(self, nd: dict[str, int]) -> None:
-        # The library divides by the number of words, which must not be 0.
-        if nd:
-            super()._calc_idf(nd)
+    def split(self, text: str) -> list[str]:
+        """Return the words of a text or a query."""
+        return split_words(text)
 
     def extend(self, texts: Sequence[str]) -> None:
         """Add texts; the next query recomputes idf and length norms."""
-        first = self.corpus_size
-        self._texts_with.update(self._initialize([text.split() for text in texts]))
-        for number, frequencies in enumerate(self.doc_freqs, first):
-            for word, count in frequencies.items():
-                numbers, counts = self._postings[word]
-                numbers.append(number)
-                counts.append(count)
-        self.doc_freqs.clear()
-        self._norms = None
+        super().extend(texts)
+        self._hashes.extend(hash(text.strip()) for text in texts)
 
     def scores(self, query: str) -> npt.NDArray[np.float64]:
         """Return one score for each text."""
-        return self.get_scores(query.split())
-
-    def get_scores(self, query: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return the library's scores for a list of words."""
-        norms = self._refresh() if self._norms is None else self._norms
-        scores = np.zeros(self.corpus_size)
-        for word in query:
-            if word in self._postings:
-                numbers, counts = (np.frombuffer(part, part.typecode) for part in self._postings[word])
-                scores[numbers] += self.idf[word] * (counts * (self.k1 + 1) / (counts + norms[numbers]))
+        scores = super().scores(query)
+        equal = np.frombuffer(self._hashes, np.int64) == hash(query.strip())
+        scores[equal] = scores.max(initial=0.0) + 1.0
         return scores
 
-    def _refresh(self) -> npt.NDArray[np.float64]:
-        self._calc_idf(self._texts_with)
-        lengths: npt.NDArray[Any] = np.array(self.doc_len)
-        # The library averages only over the texts of the last `extend`.
-        self.avgdl = lengths.sum() / max(self.corpus_size, 1)
-        self._norms = self.k1 * (1 - self.b + self.b * lengths / (self.avgdl or 1.0))
-        return self._norms
+    def _calc_idf(self, nd: Mapping[str, int]) -> None:
+        self.idf = {
+            word: math.log(1 + (self.corpus_size - texts + 0.5) / (texts + 0.5)) for word, texts in nd.items()
+        }

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from program.memory.retrieval.encoder import load_encoder
+from program.text_safety import repair
 
 
 class Encoder(Protocol):
@@ -23,7 +24,8 @@ class Encoder(Protocol):
 class Dense:
     """A `Retriever` that scores by cosine similarity to the query, in [-1, 1].
 
-    Equal texts are encoded once and have exactly equal scores.
+    Equal texts are encoded once and have exactly equal scores. No other text scores as high as one
+    equal to the query, because words that an encoder does not know are all the same to it.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -45,7 +47,7 @@ class Dense:
         """Add texts; only new ones are encoded."""
         new = [text for text in dict.fromkeys(texts) if text not in self._row_of]
         if new:
-            vectors = self._encoder.encode(new)
+            vectors = self._encode(new)
             self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
             self._row_of.update((text, row) for row, text in enumerate(new, len(self._row_of)))
         self._rows.extend(self._row_of[text] for text in texts)
@@ -54,5 +56,12 @@ class Dense:
         """Return the cosine similarity of each text to the query."""
         if self._vectors is None:
             return np.zeros(0)
-        similarities: npt.NDArray[np.float32] = self._vectors @ self._encoder.encode([query])[0]
-        return similarities.astype(np.float64)[self._rows]
+        similarities = (self._vectors @ self._encode([query])[0]).astype(np.float64)
+        row = self._row_of.get(query)
+        if row is not None and np.count_nonzero(similarities >= similarities[row]) > 1:
+            similarities[row] = np.nextafter(similarities.max(), np.inf)
+        return similarities[self._rows]
+
+    def _encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        # Tokenizers refuse half of a surrogate pair.
+        return self._encoder.encode([repair(text) for text in texts])
