@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import personaagent
 from program import files, json_text
 from program.errors import DataError, StoreError, UnknownTaskError
 from program.store import UserStore
@@ -309,6 +311,12 @@ class TestCsv:
         report = self.import_text(store, tmp_path, text, format="csv", skip_bad=True)
         assert [(bad.where, report.users) for bad in report.skipped] == [("line 4", 2)]
         assert problem in report.skipped[0].problem
+
+    def test_line_that_tells_excel_the_delimiter_is_no_header(self, store: UserStore, tmp_path: Path) -> None:
+        text = "\ufeffsep=;\r\nuser_id;query;response\r\nann;tea, or coffee?;tea\r\nann;b\r\n"
+        report = self.import_text(store, tmp_path, text, skip_bad=True)
+        assert [bad.where for bad in report.skipped] == ["line 4"]
+        assert store.interactions("ann")[0].query == "tea, or coffee?"
 
     def test_quote_that_is_never_closed_is_named(self, store: UserStore, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="line 3: opens a quote that is never closed"):
@@ -652,3 +660,19 @@ def test_import_resumes_after_an_interrupted_one(store: UserStore, tmp_path: Pat
         import_users(store, path, task="LaMP-2M", progress=interrupt)
     assert [user.user_id for user in store.users()] == ["a"]
     assert import_users(store, path, task="LaMP-2M").new == 2
+
+
+def test_command_warns_on_stderr_and_reads_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = json.dumps({"user_id": "ann", "messages": TURNS, "response": "Soup.", "timestamp": 4102444800})
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line.encode())))
+    monkeypatch.setattr(sys, "argv", ["personaagent", "users", "import", "-", "--json"])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        personaagent.main()
+    out, err = capsys.readouterr()
+    assert not caught.value.code
+    assert json.loads(out) == {"users": 1, "interactions": 1, "new": 1, "skipped": 0}
+    assert "warning: 1 interactions have a `timestamp` in the future" in err
+    assert "warning: 1 queries are the last `user` turn of `messages`" in err

@@ -41,7 +41,7 @@ def open_reader(source: TextFile, layout: Format, task: Task) -> Reader:
     if begins == "jsonl":
         return RecordReader(source, JsonLines(source), task)
     if begins == "csv":
-        if layout == "auto" and find_delimiter(start.partition(b"\n")[0]) is None:
+        if layout == "auto" and find_delimiter(start) is None:
             raise DataError(
                 f"`{source.name}` is neither JSONL nor a JSON list, nor a table whose header has `user_id`; "
                 f"it starts with {start[:20]!r}"

@@ -31,13 +31,15 @@ class CsvRows:
 
     def __init__(self, source: TextFile) -> None:
         self._source = source
-        number, position, first = next(
-            ((number, position, line) for number, position, line in source.lines() if line and line.strip()),
-            (0, source.start, b""),
+        headers = (
+            (number, position, line)
+            for number, position, line in source.lines()
+            if line and not _is_preamble(line)
         )
-        self._delimiter, self._names = _read_header(source.name, first or b"")
+        number, position, first = next(headers, (0, source.start, b""))
+        self._delimiter, self._names = _read_header(source.name, first)
         self._first = number
-        self._start = position + len(first or b"")
+        self._start = position + len(first)
 
     def scan(self) -> Iterator[tuple[Place, Mapping[str, object] | FieldError]]:
         """Yield the rows; a row begins at the line that is its number."""
@@ -90,13 +92,17 @@ class CsvRows:
         return record
 
 
-def find_delimiter(header: bytes) -> str | None:
-    """Return the delimiter of a header line that names ``user_id``, or ``None``."""
-    try:
-        text = header.decode()
-    except UnicodeDecodeError:
-        return None
-    return next((mark for mark in _DELIMITERS if "user_id" in _names(text, mark)), None)
+def find_delimiter(head: bytes) -> str | None:
+    """Return the delimiter with which the first lines of a file name ``user_id``, or ``None``."""
+    header = next((line for line in head.split(b"\n") if not _is_preamble(line)), b"")
+    return next(
+        (mark for mark in _DELIMITERS if "user_id" in _names(header.decode("utf-8", "replace"), mark)), None
+    )
+
+
+def _is_preamble(line: bytes) -> bool:
+    """Return whether a line before the header is empty, or tells Excel the delimiter."""
+    return not line.strip() or line.lower().startswith(b"sep=")
 
 
 def _read_header(file: str, line: bytes) -> tuple[str, list[str]]:
