@@ -146,15 +146,23 @@ def render(profile: Profile, *, recent: bool = True) -> str:
     return f"{facts}\n{profile.prose}" if profile.prose else facts
 
 
-def newest_within(history: Iterable[Interaction], max_tokens: int) -> list[Interaction]:
+def newest_within(
+    history: Iterable[Interaction], max_tokens: int, *, max_chars: int | None = None
+) -> list[Interaction]:
     """Return the newest interactions that fit in about ``max_tokens``, newest first.
 
     A token counts as four characters. The newest interaction is included even if it is longer.
+
+    Args:
+        history: Interactions in time order.
+        max_tokens: The size that they fit in.
+        max_chars: No text counts for more characters, because the reader cuts it; ``None`` for no limit.
     """
     newest: list[Interaction] = []
     remaining_chars = 4 * max_tokens
     for interaction in reversed(list(history)):
-        remaining_chars -= len(interaction.query) + len(interaction.response) + 8
+        lengths = [len(interaction.query), len(interaction.response)]
+        remaining_chars -= sum(lengths if max_chars is None else (min(n, max_chars) for n in lengths)) + 8
         if remaining_chars < 0 and newest:
             break
         newest.append(interaction)

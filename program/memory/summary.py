@@ -12,6 +12,7 @@ from program.memory.semantic import Profile, count_facts, newest_within, render_
 from program.models.adapter import program_adapter
 from program.spans import about, span
 from program.task import Task
+from program.text import cut
 from program.usage import reserve_call, stage
 
 MAX_ITEM_CHARS = 400
@@ -33,7 +34,13 @@ class SummarizeHistory(dspy.Signature):  # type: ignore[misc]
 
 
 def build_profile(
-    memory: Memory, task: Task, *, prose: bool | None = None, max_tokens: int = 1500, max_chars: int = 800
+    memory: Memory,
+    task: Task,
+    *,
+    prose: bool | None = None,
+    max_tokens: int = 1500,
+    max_chars: int = 800,
+    max_input_chars: int = 12_000,
 ) -> Profile:
     """Build a user's profile from the whole history (paper, section 2.1, f_s with prompt S_t).
 
@@ -44,6 +51,7 @@ def build_profile(
             attribute ``summarises`` is false.
         max_tokens: Approximate part of the history that the model reads, newest first.
         max_chars: Maximum length of the summary; a longer one is cut.
+        max_input_chars: Maximum length of a response that the model reads; a longer one is cut.
 
     Raises:
         BudgetExceededError: The call would exceed the budget.
@@ -64,8 +72,8 @@ def build_profile(
         prose = getattr(dspy.settings.lm, "summarises", True)
     if not prose or not history:
         return Profile(facts=facts)
-    newest = newest_within(history, max_tokens)
-    lines = [f"- {i.response}: {i.query[:MAX_ITEM_CHARS]}" for i in newest]
+    newest = newest_within(history, max_tokens, max_chars=max_input_chars)
+    lines = [f"- {cut(i.response, max_input_chars)}: {i.query[:MAX_ITEM_CHARS]}" for i in newest]
     with about(user_id=memory.user_id), span("profile"), stage("profile"), program_adapter():
         reserve_call()
         try:

@@ -88,7 +88,7 @@ TOOLS = ToolSet([Tool.of(tool) for tool in (search_memory, add, breaks, gives_up
 def test_memory_search_shows_number_date_response_and_request() -> None:
     assert search_memory(replace(CONTEXT, k=2), "robot") == (
         "1. 2015-03-03 tag: dystopia | a robot hunts androids xxxxxx…\n"
-        "2. 2015-03-01 tag: sci-fi | a robot\n    falls in love"
+        "2. 2015-03-01 tag: sci-fi | a robot\n     falls in love"
     )
 
 
@@ -422,7 +422,7 @@ def test_memory_search_shows_each_interaction_from_the_margin_and_its_lines_inde
     text = search_memory(replace(CONTEXT, memory=EpisodicMemory("ann", [item, replace(item, id="2")])), "x")
     margin = [line for line in text.split("\n") if line and not line.startswith("  ")]
     assert [line[:8] for line in margin] == ["1. tag: ", "2. tag: "]
-    assert len(text) <= 2 * (len("1. tag: \n  | ") + 2 * CONTEXT.max_chars)
+    assert len(text) <= 2 * (len("1. tag: \n  | ") + 2 * CONTEXT.max_chars) + 1
 
 
 def strict_format(tools: ToolSet) -> dict[str, Any]:

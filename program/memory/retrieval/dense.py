@@ -56,11 +56,12 @@ class Dense:
         """Return the cosine similarity of each text to the query."""
         if self._vectors is None:
             return np.zeros(0)
-        similarities = (self._vectors @ self._encode([query])[0]).astype(np.float64)
+        similarities: npt.NDArray[np.float64] = (self._vectors @ self._encode([query])[0]).astype(np.float64)
         row = self._row_of.get(query)
         if row is not None and np.count_nonzero(similarities >= similarities[row]) > 1:
             similarities[row] = np.nextafter(similarities.max(), np.inf)
-        return similarities[self._rows]
+        scores: npt.NDArray[np.float64] = similarities[self._rows]
+        return scores
 
     def _encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         # Tokenizers refuse half of a surrogate pair.

@@ -66,7 +66,7 @@ def split_words(text: str) -> list[str]:
     marked = unicodedata.normalize("NFKC", text).casefold().translate(_CHARACTERS)
     if _UNSPACED_MARK not in marked:
         return marked.split()
-    words = []
+    words: list[str] = []
     for chunk in marked.replace(_UNSPACED_MARK, "").split():
         # The pattern's group makes every second part a run of a script without spaces.
         for number, part in enumerate(_UNSPACED.split(chunk)):
@@ -78,4 +78,4 @@ def _grams(run: str) -> list[str]:
     if len(run) == 1:
         return [run]
     pairs = [run[start : start + 2] for start in range(len(run) - 1)]
-    return pairs + _SYLLABLE.findall(run)
+    return pairs + [str(syllable) for syllable in _SYLLABLE.findall(run)]
