@@ -17,6 +17,7 @@ from optimizers.record import Feedback, Rollout
 from program.agent import PersonaAgent
 from program.errors import AlignmentFailedError, ConfigError, UnparsableAnswerError
 from program.spans import span
+from program.text import cut
 from program.usage import stage
 
 T = TypeVar("T")
@@ -47,6 +48,8 @@ class AlignmentRun:
         self._prompt_model = prompt_model
         self._wait = wait
         self._batch: list[dspy.Example] = []
+        # Texts that were cut for the feedback of this step.
+        self._n_cut = 0
         # Rollouts by persona and interaction: a gate or a batch rule may need one again.
         self._rollouts: dict[tuple[str, str], Rollout] = {}
 
@@ -80,10 +83,17 @@ class AlignmentRun:
     async def textual_losses(self, rollouts: Sequence[Rollout]) -> list[Feedback]:
         """Return one feedback for each rollout that has an answer."""
         answered = [rollout for rollout in rollouts if rollout.score is not None]
+        self._n_cut = 0
         return await self._each(self._textual_loss(rollout) for rollout in answered)
 
     async def update(self, feedback: Sequence[Feedback]) -> tuple[str, str]:
         """Return the rewritten persona and a note; the old persona if there is no usable rewrite."""
+        candidate, note = await self._update(feedback)
+        limit = self.agent.context.settings.max_input_chars
+        cuts = f"feedback saw {self._n_cut} texts cut to {limit} characters" if self._n_cut else ""
+        return candidate, "; ".join(filter(None, (note, cuts)))
+
+    async def _update(self, feedback: Sequence[Feedback]) -> tuple[str, str]:
         persona = self.agent.persona
         texts = [item.text for item in feedback if item.text]
         if not texts:
@@ -174,14 +184,19 @@ class AlignmentRun:
             text = await self._ask(
                 "textual_loss",
                 TextualLoss,
-                question=f"{self.agent.context.task.question}\n{rollout.query}",
-                expected_answer=rollout.truth,
-                agent_response=rollout.answer,
+                question=f"{self.agent.context.task.question}\n{self._cut(rollout.query)}",
+                expected_answer=self._cut(rollout.truth),
+                agent_response=self._cut(rollout.answer),
             )
             trace.output(feedback=text)
         if text is None:
             return Feedback(interaction_id=rollout.interaction_id, skipped="unreadable twice")
         return Feedback(interaction_id=rollout.interaction_id, text=text)
+
+    def _cut(self, text: str) -> str:
+        shorter = cut(text, self.agent.context.settings.max_input_chars)
+        self._n_cut += shorter != text
+        return shorter
 
     async def _ask(self, stage_name: str, signature: Any, **inputs: str) -> str | None:
         return await ask_text(

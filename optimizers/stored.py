@@ -10,12 +10,17 @@ from optimizers.alignment import PersonaAlignment
 from optimizers.config import PAPER, AlignmentConfig
 from optimizers.trainset import examples
 from program.agent import PersonaAgent
+from program.home import home as default_home
 from program.loop import AgentSettings
-from program.session import open_session
+from program.session import Session
 from program.spans import about
 from program.store import UserStore
 from program.sync import run_now
+from program.text import one_line
+from program.tools import Tools, make_tools
 from program.usage import Budget
+
+_MAX_ERROR = 500
 
 
 def align_user(
@@ -28,6 +33,7 @@ def align_user(
     budget: Budget | None = None,
     negatives: Sequence[str] = (),
     wikipedia: bool = True,
+    tools: Tools = None,
     settings: AgentSettings | None = None,
 ) -> PersonaAgent:
     """Align a stored user with DSPy's configured model and save the new persona version.
@@ -44,6 +50,7 @@ def align_user(
         budget: Limits of this alignment.
         negatives: Wrong options for LaMP-1 (see `optimizers.examples`).
         wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
+        tools: Functions or tools beside the default ones; a `ToolSet` replaces those.
         settings: The agent's settings.
 
     Returns:
@@ -85,6 +92,7 @@ def align_user(
             wait=False,
             home=home,
             wikipedia=wikipedia,
+            tools=tools,
             settings=settings,
         )
     )
@@ -100,6 +108,7 @@ async def aalign_user(
     budget: Budget | None = None,
     negatives: Sequence[str] = (),
     wikipedia: bool = True,
+    tools: Tools = None,
     settings: AgentSettings | None = None,
 ) -> PersonaAgent:
     """Align a stored user like `align_user`; the rollouts of a batch run concurrently.
@@ -125,6 +134,7 @@ async def aalign_user(
         wait=True,
         home=home,
         wikipedia=wikipedia,
+        tools=tools,
         settings=settings,
     )
 
@@ -138,10 +148,20 @@ async def _align(
     budget: Budget | None,
     negatives: Sequence[str],
     wait: bool,
-    **session_settings: Any,
+    home: Path | None,
+    wikipedia: bool,
+    tools: Tools,
+    settings: AgentSettings | None,
 ) -> PersonaAgent:
-    session = open_session(store, user_id, **session_settings)
-    context = session.agent.context
+    session = Session(
+        store,
+        user_id,
+        tools=make_tools(tools, (home or default_home()) / "cache", wikipedia=wikipedia),
+        settings=settings,
+        learns=False,  # only an alignment that ends well has learned from new interactions
+    )
+    agent, version = session.agent, session.version
+    context = agent.context
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)
     alignment_id = store.start_alignment(user_id, config.as_dict())
     optimizer = PersonaAlignment(
@@ -151,15 +171,15 @@ async def _align(
         on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
     )
     try:
-        with about(persona_version=session.version.version):
+        with about(persona_version=version.version):
             if wait:
-                aligned: PersonaAgent = await optimizer.acompile(session.agent, trainset=trainset)
+                aligned: PersonaAgent = await optimizer.acompile(agent, trainset=trainset)
             else:
-                aligned = optimizer.compile(session.agent, trainset=trainset)
+                aligned = optimizer.compile(agent, trainset=trainset)
     except BaseException as error:  # an interrupt, too, must not leave the alignment open
-        store.fail_alignment(user_id, alignment_id, f"{type(error).__name__}: {error}")
+        store.fail_alignment(user_id, alignment_id, one_line(f"{type(error).__name__}: {error}", _MAX_ERROR))
         raise
-    changed = aligned.persona != session.agent.persona
+    changed = aligned.persona != agent.persona
     reason = aligned.alignment.steps[-1].decision.reason if aligned.alignment.steps else "no step"
     store.finish_alignment(
         user_id,

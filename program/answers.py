@@ -1,3 +1,4 @@
+# ruff: noqa: RUF002 - examples in other scripts
 """Answer types of tasks: one of some labels, a rating, or free text.
 
 A type gives the agent its output annotation, parses the model's text, and scores an answer against

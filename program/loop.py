@@ -27,6 +27,9 @@ class AgentSettings:
         min_actions: Fewest tool calls before an answer is accepted (the paper's persona asks for two).
         k: Interactions returned by one memory search.
         item_chars: Most characters shown of one interaction; at least 20.
+        max_input_chars: Most characters of a response in the profile's prompt, and of each text that
+            feedback is written from; longer ones are cut, so that one long text does not exceed what
+            the model takes. At least 200.
         conclude_apart: Always request the final answer in a separate call, with its type and hint, even
             if a step already gave one. Methods without steps ask the same question.
 
@@ -34,14 +37,16 @@ class AgentSettings:
         ConfigError: A value is out of range.
 
     Example:
-        >>> AgentSettings(max_steps=8, k=10)
-        AgentSettings(max_steps=8, min_actions=2, k=10, item_chars=300, conclude_apart=False)
+        >>> settings = AgentSettings(max_steps=8, k=10)
+        >>> settings.min_actions, settings.item_chars, settings.max_input_chars
+        (2, 300, 12000)
     """
 
     max_steps: int = 5
     min_actions: int = 2
     k: int = 4
     item_chars: int = 300
+    max_input_chars: int = 12_000
     conclude_apart: bool = False
 
     def __post_init__(self) -> None:
@@ -54,6 +59,8 @@ class AgentSettings:
             raise ConfigError(f"`k` must be at least 1, got {self.k!r}")
         if self.item_chars < 20:
             raise ConfigError(f"`item_chars` must be at least 20, got {self.item_chars!r}")
+        if self.max_input_chars < 200:
+            raise ConfigError(f"`max_input_chars` must be at least 200, got {self.max_input_chars!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

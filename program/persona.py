@@ -48,6 +48,19 @@ def initial_persona(profile: Profile) -> str:
     return normalize(_INITIAL.format(profile=render(profile, recent=False)))
 
 
+def is_initial(text: str) -> bool:
+    """Return whether a persona is an unchanged initial one, for some profile.
+
+    Example:
+        >>> from program.memory.semantic import Facts, Profile
+        >>> text = initial_persona(Profile(facts=Facts(interactions=6)))
+        >>> is_initial(text), is_initial(text + " Be brief.")
+        (True, False)
+    """
+    before, _, after = _INITIAL.partition("{profile}")
+    return text.startswith(before) and text.endswith(after)
+
+
 def normalize(text: str) -> str:
     """Return ``text`` as DSPy reads it back: `inspect.cleandoc`, repeated until nothing changes."""
     while (clean := inspect.cleandoc(text).strip()) != text:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from program.agent import AgentState, PersonaAgent
+from program.errors import StoreError
 from program.home import home as default_home
 from program.loop import AgentSettings
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
 from program.memory.summary import build_profile
-from program.persona import initial_persona
+from program.persona import initial_persona, is_initial
 from program.store import UserStore
 from program.store.records import PersonaVersion
 from program.task import get_task
-from program.tools import default_tools
+from program.tools import Tools, make_tools
 from program.tools.toolset import ToolSet
 
 
@@ -24,20 +25,17 @@ class Session:
     """One stored user's agent and its persona version. Create it with `open_session`.
 
     Attributes:
-        agent: Answers the user's queries.
-        version: The persona version in use; `refresh` updates it.
+        version: The persona version in use.
 
     Example:
         >>> with UserStore("users.db") as store:
         ...     store.add_user("ana", task="free-text")
         ...     session = open_session(store, "ana", prose=False, wikipedia=False)
         ...     _ = session.observe("Which tea?", "Mint.")
-        ...     session.refresh()
-        ...     print(session.version)
-        v1 of 'ana' (initial): made from the user's profile
+        ...     print(len(session.agent.context.memory), session.version)
+        1 v1 of 'ana' (initial): made from the user's profile
     """
 
-    agent: PersonaAgent
     version: PersonaVersion
 
     def __init__(
@@ -49,16 +47,40 @@ class Session:
         retrieval: str = "bm25",
         prose: bool | None = None,
         settings: AgentSettings | None = None,
+        learns: bool = True,
     ) -> None:
         self._store = store
         self._user_id = user_id
         self._prose = prose
+        # Whether an initial persona counts as learning from the history.
+        self._learns = learns
+        self._max_input_chars = (settings or AgentSettings()).max_input_chars
         self._task = get_task(store.user(user_id).task)
         self._memory = store.memory(user_id, retrieval=retrieval)
-        self.agent = PersonaAgent.from_source(self._load, tools=tools, settings=settings)
+        self._arrived = len(self._memory)
+        self._agent = PersonaAgent.from_source(self._load, tools=tools, settings=settings)
+
+    @property
+    def agent(self) -> PersonaAgent:
+        """The agent that answers the user's queries.
+
+        Reading this attribute costs one read of the store: new interactions and a new persona version
+        are then loaded, without any model call. A profile that they made outdated waits for `refresh`.
+        A reference to the agent itself stays as it is until then.
+
+        Raises:
+            UnknownUserError: The user was forgotten.
+        """
+        if not self._store.closed:
+            user = self._store.user(self._user_id)
+            if user.interactions != self._arrived or user.persona_version != self.version.version:
+                self._read_interactions()
+                self.version = self._store.persona(self._user_id) or self.version
+                self._agent.persona = self.version.text
+        return self._agent
 
     def observe(self, query: str, response: str) -> Interaction:
-        """Record the user's true response to a query. The agent sees it after `refresh`.
+        """Record the user's true response to a query.
 
         Raises:
             DataError: ``response`` is not a valid answer for the user's task.
@@ -66,31 +88,52 @@ class Session:
         return self._store.observe(self._user_id, query=query, response=response)
 
     def refresh(self) -> None:
-        """Reload interactions, profile and persona from the store."""
-        self.agent.refresh()
+        """Reload interactions, profile and persona from the store; an outdated profile is rebuilt."""
+        self._agent.refresh()
 
     def _load(self) -> AgentState:
-        for interaction in self._store.interactions(self._user_id):
-            self._memory.append(interaction)
+        self._read_interactions()
         profile = self._current_profile()
         self.version = self._current_version(profile)
         return AgentState(task=self._task, memory=self._memory, profile=profile, persona=self.version.text)
 
+    def _read_interactions(self) -> None:
+        start = self._arrived
+        new = self._store.interactions(self._user_id, arrived_after=start)
+        for interaction in new:
+            self._memory.append(interaction)
+        self._arrived = start + len(new)
+
     def _current_profile(self) -> Profile:
         profile = self._store.profile(self._user_id)
         if profile is None or profile.is_stale(len(self._memory)):
-            profile = build_profile(self._memory, self._task, prose=self._prose)
+            profile = build_profile(
+                self._memory, self._task, prose=self._prose, max_input_chars=self._max_input_chars
+            )
             self._store.save_profile(self._user_id, profile)
         return profile
 
     def _current_version(self, profile: Profile) -> PersonaVersion:
-        return self._store.persona(self._user_id) or self._store.add_persona(
-            self._user_id,
-            initial_persona(profile),
-            parent=None,
-            source="initial",
-            why="made from the user's profile",
-        )
+        """Return the persona; an initial one is made, and made again if its profile has moved."""
+        version, text = self._store.persona(self._user_id), initial_persona(profile)
+        if version is None:
+            why, settled = "made from the user's profile", profile.facts.interactions if self._learns else 0
+        elif version.source == "initial" and is_initial(version.text) and version.text != text:
+            # Its counts would contradict the profile. The new answers are still not learned from.
+            why, settled = "the user's profile has moved", 0
+        else:
+            return version
+        head = version.version if version else 0
+        try:
+            return self._store.add_persona(
+                self._user_id, text, source="initial", why=why, expect_head=head, settled=settled
+            )
+        except StoreError:
+            # Another session was faster.
+            newest = self._store.persona(self._user_id)
+            if newest is None or newest.version == head:
+                raise
+            return newest
 
 
 def open_session(
@@ -101,13 +144,14 @@ def open_session(
     prose: bool | None = None,
     wikipedia: bool = True,
     retrieval: str = "bm25",
-    tools: ToolSet | None = None,
+    tools: Tools = None,
     settings: AgentSettings | None = None,
 ) -> Session:
     """Open a stored user's agent.
 
     A user without a persona gets an initial one, which is stored. A missing or outdated profile is
-    rebuilt and stored; its prose summary costs one call of DSPy's configured model.
+    rebuilt and stored; its prose summary costs one call of DSPy's configured model. A persona that is
+    still the initial one follows the profile, as a new version.
 
     Args:
         store: The user's store.
@@ -117,7 +161,7 @@ def open_session(
             (`build_profile`).
         wikipedia: Whether the agent may search Wikipedia. Search queries then leave the machine.
         retrieval: How memory is searched: bm25, dense, hybrid or recency.
-        tools: Replaces the default tools.
+        tools: Functions or tools beside the default ones; a `ToolSet` replaces those.
         settings: Limits of the agent's tool loop.
 
     Raises:
@@ -132,13 +176,17 @@ def open_session(
         ...     store.add_user("ana", task="free-text")
         ...     session = open_session(store, "ana", wikipedia=False)
         ...     _ = session.observe("What shall I cook?", "Lentils.")
-        ...     session.refresh()
         ...     session.agent(query="And tomorrow?").answer
         'Lentils.'
     """
-    if tools is None:
-        tools = default_tools((home or default_home()) / "cache", wikipedia=wikipedia)
-    return Session(store, user_id, tools=tools, retrieval=retrieval, prose=prose, settings=settings)
+    return Session(
+        store,
+        user_id,
+        tools=make_tools(tools, (home or default_home()) / "cache", wikipedia=wikipedia),
+        retrieval=retrieval,
+        prose=prose,
+        settings=settings,
+    )
 
 
 async def aopen_session(store: UserStore, user_id: str, **settings: Any) -> Session:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from program.errors import ConfigError, StoreError
+from program.store.checks import DamagedValueError
 
 BUSY_SECONDS = 30
 """Seconds that a writer waits for a writer in another process."""
@@ -23,6 +24,7 @@ BUSY_SECONDS = 30
 _HINTS = {
     "locked": f"another process has been writing for {BUSY_SECONDS} s, try again",
     "not a database": "use another path",
+    "malformed": "the file is damaged, restore a copy",
     "is full": "free some space on the disk",
     "readonly": "make the file and its folder writable",
     "connection": "is the database server running?",
@@ -48,7 +50,7 @@ class Database:
         url = _url(location)
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.name = str(url.database) if self.is_sqlite else url.render_as_string(hide_password=True)
-        self._closed = False
+        self.closed = False
         self._write_lock = threading.Lock()
         if self.is_sqlite:
             _create_private(Path(self.name))
@@ -71,16 +73,20 @@ class Database:
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Convert database errors to `StoreError`, without any stored text in the message."""
-        if self._closed:
+        if self.closed:
             raise StoreError(f"the store `{self.name}` is closed; open it again")
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise StoreError(f"store `{self.name}`: {_reason(error)}") from error
+        except DamagedValueError as error:
+            raise StoreError(
+                f"store `{self.name}`: {error} is damaged; restore a copy of the file"
+            ) from error
 
     def close(self) -> None:
         """Close all connections; closing twice is harmless."""
-        self._closed = True
+        self.closed = True
         self.engine.dispose()
 
     def pragma(self, statement: str) -> Any:
@@ -122,7 +128,11 @@ def _create_private(path: Path) -> None:
 
 def _engine(url: URL, is_sqlite: bool) -> Engine:
     # The parameters of a failed statement contain users' texts: keep them out of errors.
-    options: dict[str, Any] = {"hide_parameters": True, "json_serializer": _to_json}
+    options: dict[str, Any] = {
+        "hide_parameters": True,
+        "json_serializer": _to_json,
+        "json_deserializer": _from_json,
+    }
     if is_sqlite:
         options |= {"connect_args": {"timeout": BUSY_SECONDS}, "pool_size": 16, "max_overflow": -1}
     else:
@@ -147,11 +157,26 @@ def _to_json(data: Any) -> str:
         raise StoreError(f"only JSON data can be stored: {error}") from error
 
 
+def _from_json(text: str) -> Any:
+    """Return a stored JSON object, or ``None``."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedValueError("a stored JSON text") from error
+    if data is not None and not isinstance(data, dict):
+        raise DamagedValueError("a stored JSON text")
+    return data
+
+
 def _on_connect(connection: Any, _: ConnectionPoolEntry) -> None:
     # Python's own transaction control begins too late and never IMMEDIATE: use `_on_begin` instead.
     connection.isolation_level = None
-    for pragma in ("foreign_keys=ON", "synchronous=FULL", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("foreign_keys=ON", "synchronous=FULL", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+    except UnicodeDecodeError as error:
+        # SQLite quotes a damaged schema in its message, and Python cannot decode that.
+        raise DamagedValueError("the schema") from error
 
 
 def _on_begin(connection: Connection) -> None:

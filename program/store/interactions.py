@@ -34,8 +34,8 @@ def append(connection: Connection, user_id: str, new: Iterable[Interaction]) -> 
     return count - before
 
 
-def latest(connection: Connection, user_id: str, n: int | None) -> list[Interaction]:
-    """Return the latest ``n`` interactions (``None``: all) in time order."""
+def latest(connection: Connection, user_id: str, n: int | None, arrived_after: int = 0) -> list[Interaction]:
+    """Return the latest ``n`` interactions (``None``: all) in time order, without the first that arrived."""
     if n is not None and n < 0:
         raise ConfigError(f"`latest` must be 0 or more, got {n!r}")
     users.get(connection, user_id)
@@ -45,6 +45,8 @@ def latest(connection: Connection, user_id: str, n: int | None) -> list[Interact
         .order_by(interactions.c.timestamp.desc(), interactions.c.position.desc())
         .limit(n)
     )
+    if arrived_after:
+        query = query.where(interactions.c.position > arrived_after)
     return [_interaction(row) for row in connection.execute(query)][::-1]
 
 

@@ -21,10 +21,13 @@ def add(
     why: str,
     parent: int | None = None,
     expect_head: int | None = None,
-    settled: int | None = None,
+    settled: int = 0,
     alignment_id: str | None = None,
 ) -> PersonaVersion:
-    """Add a version and make it the current one (see `UserStore.add_persona`)."""
+    """Add a version and make it the current one (see `UserStore.add_persona`).
+
+    The user's number of settled interactions never gets smaller.
+    """
     user = users.get(connection, user_id, lock=True)
     if expect_head is not None and expect_head != user.head:
         raise StoreError(
@@ -46,7 +49,7 @@ def add(
         "alignment_id": alignment_id,
     }
     connection.execute(insert(personas), row)
-    users.change(connection, user_id, head=version, settled=user.interactions if settled is None else settled)
+    users.change(connection, user_id, head=version, settled=max(user.settled, settled))
     return get(connection, user_id, version)
 
 

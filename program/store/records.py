@@ -19,7 +19,8 @@ class UserSummary:
         task: Name of the user's task.
         interactions: How many are stored.
         persona_version: The current version; ``None`` without a persona.
-        stale: Interactions arrived since the persona was last created, aligned or confirmed.
+        stale: Interactions arrived since the persona was first made from the data, or last aligned or
+            confirmed by an alignment. Edits and rollbacks do not change it.
 
     Example:
         >>> from program import UserStore

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 
-from program.errors import DataError, UnparsableAnswerError
+from program.errors import DataError, StoreError, UnparsableAnswerError
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
 from program.store import alignments, interactions, personas, users
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from program.memory.episodic import EpisodicMemory
 
 _PAGE = 1000
+_FARTHEST_ZONE = timedelta(hours=14)
+"""No local time is farther ahead of UTC."""
+
 _PROFILE = TypeAdapter(Profile)
 
 
@@ -68,6 +71,11 @@ class UserStore:
         """Close all connections; closing twice is harmless."""
         self._database.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._database.closed
+
     def __enter__(self) -> UserStore:
         return self
 
@@ -77,6 +85,12 @@ class UserStore:
     def __deepcopy__(self, memo: dict[int, Any]) -> UserStore:
         # Optimizers deep-copy agents; the copies share the store.
         return self
+
+    def __reduce__(self) -> Any:
+        """Let a process that gets the store open it again; a URL with a password must not be pickled."""
+        if not self._database.is_sqlite:
+            raise TypeError("a store of a database server cannot be pickled; open it again by its URL")
+        return type(self), (self._database.name,)
 
     def __repr__(self) -> str:
         return f"UserStore({self._database.name!r})"
@@ -151,7 +165,8 @@ class UserStore:
     def observe(self, user_id: str, *, query: str, response: str) -> Interaction:
         """Store the user's true response to a query, with the current time and a new id.
 
-        The profile and the persona are then stale.
+        It is the latest interaction also if imported local times without a timezone lie in the future:
+        then its time is just after the last of those. The profile and the persona are then stale.
 
         Raises:
             DataError: ``response`` is not a valid answer for the user's task.
@@ -161,28 +176,33 @@ class UserStore:
             response = task.response_type.parse(response)
         except UnparsableAnswerError as error:
             raise DataError(f"`response`: {error}; {task.name} needs {task.response_type.hint}") from error
+        newest = next((item.timestamp for item in self.interactions(user_id, latest=1)), None)
         interaction = Interaction(
             id=uuid4().hex,
             user_id=user_id,
             query=query,
             response=response,
-            timestamp=datetime.now(timezone.utc),
+            timestamp=_now_after(newest),
         )
         self.append(user_id, [interaction])
         return interaction
 
-    def interactions(self, user_id: str, *, latest: int | None = None) -> list[Interaction]:
+    def interactions(
+        self, user_id: str, *, latest: int | None = None, arrived_after: int = 0
+    ) -> list[Interaction]:
         """Return interactions in time order: by timestamp, then by arrival; undated ones first.
 
         Args:
             user_id: The user.
             latest: Return only this many of the latest; ``None`` for all.
+            arrived_after: Leave out this many of the first ones that arrived; a reader that has read
+                them gets only new ones.
 
         Raises:
             ConfigError: ``latest`` is negative.
         """
         with self._database.read() as connection:
-            return interactions.latest(connection, user_id, latest)
+            return interactions.latest(connection, user_id, latest, arrived_after)
 
     def memory(self, user_id: str, retrieval: str | Callable[[], Retriever] = "bm25") -> EpisodicMemory:
         """Return a memory with the user's current interactions (``retrieval``: see `EpisodicMemory`)."""
@@ -202,7 +222,12 @@ class UserStore:
         with self._database.read() as connection:
             users.get(connection, user_id)
             body = connection.scalar(select(profiles.c.profile).where(profiles.c.user_id == user_id))
-        return None if body is None else _PROFILE.validate_python(body)
+        try:
+            return None if body is None else _PROFILE.validate_python(body)
+        except ValidationError as error:
+            raise StoreError(
+                f"the stored profile of user {user_id!r} is damaged; restore a copy of the store"
+            ) from error
 
     # Persona versions
 
@@ -215,9 +240,12 @@ class UserStore:
         why: str,
         parent: int | None = None,
         expect_head: int | None = None,
+        settled: int | None = None,
         alignment_id: str | None = None,
     ) -> PersonaVersion:
         """Add a version and make it the current one.
+
+        An edit or a rollback leaves a stale user stale: the new interactions are still not learned from.
 
         Args:
             user_id: The user.
@@ -227,6 +255,8 @@ class UserStore:
             parent: The version that the text was rewritten from; ``None`` for the current one.
             expect_head: Write only if this version is still current (0: no version yet); ``None``
                 always writes. Pass the version you started from to avoid overwriting another change.
+            settled: How many interactions the text accounts for; they no longer make the user stale.
+                ``None``: all that are stored if the source is ``initial`` or ``alignment``, else none.
             alignment_id: The alignment that wrote the text.
 
         Raises:
@@ -234,6 +264,9 @@ class UserStore:
             UnknownVersionError: ``parent`` does not exist.
         """
         with self._database.write() as connection:
+            if settled is None:
+                learned = source in ("initial", "alignment")
+                settled = users.get(connection, user_id, lock=True).interactions if learned else 0
             return personas.add(
                 connection,
                 user_id,
@@ -242,6 +275,7 @@ class UserStore:
                 why=why,
                 parent=parent,
                 expect_head=expect_head,
+                settled=settled,
                 alignment_id=alignment_id,
             )
 
@@ -263,7 +297,7 @@ class UserStore:
             return personas.history(connection, user_id)
 
     def rollback(self, user_id: str, version: int) -> PersonaVersion:
-        """Add a new version with the text of an older one; nothing is deleted.
+        """Add a new version with the text of an older one; nothing is deleted, and a stale user stays stale.
 
         Raises:
             UnknownVersionError: ``version`` does not exist.
@@ -349,3 +383,11 @@ class UserStore:
         """
         with self._database.read() as connection:
             return alignments.history(connection, user_id)
+
+
+def _now_after(newest: datetime | None) -> datetime:
+    """Return the current time, or the moment after ``newest`` if that may be a local time read as UTC."""
+    now = datetime.now(timezone.utc)
+    if newest is not None and now < newest < now + _FARTHEST_ZONE:
+        return newest + timedelta(microseconds=1)
+    return now

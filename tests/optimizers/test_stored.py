@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,20 @@ import dspy
 import pytest
 
 from optimizers import AlignmentConfig, aalign_user, align_user
-from program import UserStore, open_session, scripted_lm
-from program.errors import AlignmentFailedError, EmptyHistoryError, StoreError, UnknownUserError
+from optimizers.cli import _align_one
+from program import Interaction, UserStore, open_session, scripted_lm
+from program.console import MODEL
+from program.errors import (
+    AlignmentFailedError,
+    BudgetExceededError,
+    EmptyHistoryError,
+    ModelSetupError,
+    StoreError,
+    UnknownUserError,
+    UnparsableAnswerError,
+)
+from program.loop import AgentSettings
+from program.models.outages import is_outage
 from program.usage import Budget
 
 
@@ -138,7 +151,10 @@ def test_a_persona_that_changed_meanwhile_is_not_overwritten(store: UserStore) -
             store.add_persona("ana", "Edited by hand.", source="edit", why="by hand")
         return reply(system, user)
 
-    with dspy.context(lm=scripted_lm(edited_meanwhile)), pytest.raises(StoreError, match="changed in the meantime"):
+    with (
+        dspy.context(lm=scripted_lm(edited_meanwhile)),
+        pytest.raises(StoreError, match="changed in the meantime"),
+    ):
         align_user(store, "ana", wikipedia=False)
     version = store.persona("ana")
     assert version is not None
@@ -152,3 +168,186 @@ def test_an_open_session_sees_the_new_persona_after_refresh(store: UserStore) ->
         assert session.version.version == 1
         session.refresh()
     assert (session.version.version, session.agent.persona) == (2, "Answer briefly.")
+
+
+class TestStaleness:
+    """Only what was learned from the new interactions makes a user not stale."""
+
+    def test_first_alignment_that_fails_leaves_new_data(self, store: UserStore) -> None:
+        with dspy.context(lm=scripted_lm(failing)), pytest.raises(dspy.LMError):
+            align_user(store, "ana", wikipedia=False)
+        assert store.user("ana").stale
+        with dspy.context(lm=scripted_lm(reply)):
+            align_user(store, "ana", wikipedia=False)
+        assert not store.user("ana").stale
+
+    @pytest.mark.parametrize("budget", [0, 1, 4, 7])
+    def test_first_alignment_that_a_budget_stops_leaves_new_data(self, store: UserStore, budget: int) -> None:
+        with dspy.context(lm=scripted_lm(reply)), pytest.raises(BudgetExceededError):
+            align_user(store, "ana", budget=Budget(max_calls=budget), wikipedia=False)
+        assert store.user("ana").stale
+
+    def test_first_alignment_that_confirms_the_persona_settles(self, store: UserStore) -> None:
+        with dspy.context(lm=scripted_lm(reply)):
+            align_user(store, "ana", AlignmentConfig(gate="best"), wikipedia=False)
+        assert not store.user("ana").stale
+
+    def test_edit_and_rollback_after_new_data_leave_it(self, store: UserStore) -> None:
+        with dspy.context(lm=scripted_lm(reply)):
+            align_user(store, "ana", wikipedia=False)
+            store.observe("ana", query="question 4", response="answer 4")
+            store.rollback("ana", 1)
+            store.add_persona("ana", "Mine.", source="edit", why="by hand")
+            open_session(store, "ana", wikipedia=False)
+            assert store.user("ana").stale
+            align_user(store, "ana", wikipedia=False)
+        assert not store.user("ana").stale
+
+    def test_interaction_that_arrives_during_the_alignment_stays_new(self, store: UserStore) -> None:
+        def observing(system: str, user: str) -> Any:
+            if "refine the system prompt" in system:
+                store.observe("ana", query="question 4", response="answer 4")
+            return reply(system, user)
+
+        with dspy.context(lm=scripted_lm(observing)):
+            align_user(store, "ana", wikipedia=False)
+        assert store.user("ana").stale
+
+
+class TestOneOfSeveral:
+    """`align --all`: which failures are one user's row, and which stop the rest."""
+
+    ROWS = (
+        dspy.ContextWindowExceededError(model="m", message="8192 tokens"),
+        dspy.LMInvalidRequestError("filtered", provider_code="content_filter"),
+        AlignmentFailedError("no rollout"),
+        EmptyHistoryError("nothing"),
+        StoreError("damaged"),
+        UnparsableAnswerError("no label"),
+        UnknownUserError("forgotten meanwhile"),
+        ZeroDivisionError("in a gate"),
+        ValueError("two\nlines"),
+    )
+    OUTAGES = (
+        dspy.LMAuthError("no key"),
+        dspy.LMBillingError("no credit"),
+        dspy.LMRateLimitError("slow down"),
+        dspy.LMTimeoutError("late"),
+        dspy.LMServerError("down"),
+        dspy.LMTransportError("unreachable"),
+        dspy.LMNotConfiguredError("no model"),
+        dspy.LMUnsupportedModelError("no such model"),
+        dspy.LMInvalidRequestError("no such model", status=404),
+        dspy.LMUnexpectedError("?"),
+        BudgetExceededError("the limit is 1 calls"),
+        ModelSetupError("no key"),
+    )
+
+    @pytest.mark.parametrize("error", [*ROWS, *OUTAGES], ids=lambda error: type(error).__name__)
+    def test_failure_is_a_row_of_one_line(
+        self, store: UserStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        def failing_align(*args: Any, **settings: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr("optimizers.cli.align_user", failing_align)
+        row = _align_one(store, "ana", AlignmentConfig())
+        assert row["user_id"] == "ana"
+        assert row["error"]
+        assert "\n" not in row["error"]
+        assert row["code"] != 0
+        assert row["stop"] is (error in self.OUTAGES)
+
+    @pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
+    def test_outage_is_one_for_every_request(self, error: Exception) -> None:
+        assert is_outage(error)
+
+    def test_prompt_too_long_for_one_user_leaves_the_others(self, store: UserStore) -> None:
+        def limited(system: str, user: str) -> Any:
+            if len(user) > 40_000:
+                raise dspy.ContextWindowExceededError(model="scripted", message="maximum context length")
+            return reply(system, user)
+
+        for name, query in (("ben", "word " * 20_000), ("cem", "Dinner?")):
+            store.add_user(name, task="free-text")
+            store.observe(name, query=query, response="Soup.")
+        with dspy.context(lm=scripted_lm(limited)):
+            rows = [
+                _align_one(store, name, AlignmentConfig(), wikipedia=False) for name in ("ana", "ben", "cem")
+            ]
+        assert [bool(row["error"]) for row in rows] == [False, True, False]
+        assert not any(row["stop"] for row in rows)
+        assert "too long" in rows[1]["error"]
+        assert rows[1]["code"] == MODEL
+        assert [store.user(name).stale for name in ("ana", "ben", "cem")] == [False, True, False]
+
+    def test_user_with_a_damaged_row_leaves_the_others(self, store: UserStore) -> None:
+        store.add_user("ben", task="no-such-task-any-more")
+        store.append("ben", [Interaction(id="1", user_id="ben", query="q", response="r")])
+        with dspy.context(lm=scripted_lm(reply)):
+            rows = [_align_one(store, name, AlignmentConfig(), wikipedia=False) for name in ("ben", "ana")]
+        assert "no-such-task-any-more" in rows[0]["error"]
+        assert (rows[0]["stop"], rows[1]["error"]) == (False, None)
+
+
+class TestLongTexts:
+    @staticmethod
+    def append(store: UserStore, query: str, response: str) -> None:
+        """Store a text as long as it is; `observe` cuts one to the task's limit."""
+        now = datetime.now(timezone.utc)
+        item = Interaction(id="long", user_id="ana", query=query, response=response, timestamp=now)
+        store.append("ana", [item])
+
+    @staticmethod
+    def prompts_of(store: UserStore, settings: AgentSettings | None) -> tuple[list[str], Any]:
+        prompts: list[str] = []
+
+        def watched(system: str, user: str) -> Any:
+            if "critical evaluator" in system:
+                prompts.append(user)
+            return reply(system, user)
+
+        with dspy.context(lm=scripted_lm(watched)):
+            agent = align_user(
+                store, "ana", AlignmentConfig(batch_size=1), wikipedia=False, settings=settings
+            )
+        return prompts, agent.alignment.steps[0]
+
+    def test_feedback_reads_texts_up_to_the_limit_and_the_step_says_so(self, store: UserStore) -> None:
+        store.observe("ana", query="q" * 300, response="Dear all, " + "word " * 20_000)
+        prompts, step = self.prompts_of(store, AgentSettings(max_input_chars=200))
+        assert len(prompts[0]) < 1000
+        assert "q" * 199 + "…" in prompts[0]
+        assert step.note == "feedback saw 2 texts cut to 200 characters"
+        assert step.decision.accept
+        assert store.alignments("ana")[0].record["steps"][0]["note"] == step.note
+
+    def test_default_limit_leaves_room_in_a_context_of_8192_tokens(self, store: UserStore) -> None:
+        self.append(store, "q", "word " * 100_000)
+        prompts, step = self.prompts_of(store, None)
+        assert len(prompts[0]) < 13_000
+        assert "1 texts cut to 12000" in step.note
+
+    def test_texts_below_the_limit_are_unchanged(self, store: UserStore) -> None:
+        self.append(store, "q" * 5000, "r" * 12_000)
+        prompts, step = self.prompts_of(store, None)
+        assert "q" * 5000 in prompts[0]
+        assert "r" * 12_000 in prompts[0]
+        assert step.note == ""
+
+
+def test_own_tools_are_used_in_rollouts(store: UserStore) -> None:
+    def moon(phase: str = "new") -> str:
+        """Say what the moon does."""
+        return f"the moon is {phase}"
+
+    def looking(system: str, user: str) -> Any:
+        text = reply(system, user)
+        if isinstance(text, dict) and "the moon is" not in user:
+            return {"thought": "", "action": {"tool": "moon", "phase": None}}
+        return text
+
+    with dspy.context(lm=scripted_lm(looking)):
+        agent = align_user(store, "ana", wikipedia=False, tools=[moon])
+    assert list(agent.context.tools.tools) == ["search_memory", "read_profile", "moon"]
+    assert agent.alignment.steps[0].rollouts[0].tools[0] == "moon(new)"

@@ -309,7 +309,7 @@ def test_a_refusal_inside_an_action_is_unusable() -> None:
 
 
 def test_deep_json_is_unusable_and_costs_no_recursion() -> None:
-    with pytest.raises(UnusableReply, match="nested too deeply|empty|not language"):
+    with pytest.raises(UnusableReply, match=r"nested too deeply|empty|not language"):
         ask(make_lm(lambda request, number: "[" * 60_000), Pick)
 
 

@@ -131,11 +131,11 @@ def test_budget_applies_to_the_summary() -> None:
 
 
 def test_summary_is_cut_and_reads_at_most_400_characters_of_an_item() -> None:
-    lm = scripted_lm(lambda system, user: "word " * 100)
+    lm = scripted_lm(lambda system, user: "Likes long films and short books. " * 100)
     item = Interaction(id="i", user_id="u", query="x" * 1000, response="a")
     with dspy.context(lm=lm):
         profile = build_profile(EpisodicMemory("u", [item]), task(), max_chars=20)
-    assert profile.prose == "word word word word "
+    assert profile.prose == "Likes long films and"
     assert lm.engine.prompts[0][1].count("x") == 400
 
 

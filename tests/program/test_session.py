@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from program.agent import PersonaAgent
 from program.errors import ConfigError, DataError, UnknownUserError
@@ -18,6 +23,7 @@ from program.memory.semantic import Facts, Profile
 from program.models.scripted import scripted_lm
 from program.session import Session, aopen_session, open_session
 from program.store import UserStore
+from program.store.records import PersonaSource
 from program.task import get_task
 from program.tools.toolset import ToolSet
 
@@ -104,12 +110,14 @@ class TestOpen:
 
 
 class TestRefresh:
-    def test_agent_sees_interactions_only_after_refresh(self, store: UserStore) -> None:
-        session = open_ana(store)
+    def test_held_agent_sees_interactions_and_personas_only_after_refresh(self, store: UserStore) -> None:
+        agent = open_ana(store).agent
+        initial = agent.persona
         store.append("ana", interactions("3"))
-        assert memory_ids(session) == ["1", "2"]
-        session.refresh()
-        assert memory_ids(session) == ["1", "2", "3"]
+        store.add_persona("ana", "Be brief.", source="edit", why="shorter")
+        assert (len(agent.context.memory), agent.persona) == (2, initial)
+        agent.refresh()
+        assert (len(agent.context.memory), agent.persona) == (3, "Be brief.")
 
     def test_refresh_twice_adds_no_duplicates(self, store: UserStore) -> None:
         session = open_ana(store)
@@ -129,7 +137,6 @@ class TestRefresh:
         session = open_ana(store)
         initial = session.agent.persona
         store.add_persona("ana", "Be brief.", source="edit", why="shorter")
-        assert session.agent.persona == initial
         session.refresh()
         assert (session.version.version, session.agent.persona) == (2, "Be brief.")
         store.rollback("ana", 1)
@@ -169,6 +176,179 @@ class TestRefresh:
         agent = PersonaAgent.for_user("ana", memory, ToolSet([]), task=get_task("free-text"))
         with pytest.raises(ConfigError, match="use `open_session`"):
             agent.refresh()
+
+
+class TestNotice:
+    """`Session.agent` follows the store without a model call."""
+
+    def test_next_use_of_the_agent_sees_what_another_process_stored(
+        self, store: UserStore, tmp_path: Path
+    ) -> None:
+        session = open_ana(store)
+        assert memory_ids(session) == ["1", "2"]
+        with UserStore(tmp_path / "users.db") as other:
+            other.append("ana", interactions("3", "4"))
+            other.add_persona("ana", "Be brief.", source="edit", why="shorter")
+        assert memory_ids(session) == ["1", "2", "3", "4"]
+        assert (session.version.version, session.agent.persona) == (2, "Be brief.")
+
+    def test_interactions_of_the_past_are_noticed_too(self, store: UserStore) -> None:
+        store.observe("ana", query="dinner now", response="Rice.")
+        session = open_ana(store)
+        old = datetime(2001, 1, 1, tzinfo=timezone.utc)
+        store.append("ana", [replace(interactions("3")[0], timestamp=old), *interactions("4")])
+        assert memory_ids(session) == [item.id for item in store.interactions("ana")]
+
+    def test_noticing_makes_no_model_call_and_stores_nothing(self, store: UserStore) -> None:
+        with dspy.context(lm=scripted_lm(lambda system, user: "Likes soup very much.")):
+            session = open_ana(store, prose=True)
+        profile, versions = store.profile("ana"), store.persona_history("ana")
+        store.append("ana", interactions(*map(str, range(10, 60))))
+        with dspy.context(lm=scripted_lm(outage)):
+            assert len(session.agent.context.memory) == 52
+        assert session.agent.context.profile == profile
+        assert (store.profile("ana"), store.persona_history("ana")) == (profile, versions)
+
+    def test_unchanged_store_is_read_once(self, store: UserStore) -> None:
+        session = open_ana(store)
+        statements: list[str] = []
+
+        def record_statement(_c: object, _k: object, statement: str, *_: object) -> None:
+            statements.append(statement)
+
+        event.listen(Engine, "before_cursor_execute", record_statement)
+        try:
+            assert session.agent is session.agent
+        finally:
+            event.remove(Engine, "before_cursor_execute", record_statement)
+        assert [statement[:6] for statement in statements if not statement.startswith("BEGIN")] == [
+            "SELECT"
+        ] * 2
+
+    def test_forgotten_user_has_no_agent(self, store: UserStore) -> None:
+        session = open_ana(store)
+        store.forget("ana")
+        with pytest.raises(UnknownUserError):
+            session.agent  # noqa: B018 - the access is the test
+
+    def test_agent_of_a_closed_store_still_answers(self, tmp_path: Path) -> None:
+        with UserStore(tmp_path / "closed.db") as store:
+            store.append("ana", interactions("1"), task="free-text")
+            session = open_ana(store)
+        with dspy.context(lm=scripted_lm(finish)):
+            assert session.agent(query="And tomorrow?").answer == "Lentils."
+
+
+class TestCounts:
+    """The persona and the profile agree on what they count."""
+
+    @staticmethod
+    def open_films(store: UserStore, *tags: str) -> Session:
+        for number, tag in enumerate(tags):
+            film = Interaction(
+                id=f"{len(store.interactions('bo'))}-{number}", user_id="bo", query="a film", response=tag
+            )
+            store.append("bo", [film])
+        return open_session(store, "bo", wikipedia=False, prose=False)
+
+    @pytest.fixture
+    def films(self, store: UserStore) -> UserStore:
+        store.add_user("bo", task="LaMP-2M")
+        return store
+
+    def test_initial_persona_follows_the_profile_as_a_new_version(self, films: UserStore) -> None:
+        self.open_films(films, *["comedy"] * 6)
+        session = self.open_films(films, "action", "action")
+        assert "answered 8 times" in session.agent.persona
+        assert "comedy (6), action (2)" in session.agent.persona
+        assert [str(version) for version in films.persona_history("bo")] == [
+            "v1 of 'bo' (initial): made from the user's profile",
+            "v2 of 'bo' (initial, from v1): the user's profile has moved",
+        ]
+        assert films.user("bo").stale, "the two new films are not learned from"
+
+    def test_small_growth_moves_neither(self, films: UserStore) -> None:
+        self.open_films(films, *["comedy"] * 20)
+        session = self.open_films(films, "action")
+        assert session.version.version == 1
+        assert session.agent.context.profile.facts.interactions == 20
+
+    def test_refresh_of_an_open_session_follows_too(self, films: UserStore) -> None:
+        session = self.open_films(films, *["comedy"] * 6)
+        for _ in range(2):
+            session.observe("a film", "action")
+        session.refresh()
+        assert (session.version.version, "answered 8 times" in session.agent.persona) == (2, True)
+
+    @pytest.mark.parametrize("source", ["edit", "alignment", "rollback", "initial"])
+    def test_text_of_another_origin_stays(self, films: UserStore, source: PersonaSource) -> None:
+        self.open_films(films, *["comedy"] * 6)
+        films.add_persona("bo", "This user answered 6 times.", source=source, why="w")
+        session = self.open_films(films, *["action"] * 6)
+        assert session.agent.persona == "This user answered 6 times."
+        assert session.version.version == 2
+
+    def test_restored_initial_text_stays(self, films: UserStore) -> None:
+        first = self.open_films(films, *["comedy"] * 6).agent.persona
+        films.add_persona("bo", "Be brief.", source="edit", why="w")
+        films.rollback("bo", 1)
+        assert self.open_films(films, *["action"] * 6).agent.persona == first
+
+    def test_two_sessions_at_once_make_one_version(
+        self, films: UserStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.open_films(films, *["comedy"] * 6)
+        add = UserStore.add_persona
+
+        def slower(store: UserStore, *args: Any, **kwargs: Any) -> Any:
+            monkeypatch.setattr(UserStore, "add_persona", add)
+            open_session(store, "bo", wikipedia=False, prose=False)
+            return add(store, *args, **kwargs)
+
+        films.append("bo", [Interaction(id="x", user_id="bo", query="q", response="action")])
+        monkeypatch.setattr(UserStore, "add_persona", slower)
+        session = open_session(films, "bo", wikipedia=False, prose=False)
+        assert session.version.version == 2
+        assert len(films.persona_history("bo")) == 2
+
+
+class TestTools:
+    @staticmethod
+    def weather(city: str, days: int = 3) -> str:
+        """Say what the weather in a city will be."""
+        return f"sun in {city} for {days} days"
+
+    def test_functions_come_beside_the_default_tools(self, store: UserStore) -> None:
+        session = open_ana(store, tools=[self.weather])
+        assert list(session.agent.context.tools.tools) == ["search_memory", "read_profile", "weather"]
+
+        def reply(system: str, user: str) -> Mapping[str, Any]:
+            if "sun in Rome" in user:
+                return finish(system, user)
+            return {"thought": "", "action": {"tool": "weather", "city": "Rome", "days": None}}
+
+        with dspy.context(lm=scripted_lm(reply)):
+            steps = session.agent(query="A picnic?").steps
+        assert steps[0].observation == "sun in Rome for 3 days"
+
+    def test_async_session_takes_functions(self, store: UserStore) -> None:
+        session = asyncio.run(aopen_session(store, "ana", wikipedia=False, prose=False, tools=[self.weather]))
+        assert "weather" in session.agent.context.tools.tools
+
+
+def test_very_long_response_is_cut_in_the_profile_and_the_user_can_be_asked(store: UserStore) -> None:
+    store.observe("ana", query="My newsletter?", response="Dear all, " + "word " * 20_000)
+    prompts: list[str] = []
+
+    def reply(system: str, user: str) -> Any:
+        prompts.append(user)
+        return "Writes letters to many." if "write the profile" in user.lower() else finish(system, user)
+
+    with dspy.context(lm=scripted_lm(reply)):
+        session = open_ana(store, prose=True, settings=AgentSettings(max_input_chars=500))
+        assert session.agent(query="And tomorrow?").answer == "Lentils."
+    assert max(map(len, prompts)) < 3000
+    assert "dinner 1" in prompts[0], "shorter interactions still fit beside it"
 
 
 def test_session_rejects_an_invalid_response_and_stores_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from program.errors import ConfigError, DataError, StoreError, UnknownUserError,
 from program.memory.interaction import Interaction
 from program.memory.semantic import Facts, Profile
 from program.store import UserStore
+from program.store.records import PersonaSource
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
 
@@ -159,6 +162,22 @@ class TestInteractions:
         with pytest.raises(StoreError, match=field):
             ann.append("ann", [bad])
 
+    @given(arrived=st.lists(st.none() | st.integers(0, 3), max_size=8), after=st.integers(0, 9))
+    @settings(max_examples=30, deadline=None)
+    def test_reader_that_has_some_gets_the_others_in_time_order(
+        self, tmp_path_factory: pytest.TempPathFactory, arrived: list[int | None], after: int
+    ) -> None:
+        items = [
+            interaction(str(n), at=None if hour is None else NOON + timedelta(hours=hour))
+            for n, hour in enumerate(arrived)
+        ]
+        with UserStore(tmp_path_factory.mktemp("after") / "store.db") as store:
+            store.append("ann", items, task="free-text")
+            new = {item.id for item in items[after:]}
+            expected = [item for item in store.interactions("ann") if item.id in new]
+            assert store.interactions("ann", arrived_after=after) == expected
+            assert store.interactions("ann", arrived_after=after, latest=1) == expected[-1:]
+
     def test_rejects_a_negative_latest(self, ann: UserStore) -> None:
         with pytest.raises(ConfigError, match="-1"):
             ann.interactions("ann", latest=-1)
@@ -215,6 +234,25 @@ class TestObserve:
         assert first.timestamp is not None
         assert before <= first.timestamp <= datetime.now(timezone.utc)
         assert ann.user("ann").stale
+
+    @pytest.mark.parametrize(
+        "ahead", [timedelta(minutes=5), timedelta(hours=9), timedelta(hours=13, minutes=59)]
+    )
+    def test_is_the_latest_also_after_local_times_that_were_read_as_utc(
+        self, ann: UserStore, ahead: timedelta
+    ) -> None:
+        future = datetime.now(timezone.utc) + ahead
+        ann.append("ann", [interaction("tokyo", at=future), interaction("older", at=NOON)])
+        first = ann.observe("ann", query="dinner", response="Lentils.")
+        second = ann.observe("ann", query="dinner", response="Soup.")
+        assert ann.interactions("ann")[-2:] == [first, second]
+        assert first.timestamp == future + timedelta(microseconds=1)
+
+    def test_time_is_the_current_one_if_a_stored_time_is_no_local_time(self, ann: UserStore) -> None:
+        ann.append("ann", [interaction("typo", at=datetime(2999, 1, 1, tzinfo=timezone.utc))])
+        observed = ann.observe("ann", query="dinner", response="Lentils.")
+        assert observed.timestamp is not None
+        assert observed.timestamp <= datetime.now(timezone.utc)
 
     def test_response_is_stored_in_the_format_of_the_task(self, store: UserStore) -> None:
         store.add_user("ann", task="LaMP-3")
@@ -285,6 +323,40 @@ class TestPersonas:
         ann.append("ann", [interaction("1")])
         assert not ann.user("ann").stale
         ann.append("ann", [interaction("2")])
+        assert ann.user("ann").stale
+
+    @pytest.mark.parametrize(
+        ("source", "settles"),
+        [("initial", True), ("alignment", True), ("edit", False), ("rollback", False)],
+    )
+    def test_only_texts_from_the_data_settle(
+        self, ann: UserStore, source: PersonaSource, settles: bool
+    ) -> None:
+        ann.append("ann", [interaction("1"), interaction("2")])
+        ann.add_persona("ann", "one", source=source, why="w")
+        assert ann.user("ann").stale is not settles
+
+    def test_given_number_settles_that_many_and_never_fewer_than_before(self, ann: UserStore) -> None:
+        ann.append("ann", [interaction("1"), interaction("2")])
+        ann.add_persona("ann", "one", source="edit", why="w", settled=1)
+        assert ann.user("ann").stale
+        ann.add_persona("ann", "two", source="edit", why="w", settled=2)
+        assert not ann.user("ann").stale
+        ann.add_persona("ann", "three", source="initial", why="w", settled=0)
+        assert not ann.user("ann").stale
+
+    def test_rollback_leaves_new_data(self, ann: UserStore) -> None:
+        ann.add_persona("ann", "one", source="initial", why="w")
+        ann.add_persona("ann", "two", source="alignment", why="w")
+        ann.rollback("ann", 1)
+        assert not ann.user("ann").stale
+        ann.append("ann", [interaction("1")])
+        ann.rollback("ann", 1)
+        assert ann.user("ann").stale
+
+    def test_failed_run_leaves_new_data(self, ann: UserStore) -> None:
+        ann.append("ann", [interaction("1")])
+        ann.fail_alignment("ann", ann.start_alignment("ann", {}), "down")
         assert ann.user("ann").stale
 
     def test_profile_round_trips(self, ann: UserStore) -> None:
@@ -473,8 +545,22 @@ class TestHandle:
     def test_a_deep_copy_is_the_same_store(self, store: UserStore) -> None:
         assert copy.deepcopy({"store": store})["store"] is store
 
+    def test_another_process_opens_a_pickled_store_again(self, ann: UserStore) -> None:
+        for dump in (pickle.dumps, cloudpickle.dumps):
+            with pickle.loads(dump(ann)) as other:
+                other.append("ann", [interaction(dump.__module__)])
+        assert len(ann.interactions("ann")) == 2
+
+    def test_store_of_a_server_is_not_pickled_with_its_password(self, store: UserStore) -> None:
+        store._database.is_sqlite = False
+        with pytest.raises(TypeError, match="open it again by its URL"):
+            pickle.dumps(store)
+        store._database.is_sqlite = True
+
     def test_closed_store_raises(self, store: UserStore) -> None:
+        assert not store.closed
         store.close()
+        assert store.closed
         store.close()
         with pytest.raises(StoreError, match="is closed"):
             store.user("ann")

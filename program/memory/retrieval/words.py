@@ -48,7 +48,7 @@ class _Characters(dict[int, str]):
         return text
 
 
-_CHARACTERS = _Characters({ord("ı"): "i"})
+_CHARACTERS = _Characters({ord("\u0131"): "i"})
 
 
 def split_words(text: str) -> list[str]:
