@@ -7,6 +7,7 @@ users' and models' texts are printed as they are, never as markup or control cha
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from program.errors import (
 )
 from program.printer import Printer, cell, to_json
 from program.text import one_line
+from program.text_safety import printable
 from program.usage import UsageTracker
 
 OK, FAILED, USAGE, MODEL, PARTIAL = 0, 1, 2, 3, 4
@@ -69,6 +71,13 @@ def log_lines(name: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
+
+
+def confirm(question: str) -> bool:
+    """Ask a question on stderr; without standard input the answer is no."""
+    import typer
+
+    return sys.stdin is not None and typer.confirm(printable(question), err=True)
 
 
 def exit_code(error: BaseException) -> int:

@@ -24,6 +24,9 @@ from program.text_safety import printable
 _PIPE_WIDTH = 100_000
 """Columns of a table in a pipe: one line for each row, so that `grep` finds whole ids."""
 
+_NARROWEST = 12
+"""Columns of a folded column, however narrow the terminal is."""
+
 _LINE_ENDS = re.compile("[\t\r\n\x0b\x0c\x85\u2028\u2029]+")
 _BEYOND_ASCII = re.compile("[^\x00-\x7e]")
 
@@ -112,10 +115,13 @@ def make_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Co
         fold: The titles of the columns that a narrow terminal wraps; the others keep their width.
     """
     table = Table(box=None)
-    for title in titles:
-        table.add_column(Text(title), no_wrap=title not in fold, overflow="fold")
-    for row in rows:
-        table.add_row(*map(cell, row))
+    cells = [[cell(text) for text in row] for row in rows]
+    for index, title in enumerate(titles):
+        width = max([len(title), *(row[index].cell_len for row in cells)])
+        narrowest = min(width, _NARROWEST) if title in fold else None
+        table.add_column(Text(title), no_wrap=title not in fold, overflow="fold", min_width=narrowest)
+    for row in cells:
+        table.add_row(*row)
     return table
 
 

@@ -12,7 +12,7 @@ from eval.cli import options as o
 from eval.methods.registry import METHODS
 from program.answers import AnswerType, Labels, Rating
 from program.cli.options import Json
-from program.console import err, out, print_json
+from program.console import confirm, err, out, print_json
 from program.errors import ConfigError, PersonaAgentError
 from program.printer import make_table
 from program.task import get_task, task_names
@@ -40,7 +40,7 @@ def download(
 
     def accept(licence: str) -> bool:
         err.print_text(licence)
-        return yes or typer.confirm("Download the files under these terms?", err=True)
+        return yes or confirm("Download the files under these terms?")
 
     files = fetch(get_task(task), to, accept, split=split, by=by, base=base or BASE_URL)
     if json:

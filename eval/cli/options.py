@@ -52,8 +52,12 @@ Official = Annotated[
 PromptModel = Annotated[
     str | None, typer.Option(help="Model of feedback and rewrites; default: the model that answers.")
 ]
-Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; default: the model's.")]
+Temperature = Annotated[float | None, typer.Option(min=0, help="Sampling temperature; default: the model's.")]
 Threads = Annotated[int, typer.Option(help="Jobs (one user, one method) that run at the same time.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
-MaxCalls = Annotated[int | None, typer.Option(help="Most model calls of the run folder, over all resumes.")]
-MaxUsd = Annotated[float | None, typer.Option(help="Most US dollars of the run folder, over all resumes.")]
+MaxCalls = Annotated[
+    int | None, typer.Option(min=0, help="Most model calls of the run folder, over all resumes.")
+]
+MaxUsd = Annotated[
+    float | None, typer.Option(min=0, help="Most US dollars of the run folder, over all resumes.")
+]

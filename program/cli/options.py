@@ -17,6 +17,9 @@ from program.printer import discard
 from program.spans import about
 from program.store import UserStore
 
+MAX_INTEGER = 2**31 - 1
+"""The largest number that a database takes as a version or a limit."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Model = Annotated[
     str | None,
@@ -28,6 +31,8 @@ Store = Annotated[
     str | None,
     typer.Option(help="Database: a file or a SQLAlchemy URL. Default: users.db in the data directory."),
 ]
+MaxCalls = Annotated[int | None, typer.Option(min=0, help="Stop before more model calls than this.")]
+MaxUsd = Annotated[float | None, typer.Option(min=0, help="Stop when this much is spent.")]
 User = Annotated[str, typer.Argument(help="User id; see `personaagent users list`.", show_default=False)]
 Wikipedia = Annotated[
     bool, typer.Option(help="Let the agent search Wikipedia; search queries leave this machine.")

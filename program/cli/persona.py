@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from program.cli.options import Json, Store, User, open_store
+from program.cli.options import MAX_INTEGER, Json, Store, User, open_store
 from program.console import out, print_json
 from program.errors import UnknownVersionError
 from program.printer import command, make_table
@@ -16,7 +16,10 @@ from program.store.records import PersonaVersion
 
 app = typer.Typer(no_args_is_help=True, help="Show a user's persona and undo changes.")
 
-Version = Annotated[int | None, typer.Option("--version", help="Version number; default: the current one.")]
+Version = Annotated[
+    int | None,
+    typer.Option("--version", min=1, max=MAX_INTEGER, help="Version number; default: the current one."),
+]
 
 
 def _persona(users: UserStore, user: str, version: int | None) -> PersonaVersion:
@@ -75,8 +78,12 @@ def history(user: User, store: Store = None, json: Json = False) -> None:
 @app.command()
 def diff(
     user: User,
-    old: Annotated[int | None, typer.Argument(help="Older version; default: the parent.")] = None,
-    new: Annotated[int | None, typer.Argument(help="Newer version; default: the current one.")] = None,
+    old: Annotated[
+        int | None, typer.Argument(min=1, max=MAX_INTEGER, help="Older version; default: the parent.")
+    ] = None,
+    new: Annotated[
+        int | None, typer.Argument(min=1, max=MAX_INTEGER, help="Newer version; default: the current one.")
+    ] = None,
     store: Store = None,
 ) -> None:
     """Show the differences between two versions of a persona."""
@@ -90,7 +97,7 @@ def diff(
 @app.command()
 def rollback(
     user: User,
-    version: Annotated[int, typer.Argument(help="The version to go back to.")],
+    version: Annotated[int, typer.Argument(min=1, max=MAX_INTEGER, help="The version to go back to.")],
     store: Store = None,
     json: Json = False,
 ) -> None:

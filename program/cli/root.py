@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +25,10 @@ class Root(TyperGroup):
         """Run a command and exit.
 
         Raises:
-            ConfigError: An argument is not valid UTF-8; no command has run.
+            ConfigError: An argument is empty or not valid UTF-8; no command has run.
         """
         words = list(sys.argv[1:] if args is None else args)
-        _check_encoding(words)
+        _check_words(words)
         try:
             code = super().main(words, *rest, **{**options, "standalone_mode": False})
         except _UsageError as error:
@@ -37,7 +38,7 @@ class Root(TyperGroup):
                 print_error(f"{error.format_message().rstrip('.')} (see `{path} --help`)")
             sys.exit(USAGE)
         except typer.Abort:
-            err.print_text("Stopped; nothing was changed.")
+            err.print_text("Stopped; nothing was changed. Give `--yes` to skip the question.")
             sys.exit(1)
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
@@ -48,8 +49,11 @@ _INTERRUPTED = 130
 """The exit code with which Typer reports Ctrl-C."""
 
 
-def _check_encoding(words: Sequence[str]) -> None:
+def _check_words(words: Sequence[str]) -> None:
     for number, word in enumerate(words, 1):
+        # An empty `--store` would mean the default one, an empty `--out` the current folder.
+        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+            raise ConfigError(f"argument {number}, {word!r}, is empty; is a variable of the shell not set?")
         # The system's bytes that are not UTF-8 arrive as surrogates, which no prompt or file can hold.
         if find_problem(word):
             raise ConfigError(

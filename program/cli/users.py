@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from program.cli.options import Json, Store, User, open_store
-from program.console import PARTIAL, err, out, print_json, reading
+from program.console import PARTIAL, confirm, err, out, print_json, reading
 from program.home import home
 from program.memory.semantic import render
 from program.printer import make_table
@@ -146,8 +146,8 @@ def forget(
 
     with open_store(store) as users:
         users.user(user)
-        if not yes:
-            typer.confirm(f"Delete everything about {user!r}? This cannot be undone", abort=True, err=True)
+        if not yes and not confirm(f"Delete everything about {user!r}? This cannot be undone"):
+            raise typer.Abort
         users.forget(user)
         empty_cache(home())
         calls = forget_user(home(), user)

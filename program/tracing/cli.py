@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from program.cli.options import MAX_INTEGER
 from program.console import err, out, print_json
 from program.errors import StoreError
 from program.home import home
@@ -43,7 +44,7 @@ def list_(
     run: Annotated[str | None, typer.Option(help="Only this run's traces.")] = None,
     name: Annotated[str | None, typer.Option(help="Only traces of this kind: align, ask, evaluate.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only traces in which something failed.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of traces.")] = 30,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_INTEGER, help="Maximum number of traces.")] = 30,
     json_: Json = False,
 ) -> None:
     """List traces, newest first."""
