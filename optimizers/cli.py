@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
-import dspy
 import typer
 
 from optimizers.batches import BATCH_RULES
@@ -16,6 +16,8 @@ from optimizers.stored import align_user
 from program.cli.options import (
     Adapter,
     Json,
+    MaxCalls,
+    MaxUsd,
     Model,
     Store,
     Trace,
@@ -25,11 +27,17 @@ from program.cli.options import (
     open_store,
 )
 from program.console import PARTIAL, err, exit_code, explain, out, print_error, print_json, progress
-from program.errors import BudgetExceededError, ConfigError, DataError, PersonaAgentError
+from program.errors import ConfigError, DataError
 from program.files import read_lines
+from program.models.outages import is_outage
 from program.printer import make_table
 from program.store import UserStore
+from program.text import one_line
 from program.usage import Budget, UsageTracker, track_usage
+
+_MAX_ERROR = 300
+
+logger = logging.getLogger("personaagent.optimizers")
 
 Users = Annotated[list[str] | None, typer.Argument(help="User ids.", show_default=False)]
 
@@ -57,8 +65,8 @@ def align(
     negatives: Annotated[
         Path | None, typer.Option(help="LaMP-1: a file of paper titles, one per line, cited by no user here.")
     ] = None,
-    max_calls: Annotated[int | None, typer.Option(help="Stop before more model calls than this.")] = None,
-    max_usd: Annotated[float | None, typer.Option(help="Stop when this much is spent.")] = None,
+    max_calls: MaxCalls = None,
+    max_usd: MaxUsd = None,
     wikipedia: Wikipedia = True,
     trace: Trace = "local",
     trace_content: TraceContent = "full",
@@ -95,14 +103,16 @@ def align(
 
 
 def _align_one(store: UserStore, user_id: str, config: AlignmentConfig, **settings: Any) -> dict[str, Any]:
-    """Align one user of several: one user's failure is a row, an outage stops the rest."""
+    """Align one user of several: a failure is that user's row, an outage stops the rest."""
     row: dict[str, Any] = {"user_id": user_id, "error": None, "code": 0, "stop": False}
     try:
         record: AlignmentRecord = align_user(store, user_id, config, **settings).alignment
-    except (PersonaAgentError, dspy.LMError) as error:
-        row["error"] = explain(error) or str(error)
+    except Exception as error:
+        row["error"] = explain(error) or one_line(f"{type(error).__name__}: {error}", _MAX_ERROR)
         row["code"] = exit_code(error)
-        row["stop"] = isinstance(error, dspy.LMError | BudgetExceededError)
+        row["stop"] = is_outage(error)
+        if explain(error) is None:
+            logger.debug("unexpected error of one user", exc_info=True)
         return row
     head = store.persona(user_id)
     return {
