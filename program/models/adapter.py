@@ -372,7 +372,8 @@ def _explain_unusable(signature: Any, exchange: Exchange, reply: str) -> Unusabl
     """Return why a reply that could not be parsed is not an answer at all; ``None`` if it is one."""
     if unusable := _unusable_finish(exchange):
         return UnusableReply(signature, unusable)
-    if not exchange.entries or _text_of(exchange.entries[-1]) is None:
+    # A model outside a tracker reports nothing; then the reply alone decides.
+    if exchange.entries and _text_of(exchange.entries[-1]) is None:
         return UnusableReply(signature, "the reply has no text")
     try:
         usable_text(reply, field=_output(signature), prose=_is_text(signature))
