@@ -9,15 +9,9 @@ import pytest
 from dspy.utils.exceptions import AdapterParseError
 
 from optimizers.loss import UpdatePersona
-from program.models.adapter import (
-    MarkerAdapter,
-    PrefillAdapter,
-    ProgramAdapter,
-    SchemaAdapter,
-    adapter_for,
-    program_adapter,
-)
+from program.models.adapter import ProgramAdapter, adapter_for, program_adapter
 from program.models.embedded import EmbeddedLM
+from program.models.forms import MarkerAdapter, PrefillAdapter, SchemaAdapter
 from program.models.scripted import scripted_lm
 
 PERSONA = """\

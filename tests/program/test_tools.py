@@ -24,7 +24,7 @@ from program.memory.base import Before
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.semantic import Facts, Profile
-from program.models.adapter import SchemaAdapter
+from program.models.forms import SchemaAdapter
 from program.models.scripted import scripted_lm
 from program.tools import Tool, ToolContext, ToolError, ToolSet, default_tools, make_tools
 from program.tools.read_profile import read_profile
