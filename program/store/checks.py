@@ -13,6 +13,10 @@ MAX_ID_CHARS = 256
 _BYTE_ORDER_MARK = "\ufeff"
 
 
+class DamagedValueError(ValueError):
+    """A stored value cannot be read; the message says which kind: "a stored time"."""
+
+
 def id_problem(name: object) -> str:
     """Return why ``name`` is not a valid id of a user or interaction; empty if it is."""
     if not isinstance(name, str):

@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from program.store.checks import MAX_ID_CHARS
+from program.store.checks import MAX_ID_CHARS, DamagedValueError
 
 SCHEMA = "v0001"
 """The newest migration; a test compares it with `program/store/migrations`."""
@@ -45,7 +45,10 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
         """Convert text to a time."""
-        return datetime.fromisoformat(value) if value else None
+        try:
+            return datetime.fromisoformat(value) if value else None
+        except ValueError as error:
+            raise DamagedValueError("a stored time") from error
 
 
 metadata = MetaData()

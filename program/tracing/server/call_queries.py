@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from program.tracing.server.call_fields import OP, STATUS, TRACE_NAME, call_conditions, call_field
-from program.tracing.server.codec import iso
+from program.tracing.server.codec import iso, loads
 from program.tracing.server.database import name_id
 from program.tracing.server.feedback import feedback_of_calls
 from program.tracing.server.prices import cost_of
@@ -93,7 +92,9 @@ def _includes(columns: Sequence[str], name: str) -> bool:
 
 
 def _call(project: str, row: Sequence[Any]) -> dict[str, Any]:
-    summary = json.loads(row[14] or "{}")
+    summary = loads(row[14] or "{}")
+    if not isinstance(summary, dict):
+        raise sqlite3.DatabaseError("a stored summary is damaged")
     started, ended = row[8], row[9]
     views = summary.get("weave")
     summary["weave"] = {
@@ -120,9 +121,9 @@ def _call(project: str, row: Sequence[Any]) -> dict[str, Any]:
         "wb_run_step_end": row[13],
         "summary": summary,
         # The client requires attributes and inputs, even if `columns` excludes them.
-        "attributes": json.loads(row[17] or "{}"),
-        "inputs": json.loads(row[18] or "{}"),
-        "output": json.loads(row[19] or "null"),
+        "attributes": loads(row[17] or "{}"),
+        "inputs": loads(row[18] or "{}"),
+        "output": loads(row[19] or "null"),
         "exception": row[20],
         "storage_size_bytes": row[21],
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -36,6 +37,18 @@ def dumps(value: Any) -> str:
     except (PydanticSerializationError, UnicodeEncodeError):
         # A lone surrogate cannot be UTF-8, but it can be escaped.
         return json.dumps(to_jsonable_python(value, inf_nan_mode="null", fallback=_opaque))
+
+
+def loads(text: str) -> Any:
+    """Return the value of stored JSON.
+
+    Raises:
+        sqlite3.DatabaseError: The text is damaged.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise sqlite3.DatabaseError("a stored JSON text is damaged") from error
 
 
 def _opaque(value: Any) -> str:

@@ -7,6 +7,7 @@ import os
 import queue
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ _PRAGMAS = (
     "cache_size=-16000",
     "mmap_size=268435456",
 )
+# SQLite reports damage itself, or gives bytes that are not the text that was written.
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, zlib.error)
 
 
 class Database:
@@ -55,7 +58,7 @@ class Database:
             self._writer = self._connect()
             with _closed_on_error(self._writer):
                 migrate(self._writer, str(path))
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             raise StoreError(f"cannot open the trace store {str(path)!r}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
@@ -84,13 +87,25 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection for reading; it sees every committed transaction."""
+        """Lend a connection for reading; it sees every committed transaction.
+
+        Raises:
+            StoreError: The file is damaged.
+        """
         try:
             db = self._readers.get_nowait()
         except queue.Empty:
             db = self._connect()
         try:
             yield db
+        except sqlite3.ProgrammingError:
+            # A request has a value that SQLite cannot take.
+            raise
+        except _DAMAGE as error:
+            raise StoreError(
+                f"the trace store {str(self.path)!r} is damaged ({type(error).__name__}); move it away to "
+                "start a new one"
+            ) from error
         finally:
             try:
                 self._readers.put_nowait(db)

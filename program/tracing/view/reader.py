@@ -113,7 +113,7 @@ def call_line(call: Mapping[str, Any]) -> CallLine:
 def _is_interrupted(exception: str | None) -> bool:
     try:
         return json.loads(exception or "{}").get("type") in ("Interrupted", "InterruptedError")
-    except ValueError:
+    except (ValueError, AttributeError):
         return False
 
 
