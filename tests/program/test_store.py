@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -422,11 +422,12 @@ class TestAlignments:
     def test_ended_run_rejects_changes(self, ann: UserStore) -> None:
         run = ann.start_alignment("ann", {})
         ann.fail_alignment("ann", run, "no key")
-        for call in (
+        calls: list[Callable[[], object]] = [
             lambda: ann.save_step("ann", run, 1, {}),
             lambda: ann.finish_alignment("ann", run, {}),
             lambda: ann.fail_alignment("ann", run, "again"),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(StoreError, match="has ended"):
                 call()
 
