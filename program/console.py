@@ -63,13 +63,13 @@ class LogLines(logging.Handler):
 @contextmanager
 def log_lines(name: str) -> Iterator[None]:
     """Print the warnings of a logger on stderr inside the block, and nowhere else."""
-    logger, handler = logging.getLogger(name), LogLines(logging.WARNING)
+    logger = logging.getLogger(name)
     propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
+    handlers, logger.handlers = logger.handlers, [LogLines(logging.WARNING)]
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.handlers = handlers
         logger.propagate = propagate
 
 

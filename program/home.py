@@ -25,8 +25,8 @@ def home() -> Path:
 
         path = platformdirs.user_data_path("personaagent", appauthor=False)
     hint = "set PERSONAAGENT_HOME to a folder that you can write"
-    if problem := find_problem(str(path)):
-        raise ConfigError(f"the data directory {str(path)!r} {problem}; {hint}")
+    if find_problem(str(path)):
+        raise ConfigError(f"the data directory {str(path)!r} is not valid UTF-8; {hint}")
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -1,425 +1,519 @@
-r"""What every command prints: users' and models' texts are data, never markup and never terminal controls.
+"""What every command prints: users' and models' texts as they are, and no byte that controls a terminal.
 
-The commands come from the app itself, so that a new command without a call here fails.
+A path or argument that cannot be used is one line, before any model call.
+
+The commands come from the Typer app, so that a new command fails here until it is tried.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import json
 import logging
 import os
 import re
-import shlex
-import shutil
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
 
+import dspy
 import pytest
 import typer
 from rich.color import ColorSystem
 
 import personaagent
+from eval.demo import SAMPLE
+from program import console
 from program.cli.options import guarded
-from program.console import err, out
 from program.models.scripted import scripted_lm
-from program.printer import command
 from program.store import UserStore
-from program.store.importers import import_users
+from program.text_safety import printable
 from program.tracing.server.http_server import TraceServer
 
-ESCAPES = "\x1b[2J\x1b]52;c;QUFB\x07\x1b]0;title\x1b\\\x9b31m\x9d0;t\x9c\x08\x7f\u202etxt\u2066\u061c\u200f"
-MARKUP = "[red]a[/] [/nothing] [link=http://x]b :smile: \\[x]"
-HOSTILE = f"{MARKUP} {ESCAPES} $(id) 'q' \"q\" `w`"
-ARTICLE = f"Generate a headline for the following article: {HOSTILE}"
-USERS = [
-    "team[/eu]",
-    "[red]ann",
-    f"esc{ESCAPES}",
-    f"cells=1|2 {MARKUP}",
-    "-dash",
-    'quo\'te $(id) "x" `w`',
-    "two\tcells\nand lines\r\u2028end",
-]
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-RICH = re.compile(r"\x1b\[(?:[0-9;]*m|\?25[hl]|[0-9]*A|[0-9]*K)|\r")
-"""What Rich writes on a terminal: colours, and the cursor movements of a progress bar."""
-MODEL = ["--model", "python:hostile_models:hostile"]
-TASK = ["--task", "LaMP-4"]
+CONTROLS = (
+    "\x1b]52;c;cm0gLXJm\x07\x1b]0;title\x1b\\\x1b[2J\x1b[31mred\x1b[0m\x9b31m\x90q\x9c\x9d0;t\x9c\x85\x7f\x08\r\x0b"
+    "\u202eevil\u202c\u2066x\u2069\u200f\u061c\u2028\u2029"
+)
+MARKUP = "[red]ann[/] team[/eu] [link=file:///etc]x[/link] [/red] :smile: $(id) `id` | <b> \\[x]"
+HOSTILE = f"{MARKUP} {CONTROLS} end\nsecond\tline"
+ANN = "team[/eu] [red]ann' \u202e;$(id)"
+BOB = "-[/b]" + "b" * 251
+HOSTILE_PATH = "no[red]\x1b[2J\u202e.json"
+
+
+MODEL = ("--model", "python:hostile_models:reply")
+LOCAL = (*MODEL, "--no-wikipedia")
+EVAL = ("--task", "LaMP-4", "--method", "rag,lead", *MODEL)
+
+
+class Completed(NamedTuple):
+    code: int
+    out: bytes
+    err: bytes
+
+
+Run = Callable[..., Completed]
 
 
 def reply(system: str, user: str) -> Any:
-    text = f"{HOSTILE} and half \ud83d"
-    if "write the feedback" in user or "write the new system prompt" in user or "write the profile" in user:
-        return f"You help someone. {text}"
-    if "`action`" in user:
-        return {"thought": text, "action": {"tool": "finish", "answer": text}}
-    return {"answer": text} if "`answer`" in user else text
+    for request in ("write the feedback", "write the new system prompt", "write the profile"):
+        if request in user:
+            return HOSTILE
+    return {"thought": HOSTILE, "action": {"tool": "finish", "answer": HOSTILE}, "answer": HOSTILE}
 
 
-class World:
-    """A home with hostile users, personas and traces, and a run folder with hostile data."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.home = folder / "home"
-        self.data = folder / "data.json"
-        self.sample = folder / "sample.json"
-        self.run = folder / "run"
-        self.history = folder / "history.jsonl"
-
-    def build(self) -> None:
-        rows = [
-            {"user_id": f"u{number}", "query": f"{n} {HOSTILE}", "response": f"{n} {HOSTILE}"}
-            for number in range(len(USERS))
-            for n in range(3)
-        ]
-        self.history.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        people = [
-            {
-                "user_id": user,
-                "profile": [
-                    {"id": f"{number}{n}", "title": f"{n} {HOSTILE}", "text": HOSTILE} for n in "123"
-                ],
-                "query": [
-                    {
-                        "id": f"{number}q",
-                        "input": f"Generate a headline for the following article: {HOSTILE}",
-                        "gold": HOSTILE,
-                    }
-                ],
-            }
-            for number, user in enumerate(USERS[:3])
-        ]
-        self.data.write_text(json.dumps(people), encoding="utf-8")
-        # A store takes no control characters in ids.
-        self.sample.write_text(json.dumps(people[:2]), encoding="utf-8")
-        with UserStore(self.home / "users.db") as store:
-            import_users(store, self.history)
-        self._rename_users()
-        with UserStore(self.home / "users.db") as store:
-            for user in USERS:
-                store.add_persona(user, f"First persona. {HOSTILE}", source="edit", why=HOSTILE)
-                store.add_persona(user, f"Second persona\n{HOSTILE}", source="edit", why=HOSTILE)
-        run = ["eval", "run", *TASK, "--data", str(self.data), "--method", "direct,floors", *MODEL]
-        for call in (
-            ["align", *MODEL, "--all", "--steps", "1", "--batch", "1", "--no-wikipedia"],
-            [*run, "--out", str(self.run), "--trace", "off"],
-        ):
-            text = io.StringIO()
-            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-                code = invoke(*call)
-            assert code == 0, text.getvalue()
-
-    def _rename_users(self) -> None:
-        """Give the users ids that older versions took and the importers now refuse."""
-        with contextlib.closing(sqlite3.connect(self.home / "users.db")) as database, database:
-            database.execute("pragma defer_foreign_keys = on")
-            tables = [
-                row[0] for row in database.execute("select name from sqlite_master where type = 'table'")
-            ]
-            for table in tables:
-                if any(row[1] == "user_id" for row in database.execute(f"pragma table_info({table})")):
-                    database.executemany(
-                        f"update {table} set user_id = ? where user_id = ?",
-                        [(user, f"u{number}") for number, user in enumerate(USERS)],
-                    )
+def fail(system: str, user: str) -> Any:
+    raise dspy.LMServerError(HOSTILE)
 
 
-GROUP = typer.main.get_command(personaagent.command_line())
+MODELS = ModuleType("hostile_models")
+MODELS.reply = scripted_lm(reply)  # type: ignore[attr-defined]
+MODELS.fail = scripted_lm(fail)  # type: ignore[attr-defined]
+MODELS.garbage = scripted_lm(lambda system, user: f"{{{HOSTILE}")  # type: ignore[attr-defined]
 
 
-def invoke(*words: str) -> int:
-    return guarded(lambda: GROUP(list(words)))
-
-
-def on_users(*words: str, more: list[str] | None = None) -> Callable[[World], list[list[str]]]:
-    return lambda world: [[*words, *(more or []), "--", user] for user in USERS]
-
-
-def once(*words: str) -> Callable[[World], list[list[str]]]:
-    return lambda world: [[word.format(world=world) for word in words]]
-
-
-RUN = [*TASK, "--data", "{world.data}", "--method", "direct", *MODEL, "--trace", "off", "--temperature", "0"]
-CALLS: dict[str, Callable[[World], list[list[str]]]] = {
-    "demo": once("demo", *TASK, "--data", "{world.sample}", "--queries", "1", *MODEL, "--user", USERS[1]),
-    "users import": once("users", "import", "{world.history}"),
-    "users list": once("users", "list"),
-    "users show": on_users("users", "show"),
-    "users forget": on_users("users", "forget", "--yes"),
-    "ask": lambda world: [["ask", "--no-wikipedia", *MODEL, "--", user, HOSTILE] for user in USERS[1:3]],
-    "observe": on_users("observe", "--query", HOSTILE, "--response", HOSTILE),
-    "align": lambda world: [
-        ["align", "--no-wikipedia", "--steps", "1", "--batch", "1", *MODEL, "--", *USERS[1:3]]
-    ],
-    "persona show": on_users("persona", "show"),
-    "persona history": on_users("persona", "history"),
-    "persona diff": on_users("persona", "diff"),
-    "persona rollback": lambda world: [["persona", "rollback", "--", user, "1"] for user in USERS],
-    "eval run": once("eval", "run", *RUN, "--out", f"{{world.folder}}/[red]{ESCAPES[:4]}"),
-    "eval sweep": once("eval", "sweep", *RUN, "--over", "seed=1", "--out", "{world.folder}/[red]sweep"),
-    "eval score": once("eval", "score", "{world.run}"),
-    "eval compare": once("eval", "compare", "{world.run}", "direct"),
-    "eval predictions": once("eval", "predictions", "{world.run}", "direct", "--out", "{world.folder}/[b]p"),
-    "eval report": once("eval", "report", "{world.run}", "--out", "{world.folder}/[red]report"),
-    "eval download": once(
-        "eval", "download", *TASK, "--to", "{world.folder}/got", "--base", f"http://h/{HOSTILE}", "--yes"
-    ),
-    "eval convert": once(
-        "eval", "convert", *TASK, "--data", "{world.data}", "--out", "{world.folder}/[red]a"
-    ),
-    "eval tasks": once("eval", "tasks"),
-    "eval methods": once("eval", "methods"),
-    "trace list": once("trace", "list"),
-    "trace show": once("trace", "show"),
-    "trace diff": on_users("trace", "diff"),
-    "trace export": once("trace", "export", "{world.folder}/[red]page.html"),
-    "trace serve": once("trace", "serve", "--port", "0", "--key", HOSTILE),
-}
-FAILS = {"eval download"}
-"""Commands that print an error here: there is no such server."""
-
-
-def commands() -> dict[str, Any]:
-    """Every command of the app, by its words."""
-    found: dict[str, Any] = {}
-
-    def walk(group: Any, words: tuple[str, ...]) -> None:
-        for name, item in group.commands.items():
-            if hasattr(item, "commands"):
-                walk(item, (*words, name))
-            else:
-                found[" ".join((*words, name))] = item
-
-    walk(GROUP, ())
-    return found
-
-
-COMMANDS = commands()
-
-
-def options_of(name: str) -> set[str]:
-    return {option for parameter in COMMANDS[name].params for option in parameter.opts}
+class World(NamedTuple):
+    home: Path
+    history: Path
+    bad_history: Path
+    data: Path
+    golds: Path
+    run: Path
+    sweep: Path
+    out: Path
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    world = World(tmp_path_factory.mktemp("hostile"))
-    world.home.mkdir()
-    models = ModuleType("hostile_models")
-    models.hostile = scripted_lm(reply)  # type: ignore[attr-defined]
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Users, personas, traces and runs that hold hostile texts."""
+    folder = tmp_path_factory.mktemp("world") / "out[" / "b]"
+    folder.mkdir(parents=True)
+    names = {name: folder / name for name in World._fields if name != "out"}
+    world = World(**names, out=folder)
+    world.history.write_text(
+        "".join(
+            json.dumps({"user_id": user, "id": str(number), "query": HOSTILE, "response": HOSTILE}) + "\n"
+            for user in (ANN, BOB, "forgotten")
+            for number in range(3)
+        ),
+        encoding="utf-8",
+    )
+    world.bad_history.write_text(json.dumps({"user_id": HOSTILE, "query": "q"}), encoding="utf-8")
+    people = [
+        {
+            "user_id": user,
+            "profile": [{"id": f"{index}{n}", "title": HOSTILE, "text": HOSTILE} for n in range(3)],
+            "query": [
+                {
+                    "id": f"{index}9",
+                    "input": f"Generate a headline for the following article: {HOSTILE}",
+                    "gold": HOSTILE,
+                }
+            ],
+        }
+        for index, user in enumerate((ANN, BOB))
+    ]
+    world.data.write_text(json.dumps(people), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "hostile_models", models)
         patch.setenv("PERSONAAGENT_HOME", str(world.home))
-        world.build()
-        yield world
+        patch.setitem(sys.modules, "hostile_models", MODELS)
+        for line in (
+            ("users", "import", world.history),
+            ("align", *LOCAL, "--", ANN, BOB),
+            ("eval", "run", *EVAL, "--data", world.data, "--out", world.run),
+            ("eval", "sweep", *EVAL, "--data", world.data, "--out", world.sweep, "--over", "k=1,2"),
+        ):
+            assert invoke(line) == 0
+    return world
+
+
+def invoke(line: tuple[object, ...]) -> int:
+    arguments = [str(word) for word in line]
+    app = personaagent.command_line()
+    return guarded(lambda: app(arguments))
 
 
 @pytest.fixture
-def world(built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    folder = tmp_path / "world"
-    shutil.copytree(built.folder, folder)
-    monkeypatch.setenv("PERSONAAGENT_HOME", str(folder / "home"))
-    monkeypatch.setattr(TraceServer, "serve_forever", _interrupt)
-    return World(folder)
+def run(world: World, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("PERSONAAGENT_HOME", str(world.home))
+    monkeypatch.setitem(sys.modules, "hostile_models", MODELS)
+    monkeypatch.setattr(TraceServer, "serve_forever", _stop)
+    # A download tries again without a wait.
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
+
+    def call(*words: object) -> Completed:
+        code = invoke(words)
+        return Completed(code, *capfdbinary.readouterr())
+
+    return call
 
 
-def _interrupt(server: TraceServer) -> None:
+def _stop(server: TraceServer) -> None:
     raise KeyboardInterrupt
 
 
-def test_every_command_of_the_app_is_called_here() -> None:
-    assert set(CALLS) == set(COMMANDS)
-
-
-def test_commands_with_a_model_let_the_adapter_be_chosen() -> None:
-    assert {name for name in COMMANDS if "--adapter" in options_of(name)} == {
-        name for name in COMMANDS if "--model" in options_of(name)
+def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
+    """The command lines to try, by command, in an order in which each finds what it needs."""
+    return {
+        "users import": [
+            (w.history,),
+            (w.bad_history, "--skip-bad"),
+            (w.bad_history,),
+            (w.out / HOSTILE_PATH,),
+        ],
+        "ask": [
+            (*LOCAL, "--", ANN, HOSTILE),
+            (*LOCAL, "--", BOB, HOSTILE),
+            (*LOCAL, "--adapter", "text", "--", ANN, HOSTILE),
+            (ANN, "x", "--model", "python:hostile_models:fail", "--no-wikipedia"),
+            (ANN, "x", "--model", "python:hostile_models:garbage", "--no-wikipedia"),
+            (ANN, "x", "--model", HOSTILE),
+            (ANN, "x", *LOCAL, "--trace", HOSTILE),
+            (HOSTILE, "x", *LOCAL),
+        ],
+        "observe": [
+            (ANN, "--query", HOSTILE, "--response", HOSTILE),
+            ("--query", HOSTILE, "--response", HOSTILE, "--", BOB),
+            (HOSTILE, "--query", "q", "--response", "r"),
+        ],
+        "align": [
+            (*LOCAL, "--", ANN, BOB),
+            ("--all", "--model", "python:hostile_models:fail", "--no-wikipedia"),
+            (HOSTILE,),
+            (ANN, "--gate", HOSTILE),
+            (ANN, "--choice", HOSTILE),
+            (ANN, "--negatives", w.out / HOSTILE_PATH),
+        ],
+        "users list": [(), ("--store", w.out / HOSTILE_PATH / "x"), ("--store", f"{HOSTILE}://")],
+        "users show": [(ANN,), ("--", BOB), (HOSTILE,)],
+        "persona show": [(ANN,), ("forgotten",), (HOSTILE,)],
+        "persona history": [(ANN,), (HOSTILE,)],
+        "persona diff": [(ANN,), ("forgotten",), (ANN, HOSTILE)],
+        "persona rollback": [(ANN, 1), (ANN, 99), (ANN, HOSTILE)],
+        "demo": [
+            ("--data", w.data, "--task", "LaMP-4", *MODEL),
+            ("--data", w.data, "--task", "LaMP-4", "--user", HOSTILE),
+            ("--data", w.out / HOSTILE_PATH),
+            ("--task", HOSTILE),
+        ],
+        "eval run": [
+            (*EVAL, "--data", w.data, "--out", w.run),
+            (*EVAL, "--data", w.data, "--out", w.run, "--seed", 3),
+            (*EVAL, "--data", w.data, "--out", w.out / HOSTILE_PATH),
+            (*EVAL, "--data", w.data, "--out", w.out / "r2", "--model", "python:hostile_models:fail"),
+            (*EVAL, "--data", w.data, "--out", w.out / "r3", "--set", f"k={HOSTILE}"),
+            ("--task", "LaMP-4", "--data", w.data, "--method", HOSTILE, "--out", w.out / "r4"),
+            ("--task", HOSTILE, "--data", w.data, "--method", "rag", "--out", w.out / "r5"),
+        ],
+        "eval sweep": [
+            (*EVAL, "--data", w.data, "--out", w.sweep, "--over", "k=1,2"),
+            (*EVAL, "--data", w.data, "--out", w.out / "s2", "--over", f"k={HOSTILE}"),
+            (*EVAL, "--data", w.data, "--out", w.out / "s3", "--over", HOSTILE),
+        ],
+        "eval score": [
+            (w.run,),
+            (w.run, "--format", "csv"),
+            (w.run, "--format", "latex"),
+            (w.run, "--format", "markdown"),
+            (w.out / HOSTILE_PATH / "x",),
+            (w.golds, "--golds", w.data, "--task", "LaMP-4"),
+        ],
+        "eval compare": [(w.run,), (w.run, HOSTILE), (w.run, "rag", HOSTILE), (w.sweep,)],
+        "eval predictions": [
+            (w.run, "rag", "--out", w.out / f"p{HOSTILE_PATH}"),
+            (w.run, HOSTILE, "--out", w.out / "p"),
+        ],
+        "eval report": [
+            (w.run, "--out", w.out / f"report{HOSTILE_PATH}"),
+            (w.run, "--reference", HOSTILE),
+            (w.sweep,),
+        ],
+        "eval download": [
+            ("--task", "LaMP-4", "--to", w.out / "d", "--base", f"http://127.0.0.1:9/{MARKUP}", "--yes"),
+            ("--task", "LaMP-4", "--to", w.out / "d", "--base", HOSTILE, "--yes"),
+            ("--task", HOSTILE, "--to", w.out / "d"),
+        ],
+        "eval convert": [
+            ("--task", "LaMP-4", "--data", w.data, "--out", w.out / f"c{HOSTILE_PATH}"),
+            ("--task", "LaMP-4", "--data", w.out / HOSTILE_PATH, "--out", w.out / "c2"),
+        ],
+        "eval tasks": [()],
+        "eval methods": [()],
+        "trace list": [(), ("--user", ANN), ("--name", HOSTILE)],
+        "trace show": [(), (HOSTILE,)],
+        "trace diff": [(ANN,), (HOSTILE,), (ANN, 99)],
+        "trace export": [
+            (w.out / f"t{HOSTILE_PATH}",),
+            (w.out / "t.jsonl", "--format", "jsonl"),
+            (w.out / "no" / HOSTILE_PATH / "x",),
+        ],
+        "trace serve": [("--port", 0)],
+        "users forget": [("forgotten", "--yes"), (HOSTILE, "--yes")],
     }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_command_prints_a_control_character(
-    name: str, world: World, capsysbinary: pytest.CaptureFixture[bytes]
+def installed_commands() -> dict[str, Any]:
+    """Every command of the app by its words."""
+
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        children: Mapping[str, Any] = getattr(command, "commands", {})
+        if not children:
+            yield " ".join(words), command
+        for name, child in children.items():
+            yield from walk(child, (*words, name))
+
+    return dict(walk(typer.main.get_command(personaagent.command_line()), ()))
+
+
+WITH_JSON = [
+    name
+    for name, command in installed_commands().items()
+    if any("--json" in parameter.opts for parameter in command.params)
+]
+
+
+def controls_in(output: bytes) -> list[str]:
+    """The characters of an output that `printable` escapes."""
+    return [character for character in output.decode("utf-8") if printable(character) != character]
+
+
+def strict_json(output: bytes) -> Any:
+    def refuse(constant: str) -> Any:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(output.decode("utf-8"), parse_constant=refuse)
+
+
+def test_every_command_of_the_app_is_tried(world: World) -> None:
+    assert set(commands(world)) == set(installed_commands())
+
+
+@pytest.mark.parametrize("command", installed_commands())
+def test_command_prints_no_control_character(command: str, world: World, run: Run) -> None:
+    completed = [run(*command.split(), *line) for line in commands(world)[command]]
+    assert [controls_in(each.out + each.err) for each in completed] == [[]] * len(completed)
+    assert not any(b"Traceback" in each.err for each in completed)
+    # The first line of each command works, so that not only errors are read.
+    assert completed[0].code in ((1,) if command == "eval download" else (0,)), completed[0].err
+
+
+@pytest.mark.parametrize("command", WITH_JSON)
+def test_json_is_strict_and_free_of_control_characters(command: str, world: World, run: Run) -> None:
+    for line in commands(world)[command]:
+        completed = run(*command.split(), "--json", *line)
+        assert controls_in(completed.out + completed.err) == []
+        assert completed.code or strict_json(completed.out) is not None
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for printer in (console.out, console.err):
+        monkeypatch.setattr(printer, "_force_terminal", True)
+        monkeypatch.setattr(printer, "_color_system", ColorSystem.STANDARD)
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(
+    "command", ["ask", "align", "users show", "persona show", "persona diff", "eval score", "trace show"]
+)
+def test_terminal_gets_colours_and_cursor_movements_of_ours_only(
+    command: str, world: World, run: Run
 ) -> None:
-    for call in CALLS[name](world):
-        code = invoke(*call)
-        captured = capsysbinary.readouterr()
-        text = (captured.out + captured.err).decode("utf-8", "strict")
-        assert not CONTROLS.search(text), (call, text)
-        assert (code != 0) == (name in FAILS), text
-        if name in FAILS:
-            assert captured.err.startswith(b"error: ")
-            assert captured.err.count(b"\n") == 1
+    completed = run(*command.split(), *commands(world)[command][0])
+    output = completed.out + completed.err
+    assert b"\x1b[31mred" not in output
+    ours = re.compile(rb"\x1b\[[\d;]*m|\x1b\[\?25[hl]|\x1b\[1A|\x1b\[2K|\r")
+    assert controls_in(ours.sub(b"", output)) == []
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"eval report", "eval sweep"}))
-def test_only_rich_moves_the_cursor_on_a_terminal(
-    name: str, world: World, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for console in (out, err):
-        monkeypatch.setattr(console, "_force_terminal", True)
-        monkeypatch.setattr(console, "_color_system", ColorSystem.STANDARD)
-    for call in CALLS[name](world)[:3]:
-        invoke(*call)
-        captured = capsysbinary.readouterr()
-        text = RICH.sub("", (captured.out + captured.err).decode("utf-8", "strict"))
-        assert not CONTROLS.search(text), (call, text)
+def test_ids_are_shown_as_they_are(world: World, run: Run) -> None:
+    shown = printable(ANN).encode()
+    for line in (("users", "list"), ("users", "show", ANN), ("align", ANN, *LOCAL)):
+        assert shown in run(*line).out
+    assert BOB.encode() in run("users", "list").out
+    assert MARKUP.encode() in run("persona", "show", ANN).out
 
 
-def refuse_constant(name: str) -> Any:
-    raise AssertionError(f"{name} is not JSON")
+def test_persona_is_printed_with_its_own_spaces_and_kept_exactly_in_json(world: World, run: Run) -> None:
+    text = f"a\tb  c \n\n  [x]{CONTROLS}"
+    with UserStore(world.home / "users.db") as store:
+        store.add_persona(ANN, text, source="edit", why=HOSTILE)
+    assert run("persona", "show", ANN).out.decode() == printable(text) + "\n"
+    assert strict_json(run("persona", "show", ANN, "--json").out)["text"] == text
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(COMMANDS) if "--json" in options_of(name)])
-def test_json_is_strict_and_escapes_control_characters(
-    name: str, world: World, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    for call in CALLS[name](world):
-        place = call.index("--") if "--" in call else len(call)
-        invoke(*call[:place], "--json", *call[place:])
-        text = capsysbinary.readouterr().out.decode("utf-8", "strict")
-        assert not CONTROLS.search(text)
-        if name not in FAILS:
-            json.loads(text, parse_constant=refuse_constant)
+def test_printed_command_can_be_pasted_into_a_shell(world: World, run: Run) -> None:
+    hint = run("observe", ANN, "--query", "q", "--response", "r").err.decode()
+    command = hint.removeprefix("recorded; `").partition("` learns")[0]
+    shell = ["bash", "-c", f"personaagent() {{ printf '%s|' \"$@\"; }}; {command}"]
+    words = subprocess.run(
+        shell, capture_output=True, check=True, env={"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"]}
+    ).stdout
+    assert words.decode() == f"align|{ANN}|"
 
 
-def test_lists_show_ids_as_they_are(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    invoke("users", "list")
-    listed = capsys.readouterr().out
-    for user in ("team[/eu]", "[red]ann", "-dash", 'quo\'te $(id) "x" `w`'):
-        assert user in listed
-    invoke("users", "list", "--json")
-    assert {row["user_id"] for row in json.loads(capsys.readouterr().out)} == set(USERS)
-
-
-@pytest.mark.parametrize("user", [user for user in USERS if user.isprintable()])
-def test_printed_commands_can_be_pasted(user: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    invoke("observe", "--query", "q", "--response", "r", "--", user)
-    (pasted,) = re.findall(r"`(personaagent align .*)` learns", capsys.readouterr().err)
-    assert shlex.split(pasted)[-1] == user
-
-
-@pytest.mark.parametrize("user", USERS)
-def test_a_shell_reads_a_printed_command_as_it_was_meant(user: str) -> None:
-    line = command("ask", user, "and 'then'?").replace("personaagent", "printf '%s\\0'", 1)
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-    read = subprocess.run(["bash", "-c", line], capture_output=True, check=True, env=environment)
-    words = [word for word in read.stdout.decode().split("\0")[:-1] if word != "--"]
-    assert words == ["ask", user, "and 'then'?"]
-
-
-PATHS = ("--out", "--to", "--store", "--data", "--negatives", "--golds")
+@pytest.mark.parametrize("word", [b"caf\xe9", b"\xff\xfe", b"ok\x80"])
+def test_argument_that_is_not_utf_8_is_one_line_before_any_call(word: bytes, world: World, run: Run) -> None:
+    before = len(MODELS.reply.engine.prompts)
+    completed = run("ask", ANN, os.fsdecode(word), *LOCAL)
+    assert (completed.code, completed.out, completed.err.count(b"\n")) == (2, b"", 1)
+    assert b"is not valid UTF-8" in completed.err
+    assert len(MODELS.reply.engine.prompts) == before
 
 
 @pytest.mark.parametrize(
-    ("name", "option"),
-    [(name, option) for name in sorted(COMMANDS) for option in PATHS if option in options_of(name)],
+    "line", [("users", "list", "--store", ""), ("users", "list", "--store="), ("ask", ANN, " ")]
 )
-def test_path_that_cannot_be_used_is_one_line_before_any_call(
-    name: str, option: str, world: World, capsys: pytest.CaptureFixture[str]
+def test_empty_argument_is_one_line(line: tuple[str, ...], world: World, run: Run) -> None:
+    completed = run(*line)
+    assert (completed.code, completed.out, completed.err.count(b"\n")) == (2, b"", 1)
+    assert b"is empty" in completed.err
+
+
+NEEDED: dict[str, tuple[str, ...]] = {
+    "ask": ("ana", "what now", *LOCAL),
+    "observe": ("ana", "--query", "q", "--response", "r"),
+    "align": ("ana", *LOCAL),
+    "users import": ("history.jsonl",),
+    "users list": (),
+    "users show": ("ana",),
+    "users forget": ("ana", "--yes"),
+    "persona show": ("ana",),
+    "persona history": ("ana",),
+    "persona diff": ("ana",),
+    "persona rollback": ("ana", "1"),
+    "demo": MODEL,
+    "eval run": ("--task", "LaMP-2M", "--data", str(SAMPLE), "--method", "rag", "--out", "run", *MODEL),
+    "trace list": (),
+    "trace show": (),
+    "trace diff": ("ana",),
+    "trace export": ("t.html",),
+    "trace serve": (),
+}
+"""The commands that use the data directory, with their other arguments."""
+
+WITH_STORE = [
+    name
+    for name, command in installed_commands().items()
+    if any("--store" in parameter.opts for parameter in command.params)
+]
+
+
+def _unusable(kind: str, folder: Path) -> str:
+    file = folder / "in_the_way"
+    file.write_text("a file", encoding="utf-8")
+    if kind == "read-only folder":
+        folder.chmod(0o500)
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write everywhere")
+    paths = {
+        "file in the way": file,
+        "inside a file": file / "x",
+        "read-only folder": folder / "x",
+        "not UTF-8": os.fsdecode(bytes(folder) + b"/caf\xe9"),
+        "name too long": folder / ("x" * 300),
+    }
+    return str(paths[kind])
+
+
+@pytest.mark.parametrize(
+    "kind", ["file in the way", "inside a file", "read-only folder", "not UTF-8", "name too long"]
+)
+def test_data_directory_that_cannot_be_used_is_one_line(
+    kind: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts = sys.modules["hostile_models"].hostile.engine.prompts
-    before = len(prompts)
-    # A file in the way, a folder that nobody can create, and a name that is not UTF-8.
-    for path in (f"{world.data}/in/file", "/proc/none/in/file", f"{world.folder}/caf\udce9"):
-        call = CALLS[name](world)[0]
-        if option in call:
-            call[call.index(option) + 1] = path
-        else:
-            call[len(name.split()) : len(name.split())] = [option, path]
-        code = invoke(*call, *(TASK if name == "eval score" else ()))
-        printed = capsys.readouterr()
-        assert code in (1, 2), printed
-        assert printed.err.splitlines()[-1].startswith("error: ")
-        assert (printed.err.count("error: "), "Traceback" in printed.err) == (1, False)
-    assert len(prompts) == before
+    home = _unusable(kind, tmp_path)
+    monkeypatch.setenv("PERSONAAGENT_HOME", home)
+    monkeypatch.chdir(tmp_path)
+    before = len(MODELS.reply.engine.prompts)
+    for command, needed in NEEDED.items():
+        completed = run(*command.split(), *needed)
+        assert (completed.code, completed.out) == (2, b""), command
+        assert re.fullmatch(rb"error: [^\n]*PERSONAAGENT_HOME[^\n]*\n", completed.err), command
+    assert len(MODELS.reply.engine.prompts) == before
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_home_that_cannot_be_used_is_one_line(
-    name: str, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", WITH_STORE)
+def test_store_that_cannot_be_opened_is_one_line(command: str, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "in_the_way"
+    file.write_text("a file", encoding="utf-8")
+    before = len(MODELS.reply.engine.prompts)
+    for store in (tmp_path, file, file / "x", tmp_path / "no" / "x", tmp_path / ("x" * 300), "nosql://x"):
+        completed = run(*command.split(), *NEEDED[command], "--store", store)
+        assert completed.code in (1, 2)
+        assert (completed.out, completed.err.count(b"\n")) == (b"", 1)
+        assert completed.err.startswith(b"error: ")
+    assert len(MODELS.reply.engine.prompts) == before
+    assert file.read_text(encoding="utf-8") == "a file"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("eval", "run", *EVAL, "--data", "DATA", "--out", "PATH"),
+        ("eval", "sweep", *EVAL, "--data", "DATA", "--over", "k=1,2", "--out", "PATH"),
+        ("eval", "predictions", "RUN", "rag", "--out", "PATH"),
+        ("eval", "report", "RUN", "--out", "PATH"),
+        ("eval", "convert", "--task", "LaMP-4", "--data", "DATA", "--out", "PATH"),
+        ("eval", "download", "--task", "LaMP-4", "--yes", "--base", "http://127.0.0.1:9", "--to", "PATH"),
+        ("trace", "export", "PATH"),
+        ("trace", "export", "PATH", "--format", "jsonl"),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_error_before_any_call(
+    line: tuple[str, ...], world: World, run: Run, tmp_path: Path
 ) -> None:
-    (world.folder / "file").write_text("", encoding="utf-8")
-    monkeypatch.setenv("PERSONAAGENT_HOME", str(world.folder / "file" / "home"))
-    code = invoke(*CALLS[name](world)[0])
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err
-    if code:
-        assert printed.err.count("error: ") == 1, printed.err
+    file = tmp_path / "in_the_way"
+    file.write_text("a file", encoding="utf-8")
+    before = len(MODELS.reply.engine.prompts)
+    for path in (file / "x", file / "x" / "y", tmp_path / ("x" * 300)):
+        places = {"PATH": str(path), "DATA": str(world.data), "RUN": str(world.run)}
+        completed = run(*(places.get(word, word) for word in line))
+        assert completed.code in (1, 2)
+        assert completed.out == b""
+        assert [row for row in completed.err.split(b"\n") if row][-1].startswith(b"error: ")
+        assert b"Traceback" not in completed.err
+    assert len(MODELS.reply.engine.prompts) == before
+    assert file.read_text(encoding="utf-8") == "a file"
 
 
-def test_argument_that_is_not_utf_8_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert invoke("ask", "ana", os.fsdecode(b"caf\xe9")) == 2
-    assert capsys.readouterr().err == (
-        "error: argument 3, 'caf\\udce9', is not valid UTF-8; write it in UTF-8, and rename a file that has "
-        "such a name\n"
-    )
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("persona", "show", ANN, "--version", "9" * 30),
+        ("persona", "rollback", ANN, "9" * 30),
+        ("persona", "diff", ANN, "0"),
+        ("trace", "list", "--limit", "9" * 30),
+        ("trace", "diff", ANN, "0"),
+        ("align", ANN, "--max-usd", "nan"),
+        ("align", ANN, "--max-calls", "-1"),
+        ("align", ANN, "--batch", "0"),
+        ("ask", ANN, "x", "--adapter", "xml"),
+        ("demo", "--queries", "0"),
+        ("eval", "run", "--temperature", "nan"),
+        ("eval", "run", "--max-usd", "-1"),
+    ],
+)
+def test_number_or_choice_out_of_range_is_one_line(words: tuple[str, ...], world: World, run: Run) -> None:
+    completed = run(*words)
+    assert completed.code in (1, 2)
+    assert (completed.out, completed.err.count(b"\n")) == (b"", 1)
+    assert completed.err.startswith(b"error: ")
 
 
-def run_alone(world: World, *words: str, script: str = "{}", **environment: str) -> Any:
-    """Run a command in a process of its own, in the shell line ``script``."""
-    line = script.format(shlex.join([sys.executable, "-m", "personaagent", *words]))
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line],
-        capture_output=True,
-        cwd=Path(personaagent.__file__).parent,
-        env={**os.environ, **environment},
-        check=False,
-    )
-
-
-def test_output_that_is_not_utf_8_shows_escapes(world: World) -> None:
-    ran = run_alone(world, "users", "list", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
-    assert (ran.returncode, ran.stderr.count(b"Traceback")) == (0, 0)
-    assert ran.stdout.isascii()
-    assert b"team[/eu]" in ran.stdout
-
-
-@pytest.mark.parametrize("script", ["{} | true", "{} > /dev/full"])
-def test_output_that_cannot_be_written_ends_without_a_traceback(world: World, script: str) -> None:
-    ran = run_alone(world, "users", "list", script=script)
-    assert b"Traceback" not in ran.stderr
-    assert ran.stderr.count(b"\n") <= 2, ran.stderr
-
-
-def test_folder_without_space_is_one_line(
-    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("logger", ["personaagent", "dspy", "some_library"])
+def test_log_line_of_a_library_is_escaped(
+    logger: str, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object, **options: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    for name in ("eval report", "eval predictions", "trace export"):
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_text", full)
-            patch.setattr(Path, "open", full)
-            patch.setattr("builtins.open", full)
-            code = invoke(*CALLS[name](world)[0])
-        printed = capsys.readouterr().err
-        assert (code, printed.count("\n"), printed.startswith("error: ")) == (1, 1, True), printed
-        assert "No space left" in printed
+    # Without the test runner's own handlers, as on the command line.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    guarded(lambda: logging.getLogger(logger).error(HOSTILE))
+    captured = capfdbinary.readouterr()
+    assert MARKUP.encode() in captured.err
+    assert controls_in(captured.err) == []
 
 
-def test_warnings_of_the_package_are_escaped_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    logger = logging.getLogger("personaagent.program.models")
-
-    def work() -> None:
-        logger.warning("%s: retry %d in %.0f s", f"[red]model{ESCAPES}\n", 1, 7)
-        logger.info("not for people")
-
-    assert guarded(work) == 0
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("warning: [red]model\\x1b[2J")
-    assert printed.err.endswith(": retry 1 in 7 s\n")
-    assert printed.err.count("\n") == 1
-    assert not CONTROLS.search(printed.err)
-    assert not logging.getLogger("personaagent").handlers
+def test_version_is_printed(run: Run) -> None:
+    assert run("--version").out.decode() == f"personaagent {personaagent.__version__}\n"

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import typer
 
-from program.console import FAILED, err, exit_code, explain, log_lines, print_error
+from program.console import FAILED, LogLines, err, exit_code, explain, log_lines, print_error
 from program.home import home
 from program.printer import discard
 from program.spans import about
@@ -88,7 +88,9 @@ def guarded(main: Any) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    with log_lines("personaagent"):
+    # Libraries without a handler of their own print through this one.
+    logging.lastResort = LogLines(logging.WARNING)
+    with log_lines("personaagent"), log_lines("dspy"):
         code = _run(main)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
