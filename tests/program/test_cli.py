@@ -6,7 +6,8 @@ import io
 import json
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import pytest
 
 import personaagent
 from program.cli.options import guarded
+from program.models.adapter import use_adapter
 from program.models.scripted import scripted_lm
 
 ROWS = [
@@ -332,3 +334,35 @@ def test_bug_is_not_reported_as_a_user_error() -> None:
 
     with pytest.raises(ZeroDivisionError):
         guarded(broken)
+
+
+@pytest.mark.parametrize("adapter", ["schema", "json", "text"])
+def test_adapter_decides_the_form_of_every_request(
+    run: Run, history: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
+) -> None:
+    forms: list[str | None] = []
+
+    @contextmanager
+    def note(form: str | None) -> Iterator[None]:
+        forms.append(form)
+        with use_adapter(form):
+            yield
+
+    monkeypatch.setattr("program.models.adapter.use_adapter", note)
+    run("users", "import", str(history))
+    lm = scripted_lm(marked if adapter == "text" else polite)
+    monkeypatch.setattr(sys.modules["my_models"], "polite", lm)
+    assert run("ask", "ana", "what now", *MODEL, "--adapter", adapter).out == "short\n"
+    assert run("align", "ana", *MODEL, "--adapter", adapter, "--json").code == 0
+    assert forms == [adapter, adapter]
+    with_markers = ["[[ ## action ## ]]" in system + user for system, user in lm.engine.prompts]
+    assert any(with_markers) == (adapter == "text")
+
+
+def marked(system: str, user: str) -> Any:
+    """Answer like `polite`, in fields with markers instead of JSON."""
+    answer = polite(system, user)
+    if isinstance(answer, str):
+        return answer
+    fields = {**answer, "action": json.dumps(answer["action"]), "answer": "short", "completed": ""}
+    return "\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items())
