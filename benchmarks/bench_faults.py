@@ -419,7 +419,7 @@ def attempt(kind: str, command: str, template: Path) -> Outcome:
         for place, text in texts_of(home, folder):
             low = text.lower()
             if any(mark.lower() in low for mark in MARKS) or (
-                place != "steps" and low.strip() in ("", "none")
+                place not in ("steps", "profiles") and low.strip() in ("", "none")
             ):
                 problems.append(f"unusable text in {place}: {text[:40]!r}")
                 break
@@ -442,18 +442,19 @@ def main() -> None:
         templates = {command: Path(name) / command for command in options.commands.split(",")}
         for command, template in templates.items():
             make_template(template, command)
-        outcomes = list(pool.map(lambda pair: attempt(*pair, templates[pair[1]]), pairs))
-    if options.markdown:
-        print(
-            "| reply | command | exit | requests | seconds | problems | last line |\n"
-            "|---|---|--:|--:|--:|---|---|"
-        )
-        for o in outcomes:
-            line = o.line.replace("|", "/")
-            print(
-                f"| {o.kind} | {o.command} | {o.code} | {o.requests} | {o.seconds:.1f} "
-                f"| {'; '.join(o.problems) or '-'} | {line} |"
-            )
+        if options.markdown:
+            print("| reply | command | exit | requests | seconds | problems | last line |")
+            print("|---|---|--:|--:|--:|---|---|", flush=True)
+        outcomes = []
+        for o in pool.map(lambda pair: attempt(*pair, templates[pair[1]]), pairs):
+            outcomes.append(o)
+            if options.markdown:
+                line = o.line.replace("|", "/")
+                print(
+                    f"| {o.kind} | {o.command} | {o.code} | {o.requests} | {o.seconds:.1f} "
+                    f"| {'; '.join(o.problems) or '-'} | {line} |",
+                    flush=True,
+                )
     for o in outcomes:
         if o.problems:
             print(f"PROBLEM {o.kind} x {o.command}: {'; '.join(o.problems)} (exit {o.code}; {o.line})")
