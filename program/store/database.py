@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -17,18 +18,24 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from program.errors import ConfigError, StoreError
 from program.store.checks import DamagedValueError
+from program.store.damage import advice
 
 BUSY_SECONDS = 30
 """Seconds that a writer waits for a writer in another process."""
 
 _HINTS = {
     "locked": f"another process has been writing for {BUSY_SECONDS} s, try again",
-    "not a database": "use another path",
-    "malformed": "the file is damaged, restore a copy",
+    "not a database": "use another path, or restore a backup if it was a store",
     "is full": "free some space on the disk",
+    "disk I/O error": "check the space on the disk, and the disk",
     "readonly": "make the file and its folder writable",
     "connection": "is the database server running?",
 }
+
+_DAMAGE = re.compile(
+    r"malformed|unsupported file format|no such (?:table|column|index)|has no column|decode", re.I
+)
+"""What SQLite says of a damaged file; the tables themselves never change."""
 
 
 class Database:
@@ -77,12 +84,19 @@ class Database:
             raise StoreError(f"the store `{self.name}` is closed; open it again")
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            raise StoreError(f"store `{self.name}`: {_reason(error)}") from error
-        except DamagedValueError as error:
-            raise StoreError(
-                f"store `{self.name}`: {error} is damaged; restore a copy of the file"
-            ) from error
+        except (SQLAlchemyError, sqlite3.Error, DamagedValueError) as error:
+            raise StoreError(self._describe(error)) from error
+
+    def _describe(self, error: Exception) -> str:
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        # SQLite quotes a text that it cannot decode.
+        reason = str(cause).partition("\n")[0].partition(" with text ")[0].rstrip(" .;")
+        if isinstance(cause, DamagedValueError):
+            return advice(self.name, f"{reason} cannot be read", is_sqlite=self.is_sqlite)
+        if self.is_sqlite and _DAMAGE.search(reason):
+            return advice(self.name, reason)
+        hint = next((f"; {hint}" for sign, hint in _HINTS.items() if sign in reason), "")
+        return f"store `{self.name}`: {reason}{hint}"
 
     def close(self) -> None:
         """Close all connections; closing twice is harmless."""
@@ -182,9 +196,3 @@ def _on_connect(connection: Any, _: ConnectionPoolEntry) -> None:
 def _on_begin(connection: Connection) -> None:
     write = connection.get_execution_options().get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _reason(error: Exception) -> str:
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    reason = str(cause).partition("\n")[0].rstrip(" .;")
-    return next((f"{reason}; {hint}" for sign, hint in _HINTS.items() if sign in reason), reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -46,9 +47,49 @@ class UtcTime(TypeDecorator[datetime]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
         """Convert text to a time."""
         try:
-            return datetime.fromisoformat(value) if value else None
-        except ValueError as error:
+            return None if value == "" else datetime.fromisoformat(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
             raise DamagedValueError("a stored time") from error
+
+
+class StoredText(TypeDecorator[str]):
+    """Text; SQLite would return bytes or a number from a damaged row."""
+
+    impl: Any = Text
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """Return the text."""
+        if value is None or isinstance(value, str):
+            return value
+        raise DamagedValueError("a stored text")
+
+
+class StoredId(StoredText):
+    """An id of at most `MAX_ID_CHARS` characters."""
+
+    impl: Any = String(MAX_ID_CHARS)
+    cache_ok = True
+
+
+class StoredName(StoredText):
+    """A word or a generated id of the program."""
+
+    impl: Any = String
+    cache_ok = True
+
+
+class StoredInteger(TypeDecorator[int]):
+    """A number; SQLite would return text or bytes from a damaged row."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
+        """Return the number."""
+        if value is None or type(value) is int:
+            return value
+        raise DamagedValueError("a stored number")
 
 
 metadata = MetaData()
@@ -57,7 +98,7 @@ metadata = MetaData()
 def _user(primary_key: bool = True) -> Column[str]:
     return Column(
         "user_id",
-        String(MAX_ID_CHARS),
+        StoredId,
         ForeignKey("pa_users.user_id", ondelete="CASCADE"),
         primary_key=primary_key,
     )
@@ -66,26 +107,26 @@ def _user(primary_key: bool = True) -> Column[str]:
 users = Table(
     "pa_users",
     metadata,
-    Column("user_id", String(MAX_ID_CHARS), primary_key=True),
-    Column("task", Text, nullable=False),
+    Column("user_id", StoredId, primary_key=True),
+    Column("task", StoredText, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     # Number of interactions, and how many of them the current persona accounts for.
-    Column("interactions", Integer, nullable=False),
-    Column("settled", Integer, nullable=False),
+    Column("interactions", StoredInteger, nullable=False),
+    Column("settled", StoredInteger, nullable=False),
     # The current persona version; 0 if there is none.
-    Column("head", Integer, nullable=False),
+    Column("head", StoredInteger, nullable=False),
 )
 
 interactions = Table(
     "pa_interactions",
     metadata,
     _user(),
-    Column("id", String(MAX_ID_CHARS), primary_key=True),
+    Column("id", StoredId, primary_key=True),
     # Order of arrival for each user, from 1.
-    Column("position", Integer, nullable=False),
+    Column("position", StoredInteger, nullable=False),
     Column("timestamp", UtcTime, nullable=False),
-    Column("query", Text, nullable=False),
-    Column("response", Text, nullable=False),
+    Column("query", StoredText, nullable=False),
+    Column("response", StoredText, nullable=False),
     Column("metadata", JSON, nullable=False),
     UniqueConstraint("user_id", "position", name="pa_interactions_arrival"),
 )
@@ -97,41 +138,41 @@ personas = Table(
     "pa_personas",
     metadata,
     _user(),
-    Column("version", Integer, primary_key=True, autoincrement=False),
-    Column("text", Text, nullable=False),
-    Column("parent", Integer),
-    Column("source", String(16), nullable=False),
-    Column("why", Text, nullable=False),
+    Column("version", StoredInteger, primary_key=True, autoincrement=False),
+    Column("text", StoredText, nullable=False),
+    Column("parent", StoredInteger),
+    Column("source", StoredName(16), nullable=False),
+    Column("why", StoredText, nullable=False),
     Column("created_at", UtcTime, nullable=False),
-    Column("alignment_id", String(32)),
+    Column("alignment_id", StoredName(32)),
 )
 
 alignments = Table(
     "pa_alignments",
     metadata,
     _user(),
-    Column("id", String(32), primary_key=True),
+    Column("id", StoredName(32), primary_key=True),
     # Order of the user's runs, from 1: start times may be equal.
-    Column("number", Integer, nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("owner", Text, nullable=False),
+    Column("number", StoredInteger, nullable=False),
+    Column("status", StoredName(16), nullable=False),
+    Column("owner", StoredText, nullable=False),
     Column("started_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime, nullable=False),
     # The user at the start of the run: persona version (0: none) and number of interactions.
-    Column("head", Integer, nullable=False),
-    Column("interactions", Integer, nullable=False),
+    Column("head", StoredInteger, nullable=False),
+    Column("interactions", StoredInteger, nullable=False),
     Column("config", JSON, nullable=False),
     Column("record", JSON, nullable=False),
-    Column("error", Text, nullable=False),
+    Column("error", StoredText, nullable=False),
     UniqueConstraint("user_id", "number", name="pa_alignments_order"),
 )
 
 steps = Table(
     "pa_steps",
     metadata,
-    Column("user_id", String(MAX_ID_CHARS), primary_key=True),
-    Column("alignment_id", String(32), primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("user_id", StoredId, primary_key=True),
+    Column("alignment_id", StoredName(32), primary_key=True),
+    Column("number", StoredInteger, primary_key=True, autoincrement=False),
     Column("data", JSON, nullable=False),
     ForeignKeyConstraint(
         ["user_id", "alignment_id"], ["pa_alignments.user_id", "pa_alignments.id"], ondelete="CASCADE"

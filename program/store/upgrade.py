@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 from sqlalchemy import Connection, column, inspect, select, table
 
 from program.errors import StoreError
+from program.store.damage import advice, find_damage, find_wrong_counts
 from program.store.database import BUSY_SECONDS, Database
 from program.store.schema import SCHEMA, VERSION_TABLE
 
@@ -17,13 +19,15 @@ _ALEMBIC = threading.Lock()
 def upgrade(database: Database) -> None:
     """Create the tables in an empty database, or run the missing migrations of an older one.
 
-    An up-to-date database takes two small reads. Migrations run in one transaction under the write
-    lock: a crash leaves the old schema, and two processes cannot both migrate.
+    A small SQLite file is checked for damage first (`program.store.damage`). Migrations run in one
+    transaction under the write lock: a crash leaves the old schema, and two processes cannot both migrate.
 
     Raises:
-        StoreError: The file is not a database, belongs to another program, or has a newer schema. It
-            is not changed.
+        StoreError: The file is damaged or not a database, belongs to another program, or has a newer
+            schema. It is not changed.
     """
+    if database.is_sqlite and (reason := find_damage(database)):
+        raise StoreError(advice(database.name, reason))
     with database.read() as connection:
         version = _version(connection)
         if version is None and database.is_sqlite and inspect(connection).get_table_names():
@@ -34,11 +38,20 @@ def upgrade(database: Database) -> None:
     if database.is_sqlite:
         _use_wal(database)
     if version == SCHEMA:
+        if database.is_sqlite:
+            _check_counts(database)
         return
     with _ALEMBIC, database.write() as connection:
         if not database.is_sqlite:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7270656)")
         _migrate(database.name, connection)
+
+
+def _check_counts(database: Database) -> None:
+    with database.read() as connection:
+        reason = find_wrong_counts(connection, Path(database.name).stat().st_size)
+    if reason:
+        raise StoreError(advice(database.name, reason))
 
 
 def _version(connection: Connection) -> str | None:

@@ -15,6 +15,7 @@ from program.errors import DataError, StoreError, UnparsableAnswerError
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
 from program.store import alignments, interactions, personas, users
+from program.store.damage import advice
 from program.store.database import Database
 from program.store.records import AlignmentRow, PersonaSource, PersonaVersion, UserSummary
 from program.store.schema import profiles
@@ -225,8 +226,9 @@ class UserStore:
         try:
             return None if body is None else _PROFILE.validate_python(body)
         except ValidationError as error:
+            reason = f"the profile of user {user_id!r} cannot be read"
             raise StoreError(
-                f"the stored profile of user {user_id!r} is damaged; restore a copy of the store"
+                advice(self._database.name, reason, is_sqlite=self._database.is_sqlite)
             ) from error
 
     # Persona versions

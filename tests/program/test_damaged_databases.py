@@ -62,11 +62,11 @@ def test_damage_anywhere_is_data_or_our_error(
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
-        ("UPDATE pa_interactions SET metadata = '{'", "a stored JSON text is damaged; restore a copy"),
-        ("UPDATE pa_interactions SET metadata = '[1]'", "a stored JSON text is damaged"),
-        ("UPDATE pa_interactions SET timestamp = '2026-13-01'", "a stored time is damaged"),
+        ("UPDATE pa_interactions SET metadata = '{'", "a stored JSON text cannot be read.*: restore a backup, or save what can be"),
+        ("UPDATE pa_interactions SET metadata = '[1]'", "a stored JSON text cannot be read"),
+        ("UPDATE pa_interactions SET timestamp = '2026-13-01'", "a stored time cannot be read"),
         ("UPDATE pa_interactions SET query = CAST(x'ff' AS TEXT)", "decode"),
-        ("UPDATE pa_profiles SET profile = '{}'", "the stored profile of user .* is damaged"),
+        ("UPDATE pa_profiles SET profile = '{}'", "the profile of user .* cannot be read"),
     ],
 )
 def test_damaged_value_is_one_line(store: Path, statement: str, problem: str) -> None:
