@@ -62,7 +62,10 @@ def test_damage_anywhere_is_data_or_our_error(
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
-        ("UPDATE pa_interactions SET metadata = '{'", "a stored JSON text cannot be read.*: restore a backup, or save what can be"),
+        (
+            "UPDATE pa_interactions SET metadata = '{'",
+            "a stored JSON text cannot be read.*: restore a backup, or save what can be",
+        ),
         ("UPDATE pa_interactions SET metadata = '[1]'", "a stored JSON text cannot be read"),
         ("UPDATE pa_interactions SET timestamp = '2026-13-01'", "a stored time cannot be read"),
         ("UPDATE pa_interactions SET query = CAST(x'ff' AS TEXT)", "decode"),
