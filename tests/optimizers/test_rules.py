@@ -68,10 +68,10 @@ def ids(batch: Sequence[dspy.Example]) -> list[str]:
 
 @pytest.fixture
 def own_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "own_rules.py").write_text(OWN, encoding="utf-8")
+    (tmp_path / "alignment_rules.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
-    sys.modules.pop("own_rules", None)
+    sys.modules.pop("alignment_rules", None)
 
 
 def align(tmp_path: Path, answer: str = "rain", **options: Any) -> Any:
@@ -152,11 +152,11 @@ def test_always_accepts_without_scores() -> None:
     assert Always().decide([], []).accept
 
 
-def test_rules_are_given_by_object_by_name_or_by_path(own_rules: None) -> None:
-    config = AlignmentConfig(batch=Hardest(pool_factor=6), gate="own_rules:Careful:margin=0.3")
+def test_rules_are_given_by_object_by_name_or_by_path(alignment_rules: None) -> None:
+    config = AlignmentConfig(batch=Hardest(pool_factor=6), gate="alignment_rules:Careful:margin=0.3")
     assert config.gate_rule.margin == 0.3  # type: ignore[attr-defined]
     assert config.as_dict()["batch"] == "hardest:pool_factor=6"
-    assert config.as_dict()["gate"] == "own_rules:Careful:margin=0.3"
+    assert config.as_dict()["gate"] == "alignment_rules:Careful:margin=0.3"
     again = AlignmentConfig(**config.as_dict())
     assert again.batch_rule == config.batch_rule
     assert again.as_dict() == config.as_dict()
@@ -167,13 +167,13 @@ def test_the_command_line_reads_the_same_registries() -> None:
     assert GATES.names() == ["always", "best"]
 
 
-def test_a_user_s_own_gate_and_batch_rule_decide(own_rules: None, tmp_path: Path) -> None:
-    aligned = align(tmp_path, gate="own_rules:Careful", batch="own_rules:Oldest", batch_size=2)
+def test_a_user_s_own_gate_and_batch_rule_decide(alignment_rules: None, tmp_path: Path) -> None:
+    aligned = align(tmp_path, gate="alignment_rules:Careful", batch="alignment_rules:Oldest", batch_size=2)
     step = aligned.alignment.steps[0]
     assert [rollout.interaction_id for rollout in step.rollouts] == ["i0", "i1"]
     assert step.decision == Decision(accept=False, reason="gain 0.00")
     assert aligned.persona == "parent"
-    assert aligned.alignment.as_dict()["config"]["gate"] == "own_rules:Careful"
+    assert aligned.alignment.as_dict()["config"]["gate"] == "alignment_rules:Careful"
     # Two rollouts of the batch, and two under the rewrite.
     assert aligned.alignment.n_rollouts == aligned.alignment.plan.n_rollouts == 4
 
