@@ -152,7 +152,7 @@ def test_always_accepts_without_scores() -> None:
     assert Always().decide([], []).accept
 
 
-def test_rules_are_given_by_object_by_name_or_by_path(alignment_rules: None) -> None:
+def test_rules_are_given_by_object_by_name_or_by_path(own_rules: None) -> None:
     config = AlignmentConfig(batch=Hardest(pool_factor=6), gate="alignment_rules:Careful:margin=0.3")
     assert config.gate_rule.margin == 0.3  # type: ignore[attr-defined]
     assert config.as_dict()["batch"] == "hardest:pool_factor=6"
@@ -167,7 +167,7 @@ def test_the_command_line_reads_the_same_registries() -> None:
     assert GATES.names() == ["always", "best"]
 
 
-def test_a_user_s_own_gate_and_batch_rule_decide(alignment_rules: None, tmp_path: Path) -> None:
+def test_a_user_s_own_gate_and_batch_rule_decide(own_rules: None, tmp_path: Path) -> None:
     aligned = align(tmp_path, gate="alignment_rules:Careful", batch="alignment_rules:Oldest", batch_size=2)
     step = aligned.alignment.steps[0]
     assert [rollout.interaction_id for rollout in step.rollouts] == ["i0", "i1"]
