@@ -14,6 +14,14 @@ from program.tracing.weave.tracer import WeaveTracer, _WeaveSpan
 
 _UNSET: Any = object()
 
+# The settings of a model call that are stored. All others are dropped: any may hold a key, such as
+# `extra_headers`, `aws_secret_access_key`, `vertex_credentials` or `default_headers`.
+_STORED_SETTINGS = frozenset(
+    "cache frequency_penalty logprobs max_completion_tokens max_output_tokens max_retries max_tokens model "
+    "model_type n num_retries parallel_tool_calls presence_penalty reasoning_effort rollout_id seed stop "
+    "stream temperature timeout top_k top_logprobs top_p truncation verbosity".split()
+)
+
 
 class TraceCallback(BaseCallback):  # type: ignore[misc]
     """Opens a span for every model call, for `dspy.Evaluate`, and for DSPy's own optimizers.
@@ -34,11 +42,7 @@ class TraceCallback(BaseCallback):  # type: ignore[misc]
         """Open a span with the messages; `report_call` adds the usage."""
         if _tracer.get(_UNSET) is not self._trace:
             return
-        settings = {
-            name: value
-            for name, value in {**getattr(instance, "kwargs", {}), **(inputs.get("kwargs") or {})}.items()
-            if not name.startswith("api_")
-        }
+        settings = _settings({**getattr(instance, "kwargs", {}), **(inputs.get("kwargs") or {})})
         model = getattr(instance, "model", "")
         span = self._trace.span("lm", {"model": model, "messages": _messages(inputs), "settings": settings})
         span.__enter__()
@@ -103,8 +107,24 @@ class TraceCallback(BaseCallback):  # type: ignore[misc]
             span.__exit__(None, exception, None)
 
 
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    stored = {name: value for name, value in settings.items() if name in _STORED_SETTINGS}
+    if (response_format := settings.get("response_format")) is not None:
+        stored["response_format"] = _kind_of_format(response_format)
+    return stored
+
+
+def _kind_of_format(response_format: Any) -> str:
+    """Return ``json_object``, ``json_schema`` or ``text``; the name of a class."""
+    if isinstance(response_format, Mapping):
+        return str(response_format.get("type", "json_schema"))
+    return getattr(response_format, "__name__", type(response_format).__name__)
+
+
 def _messages(inputs: Mapping[str, Any]) -> Any:
-    return inputs.get("messages") or inputs.get("request") or inputs.get("prompt")
+    request = inputs.get("request")
+    # Nothing else of a request: it may hold headers.
+    return inputs.get("messages") or getattr(request, "messages", None) or inputs.get("prompt")
 
 
 def _completion(outputs: Any) -> Any:
