@@ -20,10 +20,10 @@ from eval.publish import publish_run
 from eval.records import Run, read_run
 from eval.runner import Limits, Outcome, run_methods
 from eval.statistics import Interval
-from program.errors import ConfigError, UnknownTaskError
+from program.errors import ConfigError
 from program.home import home
 from program.spans import about
-from program.task import Task, get_task
+from program.task import Task, get_task, task_spec
 from program.tracing.content import Content
 from program.usage import UsageTracker
 
@@ -150,7 +150,8 @@ def evaluate(
         0.44
     """
     data, out = Path(data), Path(out)
-    task, task_spec = _resolve_task(task)
+    spec = task_spec(task)
+    task = get_task(spec)
     by_label = _make_methods(methods, task, settings)
     dataset = open_data(data, task, layout=layout, split=split, selection=selection or Selection())
     lm = _resolve_model(model, temperature, seed, by_label)
@@ -162,7 +163,7 @@ def evaluate(
         seed=seed,
         official=official or is_official(data, dataset.manifest["files"]),
         command=command,
-        task_spec=task_spec,
+        task_spec=spec,
         adapter=adapter,
     )
     on_defects(dataset.manifest["defects_in_files"])
@@ -202,7 +203,7 @@ def check_methods(
         Traceback (most recent call last):
         program.errors.ConfigError: `user-median` needs a rating task, and `LaMP-2M` is not one
     """
-    task, _ = _resolve_task(task)
+    task = get_task(task_spec(task))
     _resolve_model(model, temperature, 0, _make_methods(methods, task, settings))
 
 
@@ -231,22 +232,6 @@ def _resolve_model(model: Any, temperature: float | None, seed: int, methods: Ma
 
     use_cache(home())
     return with_seed(resolve_lm(model, temperature=temperature), seed)
-
-
-def _resolve_task(task: str | Task) -> tuple[Task, str]:
-    """Return the task, and the name or path by which `get_task` finds it again."""
-    target = task if isinstance(task, Task) else get_task(task)
-    try:
-        if get_task(target.name) is target:
-            return target, target.name
-    except UnknownTaskError:
-        pass
-    if isinstance(task, Task):
-        raise ConfigError(
-            f"task {task.name!r} is not installed, so the run could not be read again; give its path, "
-            "`module:TASK`"
-        )
-    return target, task
 
 
 @contextmanager

@@ -3,7 +3,12 @@
 The exported names are listed in ``__init__.pyi`` and imported when they are first used.
 """
 
+import os
+
 import lazy_loader
+
+# Without this LiteLLM fetches its table of prices from the network when it is imported.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

@@ -137,12 +137,51 @@ def get_task(name: str) -> Task:
         >>> get_task("lamp_3").name
         'LaMP-3'
     """
+    if not isinstance(name, str):
+        raise UnknownTaskError(f"a task is named by text such as 'free-text', not by a {type(name).__name__}")
     if _key(name) == FREE_TEXT.name:
         return FREE_TEXT
     task = _load_task(name)
     if not isinstance(task, Task):
         raise UnknownTaskError(f"{name!r} is not a `Task` but a {type(task).__name__}")
     return task
+
+
+def task_spec(task: str | Task) -> str:
+    """Return the name or path by which `get_task` finds a task again: what stores and runs keep.
+
+    Raises:
+        UnknownTaskError: ``task`` is a name or path that cannot be loaded.
+        ConfigError: ``task`` is a `Task` that is not installed, or stands in a script.
+
+    Example:
+        >>> task_spec("lamp_3"), task_spec(get_task("free-text"))
+        ('LaMP-3', 'free-text')
+        >>> task_spec("program.task:FREE_TEXT")
+        'free-text'
+    """
+    target = task if isinstance(task, Task) else get_task(task)
+    if ":" not in target.name and find_task(target.name) is target:
+        return target.name
+    if isinstance(task, Task):
+        raise ConfigError(
+            f"task {task.name!r} is not installed, so it could not be found again; give its path, "
+            "`module:TASK`"
+        )
+    if task.startswith("__main__:"):
+        raise ConfigError(
+            f"task {task!r} is in a script, so it could not be found again; move it to a module"
+        )
+    return task
+
+
+@cache
+def find_task(name: str) -> Task | None:
+    """Return the task like `get_task`; ``None`` if there is none."""
+    try:
+        return get_task(name)
+    except UnknownTaskError:
+        return None
 
 
 def _load_task(name: str) -> object:

@@ -20,7 +20,7 @@ from program.store.database import Database
 from program.store.records import AlignmentRow, PersonaSource, PersonaVersion, UserSummary
 from program.store.schema import profiles
 from program.store.upgrade import upgrade
-from program.task import get_task
+from program.task import Task, get_task, task_spec
 
 if TYPE_CHECKING:
     from program.memory.base import Retriever
@@ -98,18 +98,21 @@ class UserStore:
 
     # Users
 
-    def add_user(self, user_id: str, *, task: str) -> None:
+    def add_user(self, user_id: str, *, task: str | Task) -> None:
         """Add a user; do nothing if the user is already stored with this task.
 
         Args:
             user_id: 1 to 256 characters, without control characters.
-            task: Name of the user's task (`program.task`).
+            task: An installed task or its name, or ``module:TASK`` (`program.task`).
 
         Raises:
+            UnknownTaskError: The task cannot be loaded.
+            ConfigError: The task could not be found again (`program.task.task_spec`).
             StoreError: The id is invalid, or is stored with another task.
         """
+        spec = task_spec(task)
         with self._database.write() as connection:
-            users.add(connection, user_id, task)
+            users.add(connection, user_id, spec)
 
     def users(self) -> Iterator[UserSummary]:
         """Yield all users in id order. Users added during the iteration may be missing."""
@@ -140,7 +143,7 @@ class UserStore:
 
     # Interactions and profiles
 
-    def append(self, user_id: str, new: Iterable[Interaction], *, task: str | None = None) -> int:
+    def append(self, user_id: str, new: Iterable[Interaction], *, task: str | Task | None = None) -> int:
         """Add interactions, all or none. New ones make the profile and the persona stale.
 
         Stored interactions are skipped, so a call can be repeated.
@@ -149,7 +152,7 @@ class UserStore:
             user_id: The user of all interactions.
             new: The interactions, in order of arrival. Iterated inside the transaction, while other
                 writers wait: pass a list if reading is slow.
-            task: Add a missing user with this task first.
+            task: Add a missing user with this task first (see `add_user`).
 
         Returns:
             The number of new interactions.
@@ -158,9 +161,10 @@ class UserStore:
             StoreError: An interaction belongs to another user, has a stored id with other content, or
                 has invalid text; or the user is stored with another task.
         """
+        spec = None if task is None else task_spec(task)
         with self._database.write() as connection:
-            if task is not None:
-                users.add(connection, user_id, task)
+            if spec is not None:
+                users.add(connection, user_id, spec)
             return interactions.append(connection, user_id, new)
 
     def observe(self, user_id: str, *, query: str, response: str) -> Interaction:

@@ -13,6 +13,7 @@ from program.errors import StoreError, UnknownUserError
 from program.store.checks import check_user_id
 from program.store.records import UserSummary
 from program.store.schema import users
+from program.task import find_task, get_task
 
 _NEIGHBOURS = 500
 
@@ -30,12 +31,20 @@ def add(connection: Connection, user_id: str, task: str) -> None:
         insert_new(users).on_conflict_do_nothing(),
         {"user_id": user_id, "task": task, "created_at": now(), "interactions": 0, "settled": 0, "head": 0},
     )
-    stored_task = connection.scalar(select(users.c.task).where(users.c.user_id == user_id))
-    if stored_task != task:
-        raise StoreError(
-            f"user {user_id!r} is already stored with task {stored_task!r}, not {task!r}; "
-            "use another user id or another store"
-        )
+    stored = connection.scalar(select(users.c.task).where(users.c.user_id == user_id)) or ""
+    if stored == task:
+        return
+    found, wanted = find_task(stored), get_task(task)
+    if found is wanted:
+        return
+    if found is None and stored == wanted.name:
+        # Earlier versions stored the bare name of a task of one's own, which `get_task` cannot find.
+        connection.execute(users.update().where(users.c.user_id == user_id).values(task=task))
+        return
+    raise StoreError(
+        f"user {user_id!r} is already stored with task {stored!r}, not {task!r}; "
+        "use another user id or another store"
+    )
 
 
 def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]:

@@ -282,11 +282,13 @@ class TestOneOfSeveral:
         assert [store.user(name).stale for name in ("ana", "ben", "cem")] == [False, True, False]
 
     def test_user_with_a_damaged_row_leaves_the_others(self, store: UserStore) -> None:
-        store.add_user("ben", task="no-such-task-any-more")
-        store.append("ben", [Interaction(id="1", user_id="ben", query="q", response="r")])
+        one = Interaction(id="1", user_id="ben", query="q", response="r")
+        store.append("ben", [one], task="free-text")
+        with store._database.write() as connection:
+            connection.exec_driver_sql("UPDATE pa_users SET task = 'no-such-task' WHERE user_id = 'ben'")
         with dspy.context(lm=scripted_lm(reply)):
             rows = [_align_one(store, name, AlignmentConfig(), wikipedia=False) for name in ("ben", "ana")]
-        assert "no-such-task-any-more" in rows[0]["error"]
+        assert "no-such-task" in rows[0]["error"]
         assert (rows[0]["stop"], rows[1]["error"]) == (False, None)
 
 

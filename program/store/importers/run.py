@@ -12,7 +12,7 @@ from program.store.importers.reader import Reader, UserRecords
 from program.store.importers.report import BadRecord, ImportReport
 from program.store.importers.sniff import Format, open_reader
 from program.store.user_store import UserStore
-from program.task import get_task
+from program.task import Task, get_task, task_spec
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the total to read."""
@@ -24,7 +24,7 @@ def import_users(
     store: UserStore,
     path: str | Path,
     *,
-    task: str = "free-text",
+    task: str | Task = "free-text",
     format: Format = "auto",  # noqa: A002 - the name of the command-line option
     skip_bad: bool = False,
     progress: Progress | None = None,
@@ -39,14 +39,14 @@ def import_users(
         store: Receives the users.
         path: The file: JSON lines, a JSON list, CSV with a header, or a LaMP or OPPU history file, also
             packed with gzip; ``-`` is standard input.
-        task: Name of the users' task.
+        task: The users' task: its name, ``module:TASK``, or an installed task itself.
         format: Layout of the file.
         skip_bad: Skip and report bad records instead of raising `DataError`. A user without a valid
             record is skipped as well.
         progress: Called after each user.
 
     Raises:
-        UnknownTaskError: ``task`` is not installed.
+        UnknownTaskError: ``task`` is neither installed nor the path of a task.
         DataError: The file cannot be read, has a bad record without ``skip_bad``, or has two users with
             the same id.
         StoreError: A user is stored with another task, or a stored interaction has the same id and
@@ -61,7 +61,8 @@ def import_users(
         >>> report.users, report.interactions, report.new
         (1, 1, 1)
     """
-    declared = get_task(task)
+    spec = task_spec(task)
+    declared = get_task(spec)
     with open_utf8(path) as source:
         reader = open_reader(source, format, declared)
         skipped, warnings = _check(
@@ -70,7 +71,7 @@ def import_users(
         users = interactions = new = 0
         for record in reader.users():
             if isinstance(record, UserRecords) and (record.interactions or not record.bad):
-                new += store.append(record.user_id, record.interactions, task=declared.name)
+                new += store.append(record.user_id, record.interactions, task=spec)
                 users += 1
                 interactions += len(record.interactions)
                 if progress:
