@@ -15,6 +15,8 @@ from typing import Any, Literal
 from program.errors import ConfigError, UnparsableAnswerError
 from program.text_safety import repair
 
+_MAX_COMPARED = 20_000
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -160,6 +162,7 @@ def chrf(first: str, second: str) -> float:
 
     Equal texts score 1 and an empty text scores 0 with any other. Surrounding white space, Unicode
     composition and the kind of line end are ignored; case, other white space and line breaks count.
+    Different texts are compared up to 20,000 characters: longer ones would take gigabytes.
 
     Source: Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation", as chrF1 with
     sacrebleu's defaults, n-grams of 1 to 6 characters, but with white space.
@@ -171,7 +174,8 @@ def chrf(first: str, second: str) -> float:
     first, second = (unicodedata.normalize("NFC", repair(text)).strip() for text in (first, second))
     if first == second:
         return 1.0
-    return min(float(_chrf_scorer().sentence_score(first, [second]).score) / 100, 1.0)
+    score = _chrf_scorer().sentence_score(first[:_MAX_COMPARED], [second[:_MAX_COMPARED]]).score
+    return min(float(score) / 100, 1.0)
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import dedent
 
 from program.memory.interaction import Interaction
-from program.text import cut, one_line
+from program.text import one_line
 from program.tools.base import ToolContext
 
 _INDENT = "    "
@@ -37,4 +37,6 @@ def _shorten(text: str, max_chars: int) -> str:
     if len(lines) <= 1:
         return one_line(text, max_chars)
     first, *others = dedent("\n".join(text.splitlines())).strip().splitlines()
-    return cut("\n".join([first, *(f"{_INDENT}{line}".rstrip() for line in others)]), max_chars)
+    indented = "\n".join([first, *(f"{_INDENT}{line}".rstrip() for line in others)])
+    # The cut may end within an indent: no line begins with the ellipsis.
+    return indented if len(indented) <= max_chars else indented[: max_chars - 1].rstrip() + "…"

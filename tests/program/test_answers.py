@@ -33,6 +33,8 @@ def test_agreement_equals_values_computed_by_hand() -> None:
     assert Rating(1, 5).agreement("2", "5") == 0.25
     # One of two characters, none of one pair of characters; longer n-grams do not exist.
     assert Text().agreement("ab", "ac") == pytest.approx((1 / 2 + 0) / 2)
+    # Precision (2/2 + 1/1) / 2, recall (2/3 + 1/2) / 2 over the lengths that both texts have.
+    assert Text().agreement("ab", "abc") == pytest.approx(2 * 1 * (7 / 12) / (1 + 7 / 12))
 
 
 def test_text_is_cut_and_must_not_be_empty() -> None:
@@ -105,6 +107,23 @@ def test_empty_text_is_valid_only_if_allowed() -> None:
 def test_agreement_of_texts_counts_case_and_shared_parts_of_words() -> None:
     assert 0.0 < Text().agreement("cats", "cat") < 1.0
     assert Text().agreement("The Cat", "the cat") < Text().agreement("the cats", "the cat")
+
+
+def test_agreement_counts_line_breaks_but_not_their_kind() -> None:
+    assert Text().agreement("Hi Ann,\r\ntea?\r", "Hi Ann,\ntea?") == 1.0
+    assert Text().agreement("Hi Ann, tea?", "Hi Ann,\ntea?") < 1.0
+
+
+def test_a_truth_longer_than_any_answer_agrees_with_its_beginning() -> None:
+    answer_type = Text(max_chars=12)
+    truth = "  twelve chars and more"
+    assert answer_type.agreement(answer_type.parse(truth), truth) == 1.0
+
+
+def test_two_empty_texts_agree_and_an_empty_one_agrees_with_no_other() -> None:
+    assert Text(allow_empty=True).agreement("", " \n") == 1.0
+    assert Text(allow_empty=True).agreement("", "tea") == 0.0
+    assert Text(allow_empty=True).agreement("tea", "") == 0.0
 
 
 def test_non_text_values_are_parsed_as_text() -> None:
