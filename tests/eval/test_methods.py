@@ -23,6 +23,7 @@ from program.agent import PersonaAgent
 from program.errors import ConfigError, ModelSetupError, PersonaError, UnknownTaskError
 from program.loop import Step
 from program.memory.episodic import EpisodicMemory
+from program.memory.interaction import Interaction
 from program.memory.semantic import Profile, count_facts
 from program.models.scripted import scripted_lm
 from program.persona import GENERIC
@@ -270,6 +271,22 @@ def test_memory_indexes_the_field_that_lamp_indexes(make_user: Callable[..., Eva
     user = UserView(user_id="anna", task=get_task("LaMP-4"), history=user.history, seed=0)
     best = make_memory(user).search("whales", 1)
     assert best[0].response == "a headline about whales"
+
+
+def test_bm25_has_lamps_words_on_lamps_tasks_and_unicode_words_on_others() -> None:
+    past = [
+        Interaction(id=str(n), user_id="ana", query=text, response="r")
+        for n, text in enumerate(["Sushi, please", "緑茶を飲む", "plain rice"])
+    ]
+
+    def best(task: str, query: str) -> str:
+        user = UserView(user_id="ana", task=get_task(task), history=past, seed=0)
+        return make_memory(user, "bm25").search(query, 1)[0].id
+
+    # LaMP splits at white space, so no word matches and the newest comes first.
+    assert (best("LaMP-3", "sushi"), best("LaMP-3", "緑茶")) == ("2", "2")
+    assert best("LaMP-3", "Sushi,") == "0"
+    assert (best("free-text", "sushi"), best("free-text", "緑茶")) == ("0", "1")
 
 
 def test_spec_sets_settings(movies: Task) -> None:

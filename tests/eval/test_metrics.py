@@ -19,6 +19,7 @@ from eval.tasks.lamp_2n import TASK as NEWS
 from eval.tasks.lamp_3 import TASK as RATING
 from eval.tasks.lamp_4 import TASK as HEADLINE
 from program.errors import ConfigError, DataError
+from program.task import FREE_TEXT, get_task
 
 
 def score(name, predictions, golds, task):
@@ -108,6 +109,22 @@ def test_rouge_without_words_is_zero(prediction):
 
 def test_rouge_is_the_plain_mean():
     assert score("rouge-1", ["a", "b"], ["a", "c"], HEADLINE) == 0.5
+
+
+def test_chrf_matches_hand_computed_value():
+    # Three of three characters and two of two pairs, then one of two characters and no pair.
+    assert score("chrf", ["tea", " ab"], ["tea", "ac\n"], FREE_TEXT) == pytest.approx((1 + 1 / 4) / 2)
+
+
+@pytest.mark.parametrize("text", ["зелёный чай", "一杯绿茶", "شاي بالنعناع", "ชาเขียว", "तुलसी की चाय", "🍵"])
+def test_free_text_reports_score_the_same_answer_one_in_every_script(text):
+    main = scores([text], [text], FREE_TEXT)[0]
+    assert (main.name, main.value) == ("chrf", 1.0)
+
+
+@pytest.mark.parametrize("task", ["LaMP-4", "LaMP-5", "LaMP-6", "LaMP-7"])
+def test_lamps_text_tasks_are_scored_with_rouge_alone(task):
+    assert get_task(task).metrics == ("rouge-1", "rouge-L")
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -306,3 +306,15 @@ def test_latest_returns_the_end_of_the_allowed_interactions(
     allowed = [f"i{number}" for number in range(size) if number not in exclude]
     expected = allowed if n is None else allowed[len(allowed) - min(max(n, 0), len(allowed)) :]
     assert ids(memory.latest(n, exclude={f"i{number}" for number in exclude})) == expected
+
+
+def test_any_script_is_searched_and_a_word_beside_punctuation_is_found() -> None:
+    queries = ["Sushi, please!", "緑茶を飲む", "горячий чай и МЁДОМ", "녹차를 마셔요", "ชาเขียวเย็น"]
+    memory = EpisodicMemory("ann", [interaction(n, text) for n, text in enumerate(queries)])
+    words = ("sushi", "緑茶", "мёдом", "녹차", "เขียว")
+    assert [ids(memory.search(word, 1)) for word in words] == [[f"i{n}"] for n in range(5)]
+
+
+def test_the_only_match_of_two_interactions_is_found_though_the_other_is_newer() -> None:
+    memory = EpisodicMemory("ann", [interaction(1, "green tea"), interaction(2, "black coffee")])
+    assert ids(memory.search("tea", 1)) == ["i1"]

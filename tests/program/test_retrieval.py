@@ -30,14 +30,14 @@ class Fixed:
         return self._scores
 
 
-def test_bm25_equals_scores_computed_by_hand() -> None:
+def test_lamp_bm25_equals_scores_computed_by_hand() -> None:
     bm25 = LampBm25()
     bm25.extend(["cat sat", "dog sat", "fox"])
     # idf = ln(2.5 / 1.5); norm = 1.5 * (0.25 + 0.75 * 2 / (5 / 3)) = 1.725; 0.510826 * 2.5 / 2.725
     assert bm25.scores("cat") == pytest.approx([0.468648, 0.0, 0.0], abs=1e-6)
 
 
-def test_bm25_is_sensitive_to_case_and_punctuation() -> None:
+def test_lamp_bm25_is_sensitive_to_case_and_punctuation() -> None:
     bm25 = LampBm25()
     bm25.extend(["Cat.", "dog", "fox"])
     assert not bm25.scores("cat").any()
@@ -47,7 +47,9 @@ def test_bm25_is_sensitive_to_case_and_punctuation() -> None:
 @given(
     corpus=texts.filter(lambda corpus: any(map(str.split, corpus))), query=st.lists(st.sampled_from(WORDS))
 )
-def test_bm25_equals_rank_bm25_for_any_sequence_of_extensions(corpus: list[str], query: list[str]) -> None:
+def test_lamp_bm25_equals_rank_bm25_for_any_sequence_of_extensions(
+    corpus: list[str], query: list[str]
+) -> None:
     expected = BM25Okapi([text.split() for text in corpus]).get_scores(query)
     for cuts in ((), (1,), tuple(range(len(corpus)))):
         bm25 = LampBm25()
@@ -57,14 +59,15 @@ def test_bm25_equals_rank_bm25_for_any_sequence_of_extensions(corpus: list[str],
         assert np.array_equal(bm25.scores(" ".join(query)), expected)
 
 
+@pytest.mark.parametrize("name", ["bm25", "lamp-bm25"])
 @pytest.mark.parametrize("corpus", [[], [""], ["", " \n"]])
-def test_bm25_scores_texts_without_words_zero(corpus: list[str]) -> None:
-    bm25 = LampBm25()
+def test_bm25_scores_texts_without_words_zero(corpus: list[str], name: str) -> None:
+    bm25 = make_retriever(name)
     bm25.extend(corpus)
     assert bm25.scores("word").tolist() == [0.0] * len(corpus)
 
 
-def test_bm25_is_three_times_as_fast_as_rank_bm25() -> None:
+def test_lamp_bm25_is_three_times_as_fast_as_rank_bm25() -> None:
     rng = random.Random(0)
     vocabulary = [f"w{n}" for n in range(3000)]
     corpus = [" ".join(rng.choices(vocabulary, k=50)) for _ in range(1000)]
@@ -191,7 +194,7 @@ def test_hybrid_ranks_a_negative_lexical_score_as_a_match() -> None:
 
 
 @given(corpus=texts, query=st.lists(st.sampled_from(WORDS)))
-def test_bm25_scores_are_zero_exactly_without_a_common_word(corpus: list[str], query: list[str]) -> None:
+def test_lamp_bm25_scores_are_zero_without_a_common_word(corpus: list[str], query: list[str]) -> None:
     bm25 = LampBm25()
     bm25.extend(corpus)
     for text, score in zip(corpus, bm25.scores(" ".join(query)), strict=True):
@@ -199,7 +202,84 @@ def test_bm25_scores_are_zero_exactly_without_a_common_word(corpus: list[str], q
             assert score == 0.0
 
 
-def test_bm25_ignores_words_that_no_text_has() -> None:
+def test_lamp_bm25_ignores_words_that_no_text_has() -> None:
     bm25 = LampBm25()
     bm25.extend(["red apple", "blue sky", "green leaf"])
     assert bm25.scores("red zebra").tolist() == bm25.scores("red").tolist()
+
+
+def test_bm25_equals_scores_computed_by_hand_with_lucenes_idf() -> None:
+    bm25 = Bm25()
+    bm25.extend(["The cat SAT.", "dog", "a dog and the cat!"])
+    # idf = ln(1 + 1.5 / 2.5) = 0.470004; the mean length is 3 words.
+    # norm = 1.5 * (0.25 + 0.75 * 3 / 3) = 1.5 and 1.5 * (0.25 + 0.75 * 5 / 3) = 2.25
+    expected = [0.470004 * 2.5 / (1 + 1.5), 0.0, 0.470004 * 2.5 / (1 + 2.25)]
+    assert bm25.scores("Cat?") == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("corpus", [["tea"], ["tea", "coffee"], ["tea", "tea with milk"], ["tea"] * 3])
+def test_bm25_scores_a_match_above_zero_in_a_history_of_a_few_texts(corpus: list[str]) -> None:
+    bm25 = Bm25()
+    bm25.extend(corpus)
+    scores = bm25.scores("tea, please")
+    assert [score > 0 for score in scores] == ["tea" in text for text in corpus]
+
+
+def test_bm25_ranks_an_equal_text_above_one_that_repeats_the_words() -> None:
+    bm25 = Bm25()
+    bm25.extend(["tea", "tea tea tea", "Tea!", "coffee"])
+    scores = bm25.scores("tea")
+    assert scores.argmax() == 0
+    assert (scores[1:3] > 0).all()
+    assert scores[3] == 0.0
+
+
+@given(corpus=texts, query=st.lists(st.sampled_from(WORDS)))
+def test_bm25_scores_do_not_depend_on_the_extensions(corpus: list[str], query: list[str]) -> None:
+    at_once, one_by_one = Bm25(), Bm25()
+    at_once.extend(corpus)
+    for text in corpus:
+        one_by_one.extend([text])
+        one_by_one.scores("a")
+    words = " ".join(query)
+    assert one_by_one.scores(words).tolist() == at_once.scores(words).tolist()
+    assert (at_once.scores(words) >= 0).all()
+
+
+class Blind:
+    """Embeds every text as the same vector, like an encoder that knows no word of a script."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        for text in texts:
+            text.encode()
+        self.texts.extend(texts)
+        return np.ones((len(texts), 1), dtype=np.float32)
+
+
+def test_dense_ranks_an_equal_text_first_even_if_the_encoder_sees_no_difference() -> None:
+    dense = Dense(Blind())
+    dense.extend(["чай", "кофе", "чай", "сок"])
+    scores = dense.scores("чай")
+    assert scores[0] == scores[2] > max(scores[1], scores[3])
+    assert scores == pytest.approx([1.0] * 4)
+    assert dense.scores("вода").tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("text", ["", "\x00", "half \ud83d", "\udf75", "\u202e", "\r\n"])
+def test_dense_and_hybrid_read_any_text(text: str) -> None:
+    encoder = Blind()
+    hybrid = Hybrid(Bm25(), Dense(encoder))
+    hybrid.extend(["tea", text])
+    assert np.isfinite(hybrid.scores(text)).all()
+    assert not any("\ud800" <= character <= "\udfff" for seen in encoder.texts for character in seen)
+
+
+def test_hybrids_differ_in_their_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dense, "from_folder", lambda folder=None: Dense(Blind()))
+    for name, lexical in (("hybrid", Bm25), ("lamp-hybrid", LampBm25), ("lamp-hybrid:folder", LampBm25)):
+        retriever = make_retriever(name)
+        assert isinstance(retriever, Hybrid)
+        assert type(retriever.lexical) is lexical

@@ -140,6 +140,12 @@ def test_query_is_not_in_addresses_logs_or_cache_files(
     assert not any(b"zebraword" in path.read_bytes() for path in stored)
 
 
+def test_query_of_any_script_is_sent_even_with_half_a_surrogate_pair(look: Look, wiki: Wiki) -> None:
+    assert not look("зелёный чай 🍵")[1]
+    assert not look("tea \ud83d")[1]
+    assert [request["gsrsearch"] for request in wiki.requests] == ["зелёный чай 🍵", "tea \ufffd"]
+
+
 def test_repeated_search_makes_no_request(look: Look, wiki: Wiki) -> None:
     assert look() == look()
     assert look("  blade runner ") == look()
