@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from program.side_files import files_set_aside
 from program.tracing.content import ContentPolicy, installation_key
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, store_path
@@ -12,8 +13,9 @@ from program.tracing.setup import LOCAL_PROJECT, store_path
 def forget_user(home: Path, user_id: str) -> int:
     """Delete a user's calls, personas and interactions; return the number of calls deleted.
 
-    Rewrites the trace file, so the time grows with its size. Does not reach exported files or
-    traces sent to W&B.
+    Rewrites the trace file, so the time grows with its size. Trace files that were set aside because
+    of damage are deleted: nothing can be found in them. Does not reach exported files or traces sent
+    to W&B.
 
     Args:
         home: The data directory. Returns 0 if it has no traces.
@@ -23,6 +25,8 @@ def forget_user(home: Path, user_id: str) -> int:
         StoreError: The trace file cannot be opened.
     """
     path = store_path(home)
+    for damaged in files_set_aside(path):
+        damaged.unlink(missing_ok=True)
     if not path.exists():
         return 0
     pseudonym = ContentPolicy(content="hash", key=installation_key(home)).pseudonym(user_id)

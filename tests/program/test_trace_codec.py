@@ -61,9 +61,9 @@ def test_unusual_values_become_json(value: object, text: str) -> None:
     assert dumps(value) == text
 
 
-def test_lone_surrogate_becomes_escaped_json() -> None:
+def test_half_of_a_surrogate_pair_is_repaired() -> None:
     text = dumps({"broken": "\ud800"})
-    assert json.loads(text) == {"broken": "\ud800"}
+    assert json.loads(text) == {"broken": "\ufffd"}
     assert text.isascii()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from program.tracing.server.call_fields import OP, STATUS, TRACE_NAME, call_conditions, call_field
-from program.tracing.server.codec import iso, loads
-from program.tracing.server.database import name_id
+from program.tracing.server.codec import dumps, iso, loads, loads_mapping, unpack
+from program.tracing.server.database import fetch_blob, name_id
 from program.tracing.server.feedback import feedback_of_calls
 from program.tracing.server.prices import cost_of
 from program.tracing.server.query import all_params, compile_sort, limit_and_offset
@@ -46,15 +47,21 @@ def query_calls(db: sqlite3.Connection, request: Mapping[str, Any]) -> list[dict
     )
     size = f", {_SIZE}" if request.get("include_storage_size") else ", NULL"
     # The inner query needs only indexes; payloads are read for one page.
+    page = f"SELECT c.seq FROM calls c WHERE {where.text} ORDER BY {terms}, c.seq LIMIT ? OFFSET ?"
     sql = (
-        f"WITH page AS MATERIALIZED (SELECT c.seq FROM calls c WHERE {where.text} "
-        f"ORDER BY {terms}, c.seq LIMIT ? OFFSET ?) "
+        f"WITH page AS MATERIALIZED ({page}) "
         f"SELECT {_COLUMNS}{payloads}{size} FROM page JOIN calls c ON c.seq = page.seq "
         f"LEFT JOIN payloads p ON p.seq = c.seq ORDER BY {terms}, c.seq"
     )
-    params = (*where.params, *order_params, *limit_and_offset(request), *order_params)
-    rows = db.execute(sql, params).fetchall()
-    calls = [_call(project, row) for row in rows]
+    params = (*where.params, *order_params, *limit_and_offset(request))
+    try:
+        calls = [_call(project, row) for row in db.execute(sql, (*params, *order_params))]
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.DatabaseError:
+        # At least one row is damaged; it must not hide the others.
+        seqs = [seq for (seq,) in db.execute(page, params).fetchall()]
+        calls = [read_damaged_call(db, project, seq, columns) for seq in seqs]
     if request.get("include_costs"):
         for call in calls:
             call["summary"]["weave"]["costs"] = cost_of(db, project, call)
@@ -92,10 +99,11 @@ def _includes(columns: Sequence[str], name: str) -> bool:
 
 
 def _call(project: str, row: Sequence[Any]) -> dict[str, Any]:
-    summary = loads(row[14] or "{}")
-    if not isinstance(summary, dict):
-        raise sqlite3.DatabaseError("a stored summary is damaged")
+    summary = loads_mapping(row[14])
     started, ended = row[8], row[9]
+    started_iso, ended_iso = iso(started), iso(ended)
+    if not all(isinstance(value, str) for value in (row[1], row[2], row[4], row[16])):
+        raise sqlite3.DatabaseError("a stored id is damaged")
     views = summary.get("weave")
     summary["weave"] = {
         **(views if isinstance(views, dict) else {}),
@@ -113,20 +121,75 @@ def _call(project: str, row: Sequence[Any]) -> dict[str, Any]:
         "display_name": row[5],
         "thread_id": row[6],
         "turn_id": row[7],
-        "started_at": iso(started),
-        "ended_at": iso(ended),
+        "started_at": started_iso,
+        "ended_at": ended_iso,
         "wb_user_id": row[10],
         "wb_run_id": row[11],
         "wb_run_step": row[12],
         "wb_run_step_end": row[13],
         "summary": summary,
         # The client requires attributes and inputs, even if `columns` excludes them.
-        "attributes": loads(row[17] or "{}"),
-        "inputs": loads(row[18] or "{}"),
+        "attributes": loads_mapping(row[17]),
+        "inputs": loads_mapping(row[18]),
         "output": loads(row[19] or "null"),
         "exception": row[20],
         "storage_size_bytes": row[21],
     }
+
+
+def read_damaged_call(
+    db: sqlite3.Connection, project: str, seq: int, columns: Sequence[str] | None
+) -> dict[str, Any]:
+    """Return the record of one call, of which every part may be damaged.
+
+    What cannot be read becomes empty, and an exception of the type ``Damaged`` names it.
+    """
+    row: list[Any] = [seq, f"damaged-{seq}", f"damaged-{seq}", *[None] * 19]
+    row[4] = row[16] = "damaged"
+    row[8], row[15] = 0, "success"
+    damaged: list[str] = []
+    with _noted(damaged, "the row"):
+        read = db.execute(f"SELECT {_COLUMNS} FROM calls c WHERE c.seq = ?", (seq,)).fetchone()
+        row[: len(read)] = read
+    for index, name in ((1, "id"), (2, "trace_id"), (4, "op_name"), (16, "op_name")):
+        if not isinstance(row[index], str):
+            damaged.append(name)
+            row[index] = "damaged" if name == "op_name" else f"damaged-{seq}"
+    for index, name in ((8, "started_at"), (9, "ended_at")):
+        try:
+            iso(row[index])
+        except sqlite3.DatabaseError:
+            damaged.append(name)
+            row[index] = row[8] if index == 9 else 0
+    with _noted(damaged, "summary"):
+        loads_mapping(row[14])
+    if "summary" in damaged:
+        row[14] = None
+    for index, name in enumerate(_PAYLOADS, start=17):
+        if columns is not None and not _includes(columns, name):
+            continue
+        with _noted(damaged, name):
+            stored = db.execute(f"SELECT {name} FROM payloads WHERE seq = ?", (seq,)).fetchone()
+            text = stored and stored[0] and unpack(str(stored[0]), lambda number: fetch_blob(db, number))
+            if name in ("attributes", "inputs"):
+                loads_mapping(text)
+            elif name == "output":
+                loads(text or "null")
+            row[index] = text
+    if damaged:
+        parts = ", ".join(dict.fromkeys(damaged))
+        row[15] = "error"
+        row[20] = dumps({"type": "Damaged", "message": f"damaged in the file: {parts}", "traceback": ""})
+    return _call(project, row)
+
+
+@contextmanager
+def _noted(damaged: list[str], name: str) -> Iterator[None]:
+    """Add ``name`` to ``damaged`` if the block cannot read it."""
+    try:
+        yield
+    except (sqlite3.DatabaseError, TypeError, ValueError, OverflowError):
+        damaged.append(name)
 
 
 def _expand(db: sqlite3.Connection, value: Any, path: Sequence[str]) -> None:

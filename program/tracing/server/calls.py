@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
-from program.tracing.server.codec import dumps, micros
-from program.tracing.server.database import Database, name_id, store_text
+from program.tracing.server.codec import dumps, loads, micros, unpack
+from program.tracing.server.database import Database, fetch_blob, name_id, store_text
 
 _REF = re.compile(r'weave:///[^"\\\s]+')
 
@@ -174,13 +174,13 @@ def interrupt_open(db: sqlite3.Connection, project: str, is_dead: Callable[[str]
         is_dead: Whether the process named by a call's ``process`` attribute has certainly ended.
     """
     rows = db.execute(
-        "SELECT c.seq, c.trace_id, c.started_at, json_extract(plain(p.attributes), '$.process') "
-        "FROM calls c JOIN payloads p ON p.seq = c.seq "
+        "SELECT c.seq, c.trace_id, c.started_at, p.attributes FROM calls c JOIN payloads p ON p.seq = c.seq "
         "WHERE c.project = ? AND c.ended_at IS NULL AND c.started_at IS NOT NULL",
         (name_id(db, project),),
     ).fetchall()
-    dead = {process: is_dead(process) for process in {row[3] for row in rows} if isinstance(process, str)}
-    interrupted = [row for row in rows if dead.get(row[3])]
+    processes = {row[0]: _process(db, row[3]) for row in rows}
+    dead = {process: is_dead(process) for process in set(processes.values()) if process}
+    interrupted = [row for row in rows if dead.get(processes[row[0]]) and isinstance(row[2], int)]
     for seq, trace_id, started_at, _ in interrupted:
         last = db.execute(
             "SELECT max(max(started_at), coalesce(max(ended_at), 0)) FROM calls "
@@ -190,6 +190,15 @@ def interrupt_open(db: sqlite3.Connection, project: str, is_dead: Callable[[str]
         db.execute("UPDATE calls SET ended_at = ?, failed = 1 WHERE seq = ?", (max(last, started_at), seq))
         db.execute("UPDATE payloads SET exception = ? WHERE seq = ?", (_INTERRUPTED, seq))
     return len(interrupted)
+
+
+def _process(db: sqlite3.Connection, attributes: Any) -> str:
+    """Return the process of a call's packed attributes; empty if it is missing or damaged."""
+    try:
+        process = loads(unpack(attributes, lambda number: fetch_blob(db, number)))["process"]
+    except (sqlite3.DatabaseError, TypeError, KeyError):
+        return ""
+    return process if isinstance(process, str) else ""
 
 
 _INTERRUPTED = dumps(

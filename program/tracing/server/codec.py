@@ -17,11 +17,15 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
+from program.text_safety import repair
+
 MIN_PASSAGE = 160
 """Shortest passage, in characters, that is stored as a blob."""
 
 _CUTS = re.compile(r'(\\n\\n| ## \]\]\\n|")')
 _MARK = re.compile("\x01([0-9]+)\x01")
+# 9999-01-01 in microseconds; datetime ends soon after.
+_LATEST = 253_370_764_800_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -35,8 +39,18 @@ def dumps(value: Any) -> str:
     try:
         return to_json(value, inf_nan_mode="null", fallback=_opaque).decode()
     except (PydanticSerializationError, UnicodeEncodeError):
-        # A lone surrogate cannot be UTF-8, but it can be escaped.
-        return json.dumps(to_jsonable_python(value, inf_nan_mode="null", fallback=_opaque))
+        # Half of a surrogate pair cannot be UTF-8.
+        return json.dumps(_repaired(to_jsonable_python(value, inf_nan_mode="null", fallback=_opaque)))
+
+
+def _repaired(value: Any) -> Any:
+    if isinstance(value, str):
+        return repair(value)
+    if isinstance(value, list):
+        return [_repaired(item) for item in value]
+    if isinstance(value, dict):
+        return {_repaired(key): _repaired(item) for key, item in value.items()}
+    return value
 
 
 def loads(text: str) -> Any:
@@ -47,8 +61,20 @@ def loads(text: str) -> Any:
     """
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise sqlite3.DatabaseError("a stored JSON text is damaged") from error
+
+
+def loads_mapping(text: str | None) -> dict[str, Any]:
+    """Return the object of stored JSON; empty if there is none.
+
+    Raises:
+        sqlite3.DatabaseError: The text is damaged, or is another value.
+    """
+    value = loads(text or "{}")
+    if not isinstance(value, dict):
+        raise sqlite3.DatabaseError("a stored JSON object is damaged")
+    return value
 
 
 def _opaque(value: Any) -> str:
@@ -106,9 +132,15 @@ def _fixed_fraction(text: str) -> str:
 
 
 def iso(value: int | None) -> str | None:
-    """Return microseconds since 1970 as ISO text in UTC; ``None`` stays ``None``."""
+    """Return microseconds since 1970 as ISO text in UTC; ``None`` stays ``None``.
+
+    Raises:
+        sqlite3.DatabaseError: The stored time is damaged.
+    """
     if value is None:
         return None
+    if not isinstance(value, int) or abs(value) > _LATEST:
+        raise sqlite3.DatabaseError("a stored time is damaged")
     return (
         datetime.fromtimestamp(value // 1_000_000, timezone.utc)
         .replace(microsecond=value % 1_000_000)

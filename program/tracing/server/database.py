@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
+import re
 import sqlite3
 import threading
 import zlib
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from program.errors import StoreError
+from program.side_files import make_private
 from program.tracing.server.codec import pack, unpack
-from program.tracing.server.schema import migrate
+from program.tracing.server.schema import DamagedTracesError, migrate
 
 _IDLE_READERS = 8
 _MIN_SQLITE = (3, 35)
+_CHECKED_BYTES = 4 * 1024 * 1024
+"""Files up to this size are checked when they are opened, which takes a few milliseconds."""
 _PRAGMAS = (
     "journal_mode=WAL",
     # Commits survive the death of the process, though not a power failure.
@@ -39,14 +43,19 @@ class Database:
         path: The file. If missing, it is created with mode 0600, its folder with mode 0700.
 
     Raises:
-        StoreError: The file cannot be opened, is not a trace store, or is too new; or SQLite is
-            older than 3.35.
+        DamagedTracesError: The file is damaged, or is not a trace store.
+        NewerTracesError: A newer program wrote the file.
+        StoreError: The file cannot be opened, or SQLite is older than 3.35.
+
+    Attributes:
+        damage: The first error that showed damage; ``None`` if none did.
     """
 
     def __init__(self, path: Path) -> None:
         if sqlite3.sqlite_version_info < _MIN_SQLITE:
             raise StoreError(f"traces need SQLite 3.35, this Python has {sqlite3.sqlite_version}")
         self.path = path
+        self.damage: Exception | None = None
         self._lock = threading.Lock()
         self._names: dict[str, int] = {}
         self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue(_IDLE_READERS)
@@ -55,10 +64,14 @@ class Database:
             # SQLite gives its side files the mode of the main file, so that one comes first.
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            make_private(path)
             self._writer = self._connect()
             with _closed_on_error(self._writer):
+                _check(self._writer, path)
                 migrate(self._writer, str(path))
         except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
+            if is_damage(error):
+                raise DamagedTracesError(damage_advice(path, error)) from error
             raise StoreError(f"cannot open the trace store {str(path)!r}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
@@ -66,7 +79,9 @@ class Database:
         with _closed_on_error(db):
             for pragma in _PRAGMAS:
                 db.execute(f"PRAGMA {pragma}")
-        db.create_function("plain", 1, lambda text: text and unpack(text, lambda n: _body(db, n)))
+        # A text that is not UTF-8 must not hide the others.
+        db.text_factory = _decode
+        db.create_function("plain", 1, lambda text: text and unpack(text, lambda n: fetch_blob(db, n)))
         db.create_function("fold", 1, _fold, deterministic=True)
         db.create_function("convert_to", 2, _convert, deterministic=True)
         return db
@@ -79,7 +94,9 @@ class Database:
             try:
                 yield self._writer
                 self._writer.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, Exception) and is_damage(error):
+                    self.damage = error
                 self._names.clear()
                 with suppress(sqlite3.Error):
                     self._writer.execute("ROLLBACK")
@@ -102,10 +119,7 @@ class Database:
             # A request has a value that SQLite cannot take.
             raise
         except _DAMAGE as error:
-            raise StoreError(
-                f"the trace store {str(self.path)!r} is damaged ({type(error).__name__}); move it away to "
-                "start a new one"
-            ) from error
+            raise DamagedTracesError(damage_advice(self.path, error)) from error
         finally:
             try:
                 self._readers.put_nowait(db)
@@ -134,6 +148,40 @@ class Database:
             self._writer.execute("PRAGMA secure_delete = ON")
             self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether an error shows that the file is damaged; a full disk or a lock does not."""
+    if isinstance(error, (UnicodeDecodeError, zlib.error)):
+        return True
+    # SQLite's codes for damage become the class itself, other codes a class below it.
+    return type(error) is sqlite3.DatabaseError or (
+        isinstance(error, sqlite3.OperationalError) and _WRONG_SCHEMA.search(str(error)) is not None
+    )
+
+
+_WRONG_SCHEMA = re.compile(
+    "no such (table|column|collation)|has no column|malformed|already exists|syntax error"
+)
+
+
+def damage_advice(path: Path, error: BaseException) -> str:
+    """Return one line that says that the file is damaged, and what to do."""
+    return (
+        f"the trace store {str(path)!r} is damaged ({type(error).__name__}); move it away to start a new one"
+    )
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """Raise SQLite's error if a small file is damaged. In a large one it is found when it is read."""
+    if path.stat().st_size <= _CHECKED_BYTES:
+        result = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if result != "ok":
+            raise sqlite3.DatabaseError(result)
+
+
+def _decode(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 @contextmanager
@@ -183,8 +231,16 @@ def store_text(db: sqlite3.Connection, seq: int, text: str) -> str:
     return packed
 
 
-def _body(db: sqlite3.Connection, number: int) -> str:
-    return str(db.execute("SELECT body FROM blobs WHERE id = ?", (number,)).fetchone()[0])
+def fetch_blob(db: sqlite3.Connection, number: int) -> str:
+    """Return the passage that `store_text` stored under ``number``.
+
+    Raises:
+        sqlite3.DatabaseError: It is missing.
+    """
+    row = db.execute("SELECT body FROM blobs WHERE id = ?", (number,)).fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("a stored passage is missing")
+    return str(row[0])
 
 
 def _fold(value: Any) -> Any:

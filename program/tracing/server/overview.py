@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import Any
 
 from program.tracing.server.codec import iso
@@ -19,7 +20,7 @@ def users(
         "AND instr(coalesce(user_id, ''), ?) GROUP BY user_id ORDER BY user_id LIMIT ? OFFSET ?",
         (name_id(db, project), search, limit, offset),
     )
-    return [{"user_id": u, "traces": n, "failed": bad, "latest": iso(at)} for u, n, bad, at in rows]
+    return [{"user_id": u, "traces": n, "failed": bad, "latest": _time(at)} for u, n, bad, at in rows]
 
 
 def runs(db: sqlite3.Connection, project: str, *, limit: int = 200, offset: int = 0) -> list[dict[str, Any]]:
@@ -34,5 +35,13 @@ def runs(db: sqlite3.Connection, project: str, *, limit: int = 200, offset: int 
     )
     names = ("run_id", "traces", "users", "failed", "started", "ended", "usd", "model_calls", "tokens")
     return [
-        {**dict(zip(names, row, strict=True)), "started": iso(row[4]), "ended": iso(row[5])} for row in rows
+        {**dict(zip(names, row, strict=True)), "started": _time(row[4]), "ended": _time(row[5])}
+        for row in rows
     ]
+
+
+def _time(value: Any) -> str | None:
+    # A damaged time of one trace must not hide the others.
+    with suppress(sqlite3.DatabaseError):
+        return iso(value)
+    return None

@@ -6,9 +6,21 @@ version after it. Never edit a released migration; append a new one.
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from contextlib import suppress
+from itertools import chain
 
 from program.errors import StoreError
+
+
+class DamagedTracesError(StoreError):
+    """The file is damaged, or is not a trace store."""
+
+
+class NewerTracesError(StoreError):
+    """The file was written by a newer program."""
+
 
 APPLICATION_ID = 0x50415452
 """Marks the file, in its header, as a trace store of this program."""
@@ -104,13 +116,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 VERSION = len(MIGRATIONS)
+_TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", " ".join(chain.from_iterable(MIGRATIONS[:VERSION]))))
 
 
 def migrate(db: sqlite3.Connection, path: str) -> None:
     """Upgrade the file to the newest schema in one transaction. An unknown file stays unchanged.
 
     Raises:
-        StoreError: The file is not a trace store, or was written by a newer program.
+        DamagedTracesError: The file is not a trace store.
+        NewerTracesError: The file was written by a newer program.
+        sqlite3.DatabaseError: The file is damaged.
     """
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -118,19 +133,25 @@ def migrate(db: sqlite3.Connection, path: str) -> None:
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         owner = db.execute("PRAGMA application_id").fetchone()[0]
         if tables and owner != APPLICATION_ID:
-            raise StoreError(f"{path!r} is not a trace store of personaagent; choose another file")
+            raise DamagedTracesError(f"{path!r} is not a trace store of personaagent; choose another file")
         if version > VERSION:
-            raise StoreError(
+            raise NewerTracesError(
                 f"{path!r} has trace schema {version}; this version supports up to {VERSION}; "
                 "upgrade personaagent"
             )
+        if version < 0 or bool(version) != bool(tables):
+            raise sqlite3.DatabaseError("the header of the file is damaged")
         for statements in MIGRATIONS[version:]:
             for statement in statements:
                 db.execute(statement)
         if version < VERSION:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {VERSION}")
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not names >= _TABLES:
+            raise sqlite3.DatabaseError("tables are missing")
         db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        with suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
         raise

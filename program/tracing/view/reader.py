@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from program.errors import StoreError
+from program.text_safety import repair
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT
 
-Status = Literal["success", "error", "running", "descendant_error", "interrupted"]
+Status = Literal["success", "error", "running", "descendant_error", "interrupted", "damaged"]
 
 MAX_CALLS = 20_000
 """Number of calls read per trace; a longer trace is cut off."""
+
+MAX_DEPTH = 100
+"""Levels of calls shown per trace; deeper ones are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,34 +91,53 @@ class PersonaChange:
 def call_line(call: Mapping[str, Any]) -> CallLine:
     """Return the line of a call record in Weave's wire format."""
     summary = call["summary"]
-    weave, usage, cost = summary["weave"], summary.get("usage") or {}, summary.get("cost") or {}
+    weave, cost = summary["weave"], _mapping(summary.get("cost"))
+    usage = [_mapping(model) for model in _mapping(summary.get("usage")).values()]
     status = weave["status"]
-    if status == "error" and _is_interrupted(call.get("exception")):
-        status = "interrupted"
+    if status == "error":
+        kind = _kind_of_error(call.get("exception"))
+        status = {"Interrupted": "interrupted", "InterruptedError": "interrupted", "Damaged": "damaged"}.get(
+            kind, status
+        )
+    attributes = call["attributes"]
     latency = weave["latency_ms"]
     return CallLine(
         id=call["id"],
         trace_id=call["trace_id"],
         parent_id=call["parent_id"],
         name=str(weave["trace_name"]).removeprefix("personaagent."),
-        title=call["display_name"] or "",
-        user_id=call["attributes"].get("user_id"),
-        run_id=call["attributes"].get("run_id"),
+        title=str(call["display_name"] or ""),
+        user_id=_text(attributes.get("user_id")),
+        run_id=_text(attributes.get("run_id")),
         started=call["started_at"],
         seconds=None if latency is None else latency / 1000,
         status=status,
-        model_calls=sum(int(model.get("requests") or 0) for model in usage.values()),
-        tokens=sum(int(model.get("total_tokens") or 0) for model in usage.values()),
-        usd=float(cost.get("usd") or 0.0),
-        unpriced=int(cost.get("unpriced") or 0),
+        model_calls=int(sum(_number(model.get("requests")) for model in usage)),
+        tokens=int(sum(_number(model.get("total_tokens")) for model in usage)),
+        usd=float(_number(cost.get("usd"))),
+        unpriced=int(_number(cost.get("unpriced"))),
     )
 
 
-def _is_interrupted(exception: str | None) -> bool:
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else repair(str(value))
+
+
+def _number(value: Any) -> float:
+    """Return a number that another client of Weave may have written; 0 if it is none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and abs(value) < 1e18 else 0
+
+
+def _kind_of_error(exception: str | None) -> str:
     try:
-        return json.loads(exception or "{}").get("type") in ("Interrupted", "InterruptedError")
-    except (ValueError, AttributeError):
-        return False
+        return str(_mapping(json.loads(exception or "{}")).get("type"))
+    except (ValueError, RecursionError):
+        return ""
 
 
 def list_traces(
@@ -205,23 +228,27 @@ def show_trace(store: TraceStore, trace_id: str, *, project: str = LOCAL_PROJECT
         filter={"trace_ids": [trace_id], "op_names": [f"weave:///{project}/op/personaagent.step:*"]},
         columns=["output"],
     )
-    decisions = {call["id"]: _step(call).get("decision") for call in steps}
+    decisions = {call["id"]: _mapping(_step(call).get("decision")) or None for call in steps}
     children_of: dict[str | None, list[CallLine]] = {}
     for call in calls:
         children_of.setdefault(call["parent_id"], []).append(call_line(call))
     ids = {call["id"] for call in calls}
     roots = [line for parent, lines in children_of.items() if parent not in ids for line in lines]
+    shown: set[str] = set()
 
-    def node(line: CallLine) -> CallNode:
-        children = tuple(node(child) for child in children_of.get(line.id, ()))
-        return CallNode(line=line, children=children, decision=decisions.get(line.id))
+    def node(line: CallLine, depth: int) -> CallNode:
+        # Calls that are their own ancestors, or very deep, come from damage or from other programs.
+        shown.add(line.id)
+        below = [child for child in children_of.get(line.id, ()) if child.id not in shown]
+        shown.update(child.id for child in below)
+        nodes = [node(child, depth + 1) for child in below] if depth < MAX_DEPTH else []
+        return CallNode(line=line, children=tuple(nodes), decision=decisions.get(line.id))
 
-    return node(roots[0])
+    return node(roots[0] if roots else call_line(calls[0]), 1)
 
 
 def _step(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    step = (call["output"] or {}).get("step")
-    return step if isinstance(step, Mapping) else {}
+    return _mapping(_mapping(call["output"]).get("step"))
 
 
 def persona_history(store: TraceStore, user_id: str, *, project: str = LOCAL_PROJECT) -> list[PersonaChange]:

@@ -12,7 +12,13 @@ from program.printer import cell
 from program.text_safety import printable
 from program.tracing.view.reader import CallLine, CallNode, PersonaChange, diff_lines
 
-_STYLES = {"error": "red", "descendant_error": "yellow", "interrupted": "magenta", "running": "cyan"}
+_STYLES = {
+    "error": "red",
+    "damaged": "red",
+    "descendant_error": "yellow",
+    "interrupted": "magenta",
+    "running": "cyan",
+}
 _WORDS = {"descendant_error": "failed below", "error": "failed", "success": "ok"}
 
 

@@ -64,7 +64,7 @@ def export_page(store: TraceStore, *, user_id: str | None = None, trace_id: str 
 
 def _key(route: str, **query: str) -> str:
     # The same text as the page's `URLSearchParams`.
-    return f"{route}?{urlencode(query)}"
+    return f"{route}?{urlencode(query, errors='replace')}"
 
 
 def _html(connect: str, data: Any) -> str:

@@ -77,7 +77,10 @@ def answer_page(store: TraceStore, path: str) -> Response:
         store: The open trace file.
         path: Path and query string.
     """
-    address = urlsplit(path)
+    try:
+        address = urlsplit(path)
+    except ValueError:
+        return _json(400, {"reason": "the path is not valid"})
     route = _ROUTES.get(address.path.removeprefix("/view/"))
     if route is None:
         return _json(404, {"reason": f"no route {address.path[:60]!r}"})
@@ -92,4 +95,6 @@ def answer_page(store: TraceStore, path: str) -> Response:
 
 
 def _json(status: int, value: Any) -> Response:
-    return Response(status, "application/json", json.dumps(value, ensure_ascii=False).encode())
+    # Half of a surrogate pair becomes its JSON escape.
+    body = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return Response(status, "application/json", body)
