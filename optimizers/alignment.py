@@ -133,7 +133,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         plan = self.plan(student, trainset, valset)
         tracker = UsageTracker(self.budget, parent=current_tracker())
         with (
-            track_usage(tracker),
+            track_usage(tracker, student.act.lm),
             about(user_id=student.context.memory.user_id),
             span("align", config=self.config.as_dict(), plan=plan.as_dict()) as trace,
         ):

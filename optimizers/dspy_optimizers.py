@@ -131,8 +131,7 @@ class OptimizableAgent(dspy.Module):  # type: ignore[misc]
 
     Args:
         agent: The agent; it is not changed.
-        traced: Whether the optimizer sees the agent's single steps. MIPROv2 pickles what it sees, and
-            the types of actions are made at run time, so it must not; it needs them for examples only.
+        traced: Whether the optimizer sees the agent's single steps, which it needs for examples only.
 
     Attributes:
         rollouts: Counts rollouts; all copies of the program share it.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from program.task import Task
 from program.tools import Tools, make_tools
 from program.tools.base import ToolContext
 from program.tools.toolset import Observation, ToolSet
-from program.usage import reserve_call
+from program.usage import current_tracker, reserve_call, track_lm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +180,16 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
         """Return an agent with a predictor of its own; everything else is shared."""
         copied: PersonaAgent = object.__new__(type(self))
         copied.__dict__.update(vars(self), act=copy(self.act), callbacks=list(self.callbacks), history=[])
+        copied._own_signature()
         return copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._own_signature()
+
+    def _own_signature(self) -> None:
+        # InferRules writes into the signature class, which a copy would share.
+        self.act.signature = self.act.signature.with_instructions(self.persona)
 
     def refresh(self) -> None:
         """Reload interactions, profile and persona from the store.
@@ -280,6 +290,12 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
     async def _answer(
         self, query: str, before: Before, exclude: Collection[str], *, wait: bool
     ) -> dspy.Prediction:
+        with _configured(self.act.lm):
+            return await self._answer_with_model(query, before, exclude, wait=wait)
+
+    async def _answer_with_model(
+        self, query: str, before: Before, exclude: Collection[str], *, wait: bool
+    ) -> dspy.Prediction:
         context = self.context
         tool_context = context.tool_context(before, exclude)
         fixed = {"task": context.task.question, "query": query}
@@ -329,12 +345,24 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
 
     async def _predict(self, inputs: Mapping[str, Any], wait: bool) -> Any:
         reserve_call()
+        arguments = inputs if self.act.lm is None else {"lm": dspy.settings.lm, **inputs}
         with span("predict", inputs=inputs) as trace:
             try:
-                prediction = await self.act.acall(**inputs) if wait else self.act(**inputs)
+                prediction = await self.act.acall(**arguments) if wait else self.act(**arguments)
             except UnusableReply as error:
                 prediction = Unreadable("", unusable=error.reason)
             except AdapterParseError as error:
                 prediction = Unreadable(str(error.lm_response))
             trace.output(prediction=prediction)
             return prediction
+
+
+@contextmanager
+def _configured(lm: Any) -> Iterator[None]:
+    """Use a model that was set on the agent (`dspy.Module.set_lm`) as the configured one: it is counted."""
+    if lm is None:
+        yield
+        return
+    tracker = current_tracker()
+    with dspy.context(lm=lm if tracker is None else track_lm(lm, tracker)):
+        yield

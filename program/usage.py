@@ -17,7 +17,7 @@ from typing import Any
 import dspy
 from dspy.dsp.utils.settings import main_thread_config
 
-from program.errors import BudgetExceededError
+from program.errors import BudgetExceededError, ModelSetupError
 from program.spans import report_call
 
 
@@ -263,6 +263,20 @@ def stage(name: str) -> Iterator[None]:
         _stage.reset(token)
 
 
+def configured_lm() -> Any:
+    """Return DSPy's configured model.
+
+    Raises:
+        ModelSetupError: There is none.
+    """
+    if dspy.settings.lm is None:
+        raise ModelSetupError(
+            "no language model is configured; call `dspy.configure(lm=resolve_lm(NAME))` first, "
+            "without a name for the embedded model"
+        )
+    return dspy.settings.lm
+
+
 def track_lm(lm: Any, tracker: UsageTracker) -> Any:
     """Return a copy of ``lm`` that reports finished calls to ``tracker`` instead of DSPy's history.
 
@@ -310,7 +324,7 @@ def track_if_untracked() -> Iterator[None]:
 
     The trace of an optimizer goes on; DSPy's global trace, which nothing reads, is off.
     """
-    if _tracker.get() is not None or dspy.settings.lm is None:
+    if _tracker.get() is not None:
         yield
         return
     is_global = dspy.settings.trace is main_thread_config["trace"]
@@ -321,10 +335,11 @@ def track_if_untracked() -> Iterator[None]:
 
 @contextmanager
 def _tracking(tracker: UsageTracker, lm: Any, **settings: Any) -> Iterator[None]:
+    copied = track_lm(configured_lm() if lm is None else lm, tracker)
     token = _tracker.set(tracker)
     try:
         # DSPy reports finished calls through `update_history`, and only if history is enabled.
-        with dspy.context(lm=track_lm(lm or dspy.settings.lm, tracker), disable_history=False, **settings):
+        with dspy.context(lm=copied, disable_history=False, **settings):
             yield
     finally:
         _tracker.reset(token)

@@ -23,7 +23,7 @@ from program.models.replies import (
     usable_fields,
 )
 from program.sync import run_now
-from program.usage import observe_exchange, reserve_call, track_if_untracked
+from program.usage import configured_lm, observe_exchange, reserve_call, track_if_untracked
 
 __all__ = ["ProgramAdapter", "UnusableReply", "adapter_for", "program_adapter", "use_adapter"]
 
@@ -172,5 +172,5 @@ def use_adapter(form: str | None) -> Iterator[None]:
 @contextmanager
 def program_adapter() -> Iterator[None]:
     """Let predictors inside the block ask through `ProgramAdapter`, outside DSPy's history."""
-    with track_if_untracked(), dspy.context(adapter=adapter_for(dspy.settings.lm)):
+    with track_if_untracked(), dspy.context(adapter=adapter_for(configured_lm())):
         yield
