@@ -18,11 +18,10 @@ from typing import Any
 from program.errors import ConfigError, StoreError
 from program.home import home as default_home
 from program.processes import is_dead, process_name
-from program.side_files import set_aside
+from program.side_files import is_damage, set_aside
 from program.spans import tracing
 from program.text import one_line
 from program.tracing.content import Content, ContentPolicy, Redact, installation_key, redact_secrets
-from program.tracing.server.database import is_damage
 from program.tracing.server.schema import DamagedTracesError
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.weave import private_api

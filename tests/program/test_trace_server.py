@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
+import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ from program.tracing.server.trace_store import TraceStore
 
 PROJECT = "local/test"
 KEY = "k" * 40
+AUTHORIZED = f"Authorization: Bearer {KEY}\r\n"
+REFUSED = b"HTTP/1.1 403"
 
 
 @pytest.fixture
@@ -32,14 +37,35 @@ def store(tmp_path: Path) -> Iterator[TraceStore]:
     opened.close()
 
 
-@pytest.fixture
-def server(store: TraceStore) -> Iterator[TraceServer]:
+@contextlib.contextmanager
+def serving(store: TraceStore) -> Iterator[TraceServer]:
     with TraceServer(store, key=KEY) as opened:
         thread = threading.Thread(target=opened.serve_forever, args=(0.01,))
         thread.start()
         yield opened
         opened.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def server(store: TraceStore) -> Iterator[TraceServer]:
+    with serving(store) as opened:
+        yield opened
+
+
+def connect(server: TraceServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(server.server_address[1])), timeout=10)
+
+
+def talk(server: TraceServer, request: str, *, end: bool = False) -> bytes:
+    """Send raw bytes and return what comes back first; with ``end``, say that no more will come."""
+    with connect(server) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(request.encode("latin-1"))
+            if end:
+                connection.shutdown(socket.SHUT_WR)
+            return connection.recv(4096)
+    return b""
 
 
 def send(server: TraceServer, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Any:
@@ -120,6 +146,86 @@ class TestHttpServer:
         assert answer == status
         assert "reason" in json.loads(body)
         assert (sent.get("Connection") == "close") == (status != 401)
+
+    @pytest.mark.parametrize("host", ["[", "[::1", "]", "a[b]", "", "//", "localhost.evil", "\xff"])
+    def test_malformed_host_is_refused(self, server: TraceServer, host: str) -> None:
+        assert talk(server, f"GET /view/users HTTP/1.1\r\nHost: {host}\r\n{AUTHORIZED}\r\n")[:12] == REFUSED
+
+    @pytest.mark.parametrize(
+        ("head", "status"),
+        [
+            ("GET http://[ HTTP/1.1\r\nHost: localhost\r\n", b"400"),
+            ("GET /view/users HTTP/1.1\r\n", b"403"),
+            ("GET /view/users HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n", b"403"),
+            (
+                "POST /call/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n",
+                b"400",
+            ),
+            (f"POST /call/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: {'9' * 5000}\r\n", b"413"),
+            ("POST /call/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xb2\r\n", b"411"),
+            ("POST /server_info HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n", b"413"),
+            ("\x16\x03\x01 garbage\r\n", b"400"),
+            ("GET / HTTP/9.9\r\nHost: localhost\r\n", b"505"),
+            (f"GET /{'a' * 70000} HTTP/1.1\r\n", b"414"),
+            ("GET / HTTP/1.1\r\n" + "X: y\r\n" * 200, b"431"),
+        ],
+    )
+    def test_malformed_request_is_refused_in_silence(
+        self, server: TraceServer, capfd: pytest.CaptureFixture[str], head: str, status: bytes
+    ) -> None:
+        answer = talk(server, f"{head}{AUTHORIZED}\r\n")
+        assert status in answer
+        assert send(server, "GET", "/", {})[0] == 200
+        assert capfd.readouterr().err == ""
+
+    def test_body_is_not_read_without_the_key(self, server: TraceServer) -> None:
+        head = f"POST /call/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX_BODY}\r\n\r\n"
+        # The answer comes although not one byte of the body was sent.
+        assert b" 401 " in talk(server, head)[:20]
+
+    def test_client_that_waits_for_the_key_to_be_checked_may_go_on(self, server: TraceServer) -> None:
+        head = "POST /call/read HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
+        assert b" 401 " in talk(server, f"{head}\r\n")[:20]
+        assert talk(server, f"{head}{AUTHORIZED}Connection: close\r\n\r\n{{}}").startswith(b"HTTP/1.1 100")
+
+    def test_cut_off_body_is_refused(self, server: TraceServer) -> None:
+        head = f"POST /call/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n{AUTHORIZED}\r\n"
+        assert b" 400 " in talk(server, head + "{}", end=True)[:20]
+
+    def test_deeply_nested_body_is_refused(self, server: TraceServer) -> None:
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        assert send(server, "POST", "/call/read", headers, b"[" * 100_000)[0] == 400
+
+    def test_slow_client_is_disconnected(self, server: TraceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("program.tracing.server.http_server.READ_SECONDS", 0.2)
+        with connect(server) as connection:
+            begin = time.monotonic()
+            connection.sendall(b"GET / HT")
+            with contextlib.suppress(ConnectionError):
+                assert connection.recv(100) == b""
+            assert time.monotonic() - begin < 3
+
+    def test_too_many_connections_are_refused_and_the_next_one_is_served(
+        self, store: TraceStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("program.tracing.server.http_server.MAX_THREADS", 3)
+        with serving(store) as server:
+            waiting = [connect(server) for _ in range(3)]
+            for connection in waiting:
+                connection.sendall(b"GET / HTTP/1.1\r\n")
+            time.sleep(0.1)
+            with connect(server) as refused:
+                assert refused.recv(100).startswith(b"HTTP/1.1 503")
+            for connection in waiting:
+                connection.close()
+            time.sleep(0.1)
+            assert send(server, "GET", "/", {})[0] == 200
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.binary(max_size=200))
+    def test_any_bytes_leave_the_server_running(self, server: TraceServer, data: bytes) -> None:
+        talk(server, data.decode("latin-1"), end=True)
+        assert send(server, "GET", "/", {})[0] == 200
 
     def test_unsupported_method_is_rejected(self, server: TraceServer) -> None:
         assert send(server, "DELETE", "/call/read", {"Authorization": f"Bearer {KEY}"})[0] == 501

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
-import re
 import sqlite3
 import threading
 import zlib
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from program.errors import StoreError
-from program.side_files import make_private
+from program.side_files import is_damage, make_private
 from program.tracing.server.codec import pack, unpack
 from program.tracing.server.schema import DamagedTracesError, migrate
 
@@ -148,21 +147,6 @@ class Database:
             self._writer.execute("PRAGMA secure_delete = ON")
             self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def is_damage(error: Exception) -> bool:
-    """Return whether an error shows that the file is damaged; a full disk or a lock does not."""
-    if isinstance(error, (UnicodeDecodeError, zlib.error)):
-        return True
-    # SQLite's codes for damage become the class itself, other codes a class below it.
-    return type(error) is sqlite3.DatabaseError or (
-        isinstance(error, sqlite3.OperationalError) and _WRONG_SCHEMA.search(str(error)) is not None
-    )
-
-
-_WRONG_SCHEMA = re.compile(
-    "no such (table|column|collation)|has no column|malformed|already exists|syntax error"
-)
 
 
 def damage_advice(path: Path, error: BaseException) -> str:

@@ -17,7 +17,7 @@ from program.tracing.server.request_errors import BadRequestError, NotFoundError
 
 logger = logging.getLogger("personaagent.program.tracing")
 
-MAX_BODY = 64 * 1024 * 1024
+MAX_BODY = 32 * 1024 * 1024
 """Largest request body, in bytes. Weave's client splits its batches at 31 MiB."""
 
 JSON = "application/json"
@@ -250,6 +250,8 @@ _INVALID_BODY = (
     ValueError,
     StopIteration,
     OverflowError,
+    # JSON that is nested too deeply.
+    RecursionError,
     # SQLite cannot bind a value; which of the two depends on the Python version.
     sqlite3.ProgrammingError,
     sqlite3.InterfaceError,
@@ -277,11 +279,9 @@ def handle(database: Database, method: str, path: str, headers: Mapping[str, str
     except _INVALID_BODY as error:
         # The body does not fit the route. The error's message may quote user text.
         field = f" `{error.args[0]}`" if isinstance(error, KeyError) and error.args else ""
-        return _problem(
-            400, f"{method} {urlsplit(path).path}: invalid request{field} ({type(error).__name__})"
-        )
+        return _problem(400, f"{_shown(method, path)}: invalid request{field} ({type(error).__name__})")
     except Exception as error:  # noqa: BLE001 - the boundary of one request: full disk, broken file
-        logger.warning("trace store: %s %s: %s", method, urlsplit(path).path, type(error).__name__)
+        logger.warning("trace store: %s: %s", _shown(method, path), type(error).__name__)
         return _problem(500, f"the trace store failed: {type(error).__name__}")
 
 
@@ -300,6 +300,12 @@ def _answer(database: Database, method: str, path: str, content_type: str, body:
     with database.writing() if route.writes else database.reading() as db:
         answer = route.answer(Request(database, db, parts, fields, (content_type, body)))
     return answer if isinstance(answer, Response) else Response(200, JSON, dumps(answer).encode())
+
+
+def _shown(method: str, path: str) -> str:
+    """Return a request for a message: a path that is not a route may hold anything."""
+    name = path.partition("?")[0].removeprefix("/traces")
+    return f"{method} {name}" if (method, name) in _FIXED else method
 
 
 def _find_route(method: str, path: str) -> tuple[Route | None, dict[str, str]]:

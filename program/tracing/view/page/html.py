@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from program.errors import StoreError
 from program.tracing.server.routes import Response
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT
@@ -56,7 +57,12 @@ def export_page(store: TraceStore, *, user_id: str | None = None, trace_id: str 
         changes = reader.persona_history(store, str(user))
         data[_key("personas", user=str(user))] = [asdict(change) for change in changes]
     for line in lines:
-        data[_key("trace", id=line.trace_id)] = asdict(reader.show_trace(store, line.trace_id))
+        try:
+            tree = reader.show_trace(store, line.trace_id)
+        except StoreError:
+            # The trace's id is damaged.
+            tree = reader.CallNode(line=line)
+        data[_key("trace", id=line.trace_id)] = asdict(tree)
         for call in reader.export_calls(store, trace_id=line.trace_id):
             data[_key("call", id=call["id"])] = call
     return _html("connect-src 'none'", data)
