@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
 _SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether an error shows that the file is damaged; a full disk or a lock does not."""
+    if isinstance(error, (UnicodeDecodeError, zlib.error)):
+        return True
+    # SQLite's codes for damage become the class itself, other codes a class below it.
+    return type(error) is sqlite3.DatabaseError or (
+        isinstance(error, sqlite3.OperationalError) and _WRONG_SCHEMA.search(str(error)) is not None
+    )
+
+
+_WRONG_SCHEMA = re.compile(
+    "no such (table|column|collation)|has no column|malformed|already exists|syntax error"
+)
 
 
 def set_aside(path: Path) -> Path:

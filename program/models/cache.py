@@ -8,8 +8,11 @@ its user. The answers of the embedded model are beside it (`cache_answers`).
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,27 +20,71 @@ from typing import Any
 import dspy
 from dspy.clients.cache import Cache
 
+from program.side_files import files_set_aside, is_damage, make_private, set_aside
+from program.text import one_line
 from program.usage import current_exchange
 
 _MEMORY_ENTRIES = 50_000
 _DISK_BYTES = 2 * 1024**3
 _EMBEDDED_MEMORY_ENTRIES = 4096
 
+_MAX_REASON_CHARS = 300
+_SHARDS = 16
+"""Number of databases of DSPy's cache."""
+
+logger = logging.getLogger("personaagent.program.models")
+
 _disk: Any = None
+_warned = False
 
 
 def use_cache(home: Path) -> None:
     """Cache answers in the data directory ``home`` instead of DSPy's own folder."""
     folder = _folder(home)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _install(UsableReplyCache(True, True, str(folder), _DISK_BYTES, _MEMORY_ENTRIES))
+    try:
+        try:
+            _open(folder)
+        except Exception as error:
+            if not _is_damage(error):
+                raise
+            name = set_aside(folder).name
+            logger.warning("the answer cache was damaged and is now %r; a new one is used", name)
+            _open(folder)
+    except Exception as error:  # noqa: BLE001 - a cache must never be in the way
+        reason = one_line(str(error), _MAX_REASON_CHARS)
+        logger.warning("answers are cached in memory only: cannot use %r: %s", str(folder), reason)
+        set_answer_folder(None)
+        _install(UsableReplyCache(False, True, "", _DISK_BYTES, _MEMORY_ENTRIES))
+
+
+def _is_damage(error: Exception) -> bool:
+    # A full disk, a lock or a missing right would come back with a new folder.
+    if isinstance(error, sqlite3.Error):
+        return is_damage(error)
+    return not isinstance(error, OSError) or isinstance(error, (FileExistsError, NotADirectoryError))
+
+
+def _open(folder: Path) -> None:
+    for name in (*(f"{shard:03}" for shard in range(_SHARDS)), "embedded"):
+        part = folder / name
+        part.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # SQLite would create it readable by others; its side files have the same mode.
+        (part / "cache.db").touch(mode=0o600)
+        make_private(part / "cache.db")
+    folder.chmod(0o700)
+    cache = UsableReplyCache(True, True, str(folder), _DISK_BYTES, _MEMORY_ENTRIES)
     set_answer_folder(folder / "embedded")
+    _install(cache)
 
 
 def empty_cache(home: Path) -> None:
     """Delete all cached answers."""
     set_answer_folder(None)
-    shutil.rmtree(_folder(home), ignore_errors=True)
+    for folder in (_folder(home), *files_set_aside(_folder(home))):
+        shutil.rmtree(folder, ignore_errors=True)
+        # A file may be in the place of the folder.
+        with suppress(OSError):
+            folder.unlink(missing_ok=True)
     _install(UsableReplyCache(False, True, "", _DISK_BYTES, _MEMORY_ENTRIES))
 
 
@@ -50,7 +97,8 @@ class UsableReplyCache(Cache):  # type: ignore[misc]
 
     def get(self, *arguments: Any, **options: Any) -> Any:
         """Return a cached reply, and note the hit."""
-        reply, exchange = super().get(*arguments, **options), current_exchange()
+        reply = _attempt(lambda: super(UsableReplyCache, self).get(*arguments, **options))
+        exchange = current_exchange()
         if reply is not None and exchange is not None:
             exchange.cache_hit = True
         return reply
@@ -63,6 +111,18 @@ class UsableReplyCache(Cache):  # type: ignore[misc]
             store()
         else:
             exchange.to_cache.append(store)
+
+
+def _attempt(action: Callable[[], Any]) -> Any:
+    """Return what a cache answers; ``None``, with one warning, if it is damaged or its disk is full."""
+    global _warned
+    try:
+        return action()
+    except Exception as error:  # noqa: BLE001 - a damaged entry may raise anything; it costs one call
+        if not _warned:
+            _warned = True
+            logger.warning("the answer cache failed (%s); the run goes on without it", type(error).__name__)
+        return None
 
 
 def _install(cache: UsableReplyCache) -> None:
@@ -100,10 +160,10 @@ def cache_answers(ask: Callable[[str, str], str], model: str) -> Callable[[str, 
         if disk is None:
             return ask(kind, body)
         key = hashlib.sha256("\n".join([model, kind, body]).encode()).hexdigest()
-        answer = disk.get(key)
+        answer = _attempt(lambda: disk.get(key))
         if answer is None:
             answer = ask(kind, body)
-            disk.set(key, answer)
+            _attempt(lambda: disk.set(key, answer))
         return str(answer)
 
     return lru_cache(maxsize=_EMBEDDED_MEMORY_ENTRIES)(ask_disk)
