@@ -27,6 +27,13 @@ _WRONG_SCHEMA = re.compile(
 )
 
 
+def is_cache_damage(error: Exception) -> bool:
+    """Return whether a new folder would open without this error; not so for a full disk or a lock."""
+    if isinstance(error, sqlite3.Error):
+        return is_damage(error)
+    return not isinstance(error, OSError) or isinstance(error, (FileExistsError, NotADirectoryError))
+
+
 def set_aside(path: Path) -> Path:
     """Rename a file or folder to ``NAME.damaged-TIME``, with SQLite's files beside it; return the new path.
 

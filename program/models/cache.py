@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -20,7 +19,7 @@ from typing import Any
 import dspy
 from dspy.clients.cache import Cache
 
-from program.side_files import files_set_aside, is_damage, make_private, set_aside
+from program.side_files import files_set_aside, is_cache_damage, make_private, set_aside
 from program.text import one_line
 from program.usage import current_exchange
 
@@ -45,7 +44,7 @@ def use_cache(home: Path) -> None:
         try:
             _open(folder)
         except Exception as error:
-            if not _is_damage(error):
+            if not is_cache_damage(error):
                 raise
             name = set_aside(folder).name
             logger.warning("the answer cache was damaged and is now %r; a new one is used", name)
@@ -55,13 +54,6 @@ def use_cache(home: Path) -> None:
         logger.warning("answers are cached in memory only: cannot use %r: %s", str(folder), reason)
         set_answer_folder(None)
         _install(UsableReplyCache(False, True, "", _DISK_BYTES, _MEMORY_ENTRIES))
-
-
-def _is_damage(error: Exception) -> bool:
-    # A full disk, a lock or a missing right would come back with a new folder.
-    if isinstance(error, sqlite3.Error):
-        return is_damage(error)
-    return not isinstance(error, OSError) or isinstance(error, (FileExistsError, NotADirectoryError))
 
 
 def _open(folder: Path) -> None:
