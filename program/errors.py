@@ -6,6 +6,7 @@ PersonaAgentError
 │   └── ModelSetupError    the model is not set up: missing key, server or file
 ├── DataError              a file or record cannot be read; the message names file, line and field
 ├── StoreError             the store cannot be opened or used; its contents are unchanged
+│   ├── StoreUnavailableError  the disk is full, the file is locked or the server is away
 │   ├── UnknownUserError   no such user
 │   └── UnknownVersionError  no such persona version of that user
 ├── EmptyHistoryError      the user has no interactions to learn from
@@ -49,6 +50,10 @@ class DataError(PersonaAgentError):
 
 class StoreError(PersonaAgentError):
     """The store cannot be opened or used."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be read or written now: a full disk, a lock, a server that is away."""
 
 
 class UnknownUserError(StoreError):

@@ -5,20 +5,22 @@ from __future__ import annotations
 import dspy
 from dspy.utils.exceptions import LMCollectionLimitError, LMUnsupportedModelError
 
-from program.errors import BudgetExceededError, ModelSetupError
+from program.errors import BudgetExceededError, ModelSetupError, StoreUnavailableError
 
 
 def is_outage(error: BaseException) -> bool:
     """Return whether an error would stop every other request too.
 
     Outages are a missing key or model, billing, rate limits, time limits, servers and networks that
-    fail, and a spent budget. A prompt that is too long or that a filter refuses is not one.
+    fail, a full disk, and a spent budget. A prompt that is too long or that a filter refuses is not one.
 
     Example:
         >>> is_outage(dspy.LMRateLimitError("slow down")), is_outage(dspy.LMInvalidRequestError("too long"))
         (True, False)
     """
-    if isinstance(error, BudgetExceededError | ModelSetupError | LMUnsupportedModelError):
+    if isinstance(
+        error, BudgetExceededError | ModelSetupError | StoreUnavailableError | LMUnsupportedModelError
+    ):
         return True
     if isinstance(error, dspy.LMInvalidRequestError | LMCollectionLimitError):
         return bool(error.status == 404)

@@ -16,16 +16,16 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from program.errors import ConfigError, StoreError
+from program.errors import ConfigError, StoreError, StoreUnavailableError
 from program.store.checks import DamagedValueError
 from program.store.damage import advice
 
 BUSY_SECONDS = 30
 """Seconds that a writer waits for a writer in another process."""
 
+# What SQLite or PostgreSQL says if every request would fail now, and what to do.
 _HINTS = {
     "locked": f"another process has been writing for {BUSY_SECONDS} s, try again",
-    "not a database": "use another path, or restore a backup if it was a store",
     "is full": "free some space on the disk",
     "disk I/O error": "check the space on the disk, and the disk",
     "readonly": "make the file and its folder writable",
@@ -85,18 +85,23 @@ class Database:
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error, DamagedValueError) as error:
-            raise StoreError(self._describe(error)) from error
+            raise self._store_error(error) from error
 
-    def _describe(self, error: Exception) -> str:
+    def _store_error(self, error: Exception) -> StoreError:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
         # SQLite quotes a text that it cannot decode.
         reason = str(cause).partition("\n")[0].partition(" with text ")[0].rstrip(" .;")
         if isinstance(cause, DamagedValueError):
-            return advice(self.name, f"{reason} cannot be read", is_sqlite=self.is_sqlite)
+            return StoreError(advice(self.name, f"{reason} cannot be read", is_sqlite=self.is_sqlite))
         if self.is_sqlite and _DAMAGE.search(reason):
-            return advice(self.name, reason)
-        hint = next((f"; {hint}" for sign, hint in _HINTS.items() if sign in reason), "")
-        return f"store `{self.name}`: {reason}{hint}"
+            return StoreError(advice(self.name, reason))
+        line = f"store `{self.name}`: {reason}"
+        if "not a database" in reason:
+            return StoreError(f"{line}; use another path, or restore a backup if it was a store")
+        for sign, hint in _HINTS.items():
+            if sign in reason:
+                return StoreUnavailableError(f"{line}; {hint}")
+        return StoreError(line)
 
     def close(self) -> None:
         """Close all connections; closing twice is harmless."""

@@ -21,6 +21,7 @@ from program.errors import (
     EmptyHistoryError,
     ModelSetupError,
     StoreError,
+    StoreUnavailableError,
     UnknownUserError,
     UnparsableAnswerError,
 )
@@ -241,6 +242,7 @@ class TestOneOfSeveral:
         dspy.LMUnexpectedError("?"),
         BudgetExceededError("the limit is 1 calls"),
         ModelSetupError("no key"),
+        StoreUnavailableError("database or disk is full"),
     )
 
     @pytest.mark.parametrize("error", [*ROWS, *OUTAGES], ids=lambda error: type(error).__name__)

@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from program.errors import ConfigError, DataError, StoreError, UnknownUserError, UnknownVersionError
+from program.errors import (
+    ConfigError,
+    DataError,
+    StoreError,
+    StoreUnavailableError,
+    UnknownUserError,
+    UnknownVersionError,
+)
 from program.memory.interaction import Interaction
 from program.memory.semantic import Facts, Profile
 from program.store import UserStore
@@ -510,7 +517,9 @@ class TestFaults:
         monkeypatch.setattr("program.store.database.BUSY_SECONDS", 0.01)
         with UserStore(path) as store, closing(sqlite3.connect(path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StoreError, match="database is locked; another process has been writing"):
+            with pytest.raises(
+                StoreUnavailableError, match="database is locked; another process has been writing"
+            ):
                 store.add_user("ann", task="free-text")
             other.rollback()
             store.add_user("ann", task="free-text")
@@ -525,7 +534,7 @@ class TestFaults:
             connection.execute(f"PRAGMA max_page_count={pages}")
 
         event.listen(engine, "connect", limit)
-        with pytest.raises(StoreError, match=r"is full; free some space") as caught:
+        with pytest.raises(StoreUnavailableError, match=r"is full; free some space") as caught:
             ann.append("ann", [interaction(str(n), response="secret" * 1000) for n in range(20)])
         assert "secret" not in str(caught.value)
         assert ann.interactions("ann") == []
