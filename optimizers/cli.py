@@ -107,11 +107,12 @@ def _align_one(store: UserStore, user_id: str, config: AlignmentConfig, **settin
     row: dict[str, Any] = {"user_id": user_id, "error": None, "code": 0, "stop": False}
     try:
         record: AlignmentRecord = align_user(store, user_id, config, **settings).alignment
-    except Exception as error:
-        row["error"] = explain(error) or one_line(f"{type(error).__name__}: {error}", _MAX_ERROR)
+    except Exception as error:  # one user's failure is a row; the rows of the others go on
+        line = explain(error)
+        row["error"] = line or one_line(f"{type(error).__name__}: {error}", _MAX_ERROR)
         row["code"] = exit_code(error)
         row["stop"] = is_outage(error)
-        if explain(error) is None:
+        if line is None:
             logger.debug("unexpected error of one user", exc_info=True)
         return row
     head = store.persona(user_id)

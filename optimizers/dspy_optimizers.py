@@ -156,8 +156,6 @@ class OptimizableAgent(dspy.Module):  # type: ignore[misc]
     def __init__(self, agent: PersonaAgent, *, traced: bool = True) -> None:
         super().__init__()
         self.agent = agent.deepcopy()
-        # A signature of its own: InferRules writes instructions into the class, which copies share.
-        self.agent.persona = agent.persona
         self.rollouts = _Rollouts()
         self.traced = traced
 

@@ -43,7 +43,7 @@ def use_cache(home: Path) -> None:
     try:
         try:
             _open(folder)
-        except Exception as error:
+        except Exception as error:  # other errors are raised again
             if not is_cache_damage(error):
                 raise
             name = set_aside(folder).name
