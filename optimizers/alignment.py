@@ -23,12 +23,14 @@ from program.usage import Budget, UsageTracker, current_tracker, track_usage
 
 
 class PersonaAlignment(Teleprompter):  # type: ignore[misc]
-    """Rewrites a persona until the agent answers past interactions as the user really did.
+    """Rewrites a persona so that the agent answers past interactions as the user really did.
+
+    Runs ``steps`` iterations, however well the agent already answers.
 
     Args:
         config: Settings; the default `PAPER` is Algorithm 1.
         prompt_model: The model of feedback and update; ``None`` for the agent's model.
-        budget: Limits of one compile, which stops before the call that would pass them.
+        budget: Limits of one compile, which stops before the call that would exceed them.
         on_step: Called with each finished step, to show progress or to save it.
         **options: Single settings in place of those in ``config``, such as ``steps=3``.
 
@@ -102,7 +104,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
             ConfigError: An example has no ``before``, so its own answer could be looked up.
             EmptyHistoryError: The trainset is empty.
             AlignmentFailedError: No rollout of a batch gave an answer.
-            BudgetExceededError: The next call would pass a limit.
+            BudgetExceededError: The next call would exceed a limit.
             dspy.LMError: The model failed; an outage never becomes feedback.
         """
         return run_now(self._compile(student, trainset, valset or (), wait=False))
