@@ -31,10 +31,11 @@ class BatchSelector(Protocol):
     Example:
         >>> class Longest(BatchSelector):
         ...     def select(self, trainset, scores, size):
-        ...         return sorted(trainset, key=lambda example: len(example.query))[-size:]
-        >>> films = [dspy.Example(query="A long film"), dspy.Example(query="Short")]
-        >>> [example.query for example in Longest().select(films, [], 1)]
-        ['A long film']
+        ...         longest = sorted(trainset, key=lambda example: len(example.query))[-size:]
+        ...         return [example for example in trainset if example in longest]  # oldest first
+        >>> films = [dspy.Example(query=query) for query in ("A long film", "Short", "A film")]
+        >>> [example.query for example in Longest().select(films, [], 2)]
+        ['A long film', 'A film']
     """
 
     def pool_size(self, size: int) -> int:
@@ -93,21 +94,28 @@ class Gate(Protocol):
         ...     needs_scores = True
         ...
         ...     def decide(self, parent, candidate):
-        ...         kept = sum(candidate) >= sum(parent)
-        ...         return Decision(accept=kept, reason="no worse" if kept else "worse")
+        ...         kept = bool(parent) and sum(candidate) >= sum(parent)  # empty: nothing to compare
+        ...         return Decision(accept=kept, reason="no worse" if kept else "worse, or not scored")
         >>> NeverWorse().decide([1.0, 0.0], [1.0, 1.0]).accept
         True
+        >>> NeverWorse().decide([], []).accept
+        False
     """
 
     needs_scores: ClassVar[bool]
-    """Whether both personas are scored first: one more rollout for each interaction."""
+    """Whether both personas are scored first.
+
+    On the batch this takes one more rollout for each interaction, under the rewrite; on a valset it
+    takes two, one under each persona.
+    """
 
     def decide(self, parent: Sequence[float], candidate: Sequence[float]) -> Decision:
         """Compare the two personas.
 
         Args:
             parent: Agreement scores in [0, 1] of the current persona: on the valset, or on the batch
-                if there is no valset. Empty without `needs_scores`, or if no rollout gave an answer.
+                if there is no valset. An interaction is left out unless both personas answered it.
+                Empty without `needs_scores`, or if no interaction is left.
             candidate: Scores of the rewrite on the same interactions, in the same order.
         """
         ...

@@ -25,7 +25,7 @@ class Session:
     """One stored user's agent and its persona version. Create it with `open_session`.
 
     Attributes:
-        version: The persona version in use.
+        version: The persona version that the agent used when `agent` was last read, or at `refresh`.
 
     Example:
         >>> with UserStore("users.db") as store:
@@ -64,9 +64,10 @@ class Session:
     def agent(self) -> PersonaAgent:
         """The agent that answers the user's queries.
 
-        Reading this attribute costs one read of the store: new interactions and a new persona version
-        are then loaded, without any model call. A profile that they made outdated waits for `refresh`.
-        A reference to the agent itself stays as it is until then.
+        Each read of this attribute looks into the store and loads new interactions and a new persona
+        version, and moves `version` to it. It calls no model, so the profile stays as it is, even if the
+        new interactions make it outdated; `refresh` rebuilds it. An agent that you keep in a variable
+        changes only when this attribute is read or `refresh` is called.
 
         Raises:
             UnknownUserError: The user was forgotten.
@@ -88,7 +89,12 @@ class Session:
         return self._store.observe(self._user_id, query=query, response=response)
 
     def refresh(self) -> None:
-        """Reload interactions, profile and persona from the store; an outdated profile is rebuilt."""
+        """Load what reading `agent` loads, and rebuild the profile if it is outdated.
+
+        A persona that is still the initial one is written again from the new profile, as a new version.
+        A profile with a prose summary costs one call of DSPy's configured model. `version` moves to the
+        newest persona version.
+        """
         self._agent.refresh()
 
     def _load(self) -> AgentState:
@@ -114,13 +120,13 @@ class Session:
         return profile
 
     def _current_version(self, profile: Profile) -> PersonaVersion:
-        """Return the persona; an initial one is made, and made again if its profile has moved."""
+        """Return the newest version; the initial persona is written if none is stored or it is outdated."""
         version, text = self._store.persona(self._user_id), initial_persona(profile)
         if version is None:
             why, settled = "made from the user's profile", profile.facts.interactions if self._learns else 0
         elif version.source == "initial" and is_initial(version.text) and version.text != text:
-            # Its counts would contradict the profile. The new answers are still not learned from.
-            why, settled = "the user's profile has moved", 0
+            # Its counts would contradict the profile. The new answers are still to be learned from.
+            why, settled = "the user's profile has changed", 0
         else:
             return version
         head = version.version if version else 0
@@ -149,19 +155,19 @@ def open_session(
 ) -> Session:
     """Open a stored user's agent.
 
-    A user without a persona gets an initial one, which is stored. A missing or outdated profile is
-    rebuilt and stored; its prose summary costs one call of DSPy's configured model. A persona that is
-    still the initial one follows the profile, as a new version.
+    A missing or outdated profile is built and stored; its prose summary costs one call of DSPy's
+    configured model. A user without a persona gets an initial one, written from the profile and stored.
+    If the profile changes while the persona is still the initial one, a new version is written from it.
 
     Args:
         store: The user's store.
         user_id: A stored user.
         home: The data directory, for caches; ``None`` for `program.home.home`.
-        prose: Whether the profile has a model-written summary; ``None`` decides by model
-            (`build_profile`).
-        wikipedia: Whether the agent may search Wikipedia. Search queries then leave the machine.
+        prose: Whether a model writes a summary into the profile; ``None``: unless the model's
+            summaries are known to be unreliable.
+        wikipedia: Whether the agent may search Wikipedia; its search words then leave the machine.
         retrieval: How memory is searched: bm25, dense, hybrid or recency.
-        tools: Functions or tools beside the default ones; a `ToolSet` replaces those.
+        tools: Functions or tools to add to the default ones; a `ToolSet` replaces the default ones.
         settings: Limits of the agent's tool loop.
 
     Raises:

@@ -263,7 +263,7 @@ class TestCounts:
         assert "comedy (6), action (2)" in session.agent.persona
         assert [str(version) for version in films.persona_history("bo")] == [
             "v1 of 'bo' (initial): made from the user's profile",
-            "v2 of 'bo' (initial, from v1): the user's profile has moved",
+            "v2 of 'bo' (initial, from v1): the user's profile has changed",
         ]
         assert films.user("bo").stale, "the two new films are not learned from"
 
