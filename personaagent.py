@@ -77,9 +77,12 @@ def main() -> None:
     """Run the command line (console entry point)."""
     from program.cli.options import guarded
 
-    # `module:Class` may name a file in the current folder; appended, so that it hides no installed module.
-    sys.path.append(str(Path.cwd()))
-    sys.exit(guarded(command_line()))
+    def run() -> None:
+        # `module:Class` may name a file in the current folder; appended, so that it hides no installed one.
+        sys.path.append(str(Path.cwd()))
+        command_line()()
+
+    sys.exit(guarded(run))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,18 +25,26 @@ from program.cli.options import (
     model_in_use,
     open_store,
 )
-from program.console import PARTIAL, err, exit_code, explain, out, print_error, print_json, progress
+from program.console import (
+    PARTIAL,
+    err,
+    exit_code,
+    explain,
+    out,
+    print_error,
+    print_json,
+    print_traceback,
+    progress,
+)
 from program.errors import ConfigError, DataError
 from program.files import read_lines
 from program.models.outages import is_outage
 from program.printer import make_table
 from program.store import UserStore
-from program.text import one_line
+from program.text import counted, one_line
 from program.usage import Budget, UsageTracker, track_usage
 
 _MAX_ERROR = 300
-
-logger = logging.getLogger("personaagent.optimizers")
 
 Users = Annotated[list[str] | None, typer.Argument(help="User ids.", show_default=False)]
 
@@ -107,13 +114,13 @@ def _align_one(store: UserStore, user_id: str, config: AlignmentConfig, **settin
     row: dict[str, Any] = {"user_id": user_id, "error": None, "code": 0, "stop": False}
     try:
         record: AlignmentRecord = align_user(store, user_id, config, **settings).alignment
-    except Exception as error:  # one user's failure is a row; the rows of the others go on
+    except Exception as error:  # noqa: BLE001 - one user's failure is a row; the rows of the others go on
         line = explain(error)
         row["error"] = line or one_line(f"{type(error).__name__}: {error}", _MAX_ERROR)
         row["code"] = exit_code(error)
         row["stop"] = is_outage(error)
         if line is None:
-            logger.debug("unexpected error of one user", exc_info=True)
+            print_traceback(error)
         return row
     head = store.persona(user_id)
     return {
@@ -146,7 +153,9 @@ def _report(results: list[dict[str, Any]], tracker: UsageTracker, n_users: int, 
     for row in failed:
         print_error(f"user {row['user_id']!r}: {row['error']}")
     aligned = len(results) - len(failed)
-    err.print_line(f"{aligned} of {n_users} users aligned, {tracker.total()}, {tracker.seconds:.0f} s")
+    err.print_line(
+        f"{aligned} of {counted(n_users, 'user')} aligned, {tracker.total()}, {tracker.seconds:.0f} s"
+    )
     if failed:
         raise typer.Exit(PARTIAL if len(failed) < len(results) else failed[0]["code"])
 

@@ -7,8 +7,10 @@ users' and models' texts are printed as they are, never as markup or control cha
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +29,11 @@ from program.text import one_line
 from program.text_safety import printable
 from program.usage import UsageTracker
 
-OK, FAILED, USAGE, MODEL, PARTIAL = 0, 1, 2, 3, 4
-"""Exit codes: success; data or store error; invalid usage or settings; model error; some users failed."""
+OK, FAILED, USAGE, MODEL, PARTIAL, BUG = 0, 1, 2, 3, 4, 5
+"""Exit codes: success; data or store error; invalid usage or settings; model error; some failed; a bug."""
+
+DEBUG = "PERSONAAGENT_DEBUG"
+"""The environment variable that shows the traceback of an unexpected error."""
 
 _MAX_REASON = 200
 _MAX_LABEL = 40
@@ -88,7 +93,28 @@ def exit_code(error: BaseException) -> int:
 
     if isinstance(error, dspy.LMError | UnparsableAnswerError | AlignmentFailedError | BudgetExceededError):
         return MODEL
-    return USAGE if isinstance(error, ConfigError) else FAILED
+    if isinstance(error, ConfigError):
+        return USAGE
+    return BUG if explain(error) is None else FAILED
+
+
+def print_unexpected(error: BaseException) -> None:
+    """Print an error that nothing explains as one line; it may hold a user's text and is escaped."""
+    if print_traceback(error):
+        step = "report it with the traceback above"
+    else:
+        step = f"run the command again with `{DEBUG}=1` set, and report the traceback"
+    # Unlike `str`, this cannot fail on an exception whose own text fails.
+    reason = one_line("".join(traceback.format_exception_only(error)), _MAX_REASON)
+    print_error(f"unexpected {reason} - this is a bug: {step}")
+
+
+def print_traceback(error: BaseException) -> bool:
+    """Print an error's traceback, escaped, if ``PERSONAAGENT_DEBUG`` asks for it; return whether it does."""
+    if os.environ.get(DEBUG, "0") in ("", "0"):
+        return False
+    err.print_text("".join(traceback.format_exception(error)), end="")
+    return True
 
 
 def explain(error: BaseException) -> str | None:

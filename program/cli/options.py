@@ -11,7 +11,16 @@ from uuid import uuid4
 
 import typer
 
-from program.console import FAILED, LogLines, err, exit_code, explain, log_lines, print_error
+from program.console import (
+    FAILED,
+    LogLines,
+    err,
+    exit_code,
+    explain,
+    log_lines,
+    print_error,
+    print_unexpected,
+)
 from program.home import home
 from program.printer import discard
 from program.spans import about
@@ -109,10 +118,11 @@ def _run(main: Any) -> int:
     except KeyboardInterrupt:
         err.print_text("Interrupted. Finished work is stored.")
         return 130
-    except Exception as error:
+    except BaseException as error:  # noqa: BLE001 - a panic of an extension is no `Exception`
         line = explain(error)
         if line is None:
-            raise
-        print_error(line)
+            print_unexpected(error)
+        else:
+            print_error(line)
         return exit_code(error)
     return 0

@@ -328,12 +328,49 @@ def test_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Finished work is stored." in capsys.readouterr().err
 
 
-def test_bug_is_not_reported_as_a_user_error() -> None:
-    def broken() -> None:
-        raise ZeroDivisionError
+class Panic(BaseException):
+    """What extension modules raise: no `Exception`."""
 
-    with pytest.raises(ZeroDivisionError):
-        guarded(broken)
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("debug", ["", "0", "1"])
+@pytest.mark.parametrize("kind", [KeyError, AssertionError, Panic, Speechless])
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (["users", "list"], "program.cli.users.open_store"),
+        (["align", "--all"], "optimizers.cli.open_store"),
+        (["eval", "methods"], "eval.cli.catalog.print_json"),
+    ],
+)
+def test_bug_is_one_escaped_line_and_its_traceback_only_on_request(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    debug: str,
+    kind: type[BaseException],
+    words: list[str],
+    called: str,
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise kind("Ana's secret \x1b]0;title\x07 \u202e\nsecond line")
+
+    monkeypatch.setenv("PERSONAAGENT_DEBUG", debug)
+    monkeypatch.setattr(called, broken)
+    monkeypatch.setattr(sys, "argv", ["personaagent", *words, *(["--json"] if words[0] == "eval" else [])])
+    with pytest.raises(SystemExit) as end:
+        personaagent.main()
+    *above, line = capsys.readouterr().err.splitlines()
+    assert end.value.code == 5
+    assert line.startswith("error: unexpected ")
+    assert kind.__name__ in line
+    assert "this is a bug" in line
+    assert ("Traceback" in "".join(above)) == (debug == "1")
+    assert debug == "1" or not above
+    assert not set("\x1b\x07\u202e") & set("".join([*above, line]))
 
 
 @pytest.mark.parametrize("adapter", ["schema", "json", "text"])
