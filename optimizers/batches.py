@@ -11,6 +11,7 @@ import dspy
 
 from optimizers.contracts import BatchSelector, Score
 from program.errors import ConfigError
+from program.limits import MANY, check_at_most
 from program.plugins import Registry
 
 BATCH_RULES = Registry(
@@ -71,6 +72,7 @@ class Hardest(BatchSelector):
     def __post_init__(self) -> None:
         if self.pool_factor < 1:
             raise ConfigError(f"`pool_factor` must be 1 or more, got {self.pool_factor!r}")
+        check_at_most("pool_factor", self.pool_factor, MANY)
 
     def pool_size(self, size: int) -> int:
         """Return ``pool_factor`` times the batch size."""

@@ -10,6 +10,7 @@ from optimizers.batches import BATCH_RULES
 from optimizers.contracts import BatchSelector, Gate
 from optimizers.gates import GATES
 from program.errors import ConfigError
+from program.limits import MANY, MOST_STEPS, check_at_most
 from program.persona import MAX_CHARS
 
 
@@ -44,9 +45,14 @@ class AlignmentConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("batch_size", 1), ("max_chars", 200)):
+        for name, least, most in (
+            ("steps", 0, MOST_STEPS),
+            ("batch_size", 1, MANY),
+            ("max_chars", 200, MANY),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be {least} or more, got {getattr(self, name)!r}")
+            check_at_most(name, getattr(self, name), most)
         # Load both now, so that a wrong name costs no model call.
         _ = self.batch_rule, self.gate_rule
 

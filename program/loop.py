@@ -11,6 +11,7 @@ from typing import Any
 
 from program.answers import AnswerType
 from program.errors import ConfigError, UnparsableAnswerError
+from program.limits import MANY, MOST_STEPS, check_at_most
 from program.text import one_line
 from program.tools.toolset import Observation, ToolSet
 
@@ -61,6 +62,9 @@ class AgentSettings:
             raise ConfigError(f"`item_chars` must be at least 20, got {self.item_chars!r}")
         if self.max_input_chars < 200:
             raise ConfigError(f"`max_input_chars` must be at least 200, got {self.max_input_chars!r}")
+        check_at_most("max_steps", self.max_steps, MOST_STEPS)
+        for name in ("k", "item_chars", "max_input_chars"):
+            check_at_most(name, getattr(self, name), MANY)
 
 
 @dataclass(frozen=True, kw_only=True)

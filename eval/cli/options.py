@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from program.limits import MOST_STEPS
+
 TaskName = Annotated[str, typer.Option("--task", help="LaMP-1, 2M, 2N, 3, 4, 5, 7, or module:TASK.")]
 Data = Annotated[
     Path,
@@ -53,7 +55,9 @@ PromptModel = Annotated[
     str | None, typer.Option(help="Model of feedback and rewrites; default: the model that answers.")
 ]
 Temperature = Annotated[float | None, typer.Option(min=0, help="Sampling temperature; default: the model's.")]
-Threads = Annotated[int, typer.Option(help="Jobs (one user, one method) that run at the same time.")]
+Threads = Annotated[
+    int, typer.Option(max=MOST_STEPS, help="Jobs (one user, one method) that run at the same time.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 MaxCalls = Annotated[
     int | None, typer.Option(min=0, help="Most model calls of the run folder, over all resumes.")

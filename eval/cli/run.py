@@ -24,9 +24,11 @@ from program.console import MODEL, PARTIAL, err, exit_code, explain, print_json,
 from program.errors import ConfigError, PersonaAgentError
 from program.plugins import parameters, split_spec
 from program.printer import command as command_line
+from program.text import cut
 from program.usage import UsageTracker
 
 _SELECTION = ("users", "history", "queries")
+_MAX_DIGITS = 18
 
 
 def run(
@@ -246,6 +248,6 @@ def _has(spec: str, key: str) -> bool:
 
 
 def _whole_number(key: str, value: str) -> int:
-    if not value.isdecimal():
-        raise ConfigError(f"`--over {key}` needs whole numbers, got {value!r}")
+    if not value.isdecimal() or len(value) > _MAX_DIGITS:
+        raise ConfigError(f"`--over {key}` needs whole numbers, got {cut(value, _MAX_DIGITS)!r}")
     return int(value)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from eval.contracts import EvalUser
 from program.errors import ConfigError
+from program.limits import MANY, check_at_most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Selection:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"`{name}` must be at least {least}, got {value!r}")
+            check_at_most(name, value or 0, MANY)
         if self.order not in ("file", "most-active", "random"):
             raise ConfigError(f"`order` must be file, most-active or random, got {self.order!r}")
         if self.history_from not in ("last", "first"):
