@@ -10,12 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import dspy
 
 Score = float | None
 """Agreement with the user's true response, in [0, 1]; ``None`` if a rollout gave no answer."""
+
+Outcome = Literal["", "confirmed", "provisional", "refused", "undecided", "no-op", "rolled back"]
+"""What became of a rewrite; empty if its gate only accepts or rejects.
+
+- ``confirmed``: kept; tested with a bound on how often a rewrite without gain passes.
+- ``provisional``: kept for now; it gains more than it loses over users like this one, but this user's
+  own interactions do not show it yet.
+- ``refused``: not kept.
+- ``undecided``: more check items are needed first.
+- ``no-op``: the rewrite equals its parent, so nothing was tested.
+- ``rolled back``: was kept, until later interactions spoke against it.
+"""
 
 
 class BatchSelector(Protocol):
@@ -69,6 +81,8 @@ class Decision:
         accept: Whether the rewrite becomes the persona.
         reason: Why, in a few words; stored with the persona version.
         numbers: What the decision rests on.
+        outcome: What became of the rewrite; empty for a gate that only accepts or rejects, and for
+            decisions stored by earlier versions.
 
     Example:
         >>> Decision(accept=False, reason="no better", numbers={"before": 0.5, "after": 0.5}).accept
@@ -78,6 +92,7 @@ class Decision:
     accept: bool
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    outcome: Outcome = ""
 
 
 class Gate(Protocol):
@@ -117,5 +132,73 @@ class Gate(Protocol):
                 if there is no valset. An interaction is left out unless both personas answered it.
                 Empty without `needs_scores`, or if no interaction is left.
             candidate: Scores of the rewrite on the same interactions, in the same order.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a gate may need beside the scores: a test of one rewrite among others.
+
+    Attributes:
+        bound: Scores are compared up to this difference, above 0 and at most 1. Fixed before the
+            scores are seen: .25 for likelihoods, 1 for agreement.
+        n_before: Rewrites tested for this user before this one, 0 or more.
+        n_candidates: Rewrites tested on the same items, this one included, 1 or more.
+        prior: Weights over the win rates `optimizers.betting.RHO`, learned on other users and never on
+            this one. Empty: `optimizers.betting.COLD_PRIOR`.
+        more: Whether further check items may still come; then the outcome may be ``undecided``.
+
+    Example:
+        >>> second = Trial(bound=0.25, n_before=1)
+        >>> second.n_candidates, second.more
+        (1, False)
+    """
+
+    bound: float = 1.0
+    n_before: int = 0
+    n_candidates: int = 1
+    prior: Sequence[float] = ()
+    more: bool = False
+
+
+class CheckingGate(Gate, Protocol):
+    """A gate that tests a rewrite on interactions older than the batch, one test among several.
+
+    An alignment calls `judge` if a gate has it, and `decide` otherwise. `decide` stays, for callers
+    that know nothing about the trial.
+
+    Constraints and determinism: as for `Gate`; the same scores and trial give the same decision.
+
+    Example:
+        >>> class Wins:
+        ...     needs_scores = True
+        ...     check_items = 8
+        ...
+        ...     def decide(self, parent, candidate):
+        ...         return self.judge(parent, candidate, Trial())
+        ...
+        ...     def judge(self, parent, candidate, trial):
+        ...         wins = sum(after > before for before, after in zip(parent, candidate))
+        ...         if wins > 2 + trial.n_before:  # the more rewrites were tried, the harder
+        ...             return Decision(accept=True, reason=f"{wins} wins", outcome="confirmed")
+        ...         waits = "undecided" if trial.more else "refused"
+        ...         return Decision(accept=False, reason=f"only {wins} wins", outcome=waits)
+        >>> Wins().judge([0.0], [1.0], Trial(more=True)).outcome
+        'undecided'
+        >>> Wins().decide([0.0] * 3, [1.0] * 3).outcome
+        'confirmed'
+    """
+
+    check_items: int
+    """Most older interactions that the gate scores both personas on."""
+
+    def judge(self, parent: Sequence[float], candidate: Sequence[float], trial: Trial) -> Decision:
+        """Compare the two personas on the check items.
+
+        Args:
+            parent: Scores in [0, 1] of the current persona; see `Gate.decide`.
+            candidate: Scores of the rewrite on the same interactions, in the same order.
+            trial: Which test this is.
         """
         ...
