@@ -28,6 +28,7 @@ from program.session import open_session
 from program.spans import about, span
 from program.store import UserStore
 from program.task import Task, get_task
+from program.text import counted
 from program.usage import UsageTracker, current_tracker, track_usage
 
 QUICK = AgentSettings(max_steps=2, k=3, item_chars=160)
@@ -83,7 +84,7 @@ def demo(
         for person in people:
             store.append(person.user_id, person.history, task=target.name)
         name = subject.user_id
-        err.print_line(f"1. {len(people)} users imported; aligning {name!r} with {lm.model}")
+        err.print_line(f"1. {counted(len(people), 'user')} imported; aligning {name!r} with {lm.model}")
         initial = open_session(store, name, home=home(), wikipedia=wikipedia, settings=QUICK)
         aligned = align_user(store, name, PAPER, home=home(), wikipedia=wikipedia, settings=QUICK)
         _print_alignment(aligned)
@@ -101,7 +102,8 @@ def demo(
                 arms.append(_score_agent(label, agent, held_out, target, bar))
     _print_arms(arms, subject, lm.model, sample=data is None)
     err.print_text(
-        f"\n{tracker.total().calls} model calls in {tracker.seconds:.0f} s. Everything is stored; try:\n"
+        f"\n{counted(tracker.total().calls, 'model call')} in {tracker.seconds:.0f} s. "
+        "Everything is stored; try:\n"
         f"  {command('persona history', name, store=path)}\n"
         f"  {command('ask', name, 'two rivals share a flat', store=path)}"
     )

@@ -26,6 +26,7 @@ from eval.user_view import scan_users, user_views
 from program.errors import BudgetExceededError, ConfigError
 from program.spans import tracing
 from program.task import Task
+from program.text import counted
 from program.usage import Budget, Usage, UsageTracker, current_tracker
 
 
@@ -320,7 +321,8 @@ class _Run:
         """Stop at the limits even if a method's calls are not reserved."""
         budget, used = self._tracker.budget, self._tracker.total()
         if budget.max_calls is not None and used.calls >= budget.max_calls:
-            self._stop(BudgetExceededError(f"the limit of {self._limits.max_calls} calls is reached"))
+            limit = counted(self._limits.max_calls or 0, "call")
+            self._stop(BudgetExceededError(f"the limit of {limit} is reached"))
         elif budget.max_usd is not None and used.usd >= budget.max_usd:
             self._stop(BudgetExceededError(f"the limit of ${self._limits.max_usd} is reached"))
         try:

@@ -17,6 +17,7 @@ import numpy as np
 
 from eval.metrics import Floats, Metric
 from program.errors import ConfigError
+from program.text import counted
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -255,7 +256,10 @@ def min_users(confidence: float = 0.95) -> int:
 def _user_sums(rows: Floats, users: Sequence[str]) -> Floats:
     """Sum rows by user, shape ``(users, terms)``, users in order of first appearance."""
     if len(rows) != len(users) or not users:
-        raise ConfigError(f"each answer needs a user id, got {len(rows)} answers and {len(users)} user ids")
+        raise ConfigError(
+            "each answer needs a user id, got "
+            f"{counted(len(rows), 'answer')} and {counted(len(users), 'user id')}"
+        )
     position = {user: number for number, user in enumerate(dict.fromkeys(users))}
     sums = np.zeros((len(position), rows.shape[1]))
     np.add.at(sums, [position[user] for user in users], rows)

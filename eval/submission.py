@@ -19,6 +19,7 @@ from program import json_text
 from program.answers import Labels
 from program.errors import DataError
 from program.task import Task
+from program.text import counted
 from program.text_safety import find_problem
 from program.values import to_id, to_text
 
@@ -96,7 +97,8 @@ def _text(convert: Callable[[object], str], value: object, location: str) -> str
 def _check_ids(path: Path, problem: str, ids: set[str]) -> None:
     if ids:
         examples = ", ".join(repr(query_id) for query_id in sorted(ids)[:3])
+        found = counted(len(ids), f"{problem} query id")
         raise DataError(
-            f"`{path}`: {len(ids)} {problem} query ids ({examples}{', ...' if len(ids) > 3 else ''}); "
+            f"`{path}`: {found} ({examples}{', ...' if len(ids) > 3 else ''}); "
             "LaMP needs exactly one prediction for each gold"
         )

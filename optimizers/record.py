@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from optimizers.config import AlignmentConfig, Plan
 from optimizers.contracts import Decision
 from program.renamed import RenamedAttributes
+from program.text import counted
 from program.usage import Usage
 
 
@@ -150,11 +151,13 @@ class AlignmentRecord(RenamedAttributes):
         scores = [step.score for step in self.steps]
         agreement = ", ".join("-" if score is None else f"{score:.2f}" for score in scores)
         kept = sum(step.decision.accept for step in self.steps)
-        steps = f"{len(scores)} steps" + (f" (agreement {agreement}; {kept} rewrites kept)" if scores else "")
+        steps = counted(len(scores), "step")
+        if scores:
+            steps += f" (agreement {agreement}; {counted(kept, 'rewrite')} kept)"
         total = Usage()
         for usage in self.usage.values():
             total.add(usage)
-        return f"{steps}, {self.n_rollouts} rollouts, {total}, {self.seconds:.1f} s ({self.model})"
+        return f"{steps}, {counted(self.n_rollouts, 'rollout')}, {total}, {self.seconds:.1f} s ({self.model})"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as plain data, under the names that stored records use."""

@@ -17,7 +17,7 @@ from optimizers.record import Feedback, Rollout
 from program.agent import PersonaAgent
 from program.errors import AlignmentFailedError, ConfigError, UnparsableAnswerError
 from program.spans import span
-from program.text import cut
+from program.text import counted, cut
 from program.usage import stage
 
 T = TypeVar("T")
@@ -74,8 +74,8 @@ class AlignmentRun:
         rollouts = await self._roll_out_all(self.agent, self._batch)
         if all(rollout.score is None for rollout in rollouts):
             raise AlignmentFailedError(
-                f"none of {len(rollouts)} rollouts gave an answer that could be read ({rollouts[0].error}); "
-                "the persona is unchanged. Try another model with `--model`",
+                f"none of {counted(len(rollouts), 'rollout')} gave an answer that could be read "
+                f"({rollouts[0].error}); the persona is unchanged. Try another model with `--model`",
                 n_rollouts=self.n_rollouts,
             )
         return rollouts
@@ -90,7 +90,7 @@ class AlignmentRun:
         """Return the rewritten persona and a note; the old persona if there is no usable rewrite."""
         candidate, note = await self._update(feedback)
         limit = self.agent.context.settings.max_input_chars
-        cuts = f"feedback saw {self._n_cut} texts cut to {limit} characters" if self._n_cut else ""
+        cuts = f"feedback saw {counted(self._n_cut, 'text')} cut to {limit} characters" if self._n_cut else ""
         return candidate, "; ".join(filter(None, (note, cuts)))
 
     async def _update(self, feedback: Sequence[Feedback]) -> tuple[str, str]:

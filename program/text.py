@@ -1,4 +1,4 @@
-"""Shortens text for prompts, tables and error messages."""
+"""Shortens text for prompts, tables and error messages, and words counts."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def one_line(text: object, max_chars: int) -> str:
         'two lines'
     """
     return cut(" ".join(str(text).split()), max_chars)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return ``number`` with its noun in the singular or the plural, which by default adds an "s".
+
+    Example:
+        >>> counted(1, "user"), counted(0, "user"), counted(2048, "query", "queries")
+        ('1 user', '0 users', '2,048 queries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -19,6 +19,7 @@ from dspy.dsp.utils.settings import main_thread_config
 
 from program.errors import BudgetExceededError, ModelSetupError
 from program.spans import report_call
+from program.text import counted
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Usage:
         >>> usage = Usage(calls=1, input_tokens=1200, output_tokens=30, usd=0.0004)
         >>> usage.add(Usage(calls=1, input_tokens=800, unpriced=1))
         >>> print(usage)
-        2 calls, 2,030 tokens, $0.0004 or more
+        2 calls, 2,030 tokens, at least $0.0004
     """
 
     calls: int = 0
@@ -50,8 +51,10 @@ class Usage:
     cache_hits: int = 0
 
     def __str__(self) -> str:
-        bound = " or more" if self.unpriced else ""
-        return f"{self.calls} calls, {self.tokens:,} tokens, ${self.usd:.4f}{bound}"
+        cost = f"${self.usd:.4f}"
+        if self.unpriced:
+            cost = f"at least {cost}" if self.usd else "price unknown"
+        return f"{counted(self.calls, 'call')}, {counted(self.tokens, 'token')}, {cost}"
 
     @property
     def tokens(self) -> int:
@@ -76,7 +79,7 @@ class Budget:
         >>> tracker.reserve()
         >>> tracker.reserve()
         Traceback (most recent call last):
-        program.errors.BudgetExceededError: stopped before call 2: the limit is 1 calls
+        program.errors.BudgetExceededError: stopped before call 2: the limit is 1 call
     """
 
     max_calls: int | None = None
@@ -86,7 +89,7 @@ class Budget:
         """Raise `BudgetExceededError` if ``max_usd`` is set and any of the calls has no known price."""
         if self.max_usd is not None and unpriced:
             raise BudgetExceededError(
-                f"cannot enforce `max_usd`: {unpriced} calls have no known price; use `max_calls`"
+                f"cannot enforce `max_usd`: no known price for {counted(unpriced, 'call')}; use `max_calls`"
             )
 
 
@@ -145,9 +148,8 @@ class UsageTracker:
         with self._lock:
             usd = sum(usage.usd for usage in self._stages.values())
             if self.budget.max_calls is not None and self._granted >= self.budget.max_calls:
-                raise BudgetExceededError(
-                    f"stopped before call {self._granted + 1}: the limit is {self.budget.max_calls} calls"
-                )
+                limit = counted(self.budget.max_calls, "call")
+                raise BudgetExceededError(f"stopped before call {self._granted + 1}: the limit is {limit}")
             self.budget.check_prices(sum(usage.unpriced for usage in self._stages.values()))
             if self.budget.max_usd is not None and usd >= self.budget.max_usd:
                 raise BudgetExceededError(f"stopped at ${usd:.4f}: the limit is ${self.budget.max_usd}")

@@ -328,7 +328,7 @@ def test_a_run_of_0_1_is_compared_and_submitted(cli: Cli) -> None:
         "2102": "I would rather not say.",
     }
     refused = cli("eval", "predictions", "run", "direct", "--out", "direct.json")
-    assert (refused.code, "1 answers of 'direct' are missing" in refused.err) == (1, True)
+    assert (refused.code, "'direct' still lacks 1 answer" in refused.err) == (1, True)
 
 
 def test_a_run_of_0_1_is_reported_with_the_numbers_of_0_1(cli: Cli) -> None:

@@ -68,7 +68,7 @@ def test_python_blocks_run(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     answer, record = done.stdout.splitlines()
     assert answer == "Something with lentils."
-    assert record.startswith("1 steps (agreement ")
+    assert record.startswith("1 step (agreement ")
 
 
 def test_commands_run_in_order(folder: Path) -> None:

@@ -16,7 +16,7 @@ from program.console import confirm, err, out, print_json
 from program.errors import ConfigError, PersonaAgentError
 from program.printer import make_table
 from program.task import get_task, task_names
-from program.text import cut
+from program.text import counted, cut
 
 _MAX_QUESTION = 80
 
@@ -66,7 +66,8 @@ def convert(
     if json:
         print_json({"file": str(file), "users": len(dataset), "manifest": dataset.manifest})
         return
-    out.print_line(f"{file}  {len(dataset)} users, {dataset.manifest['queries']} queries")
+    users, queries = counted(len(dataset), "user"), counted(dataset.manifest["queries"], "query", "queries")
+    out.print_line(f"{file}  {users}, {queries}")
 
 
 def tasks(json: Json = False) -> None:

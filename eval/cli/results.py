@@ -15,6 +15,7 @@ from program.console import err, out, print_json
 from program.errors import ConfigError, DataError
 from program.printer import cell
 from program.task import get_task
+from program.text import counted
 
 if TYPE_CHECKING:
     from eval.report.analysis import Analysis
@@ -93,7 +94,7 @@ def predictions(
     missing = run.missing(method)
     if missing:
         raise DataError(
-            f"{missing} answers of {method!r} are missing, but LaMP scores only complete files; "
+            f"{method!r} still lacks {counted(missing, 'answer')}, but LaMP scores only complete files; "
             "resume the run first"
         )
     if len({query.query_id for query in run.queries}) < len(run.queries):
@@ -103,7 +104,7 @@ def predictions(
     answers = {query.query_id: run.answer(method, query) for query in run.queries}
     texts = {query_id: record.text or "" for query_id, record in answers.items() if record is not None}
     write_predictions(to, texts, get_task(run.manifest.task))
-    err.print_line(f"{len(texts)} predictions written to {to}")
+    err.print_line(f"{counted(len(texts), 'prediction')} written to {to}")
 
 
 def report(
@@ -126,7 +127,8 @@ def report(
         print_json({"page": str(files.page), "markdown": str(files.markdown)})
         return
     out.print_line(str(files.page))
-    err.print_line(f"{len(files.tables)} table files and {len(files.figures)} figure files beside it")
+    tables, figures = counted(len(files.tables), "table file"), counted(len(files.figures), "figure file")
+    err.print_line(f"{tables} and {figures} beside it")
 
 
 def print_scores(path: Path, format_: str = "terminal", json: bool = False) -> None:

@@ -19,6 +19,7 @@ from eval.data.selection import Selection
 from eval.files import sha256
 from program.errors import DataError
 from program.task import Task
+from program.text import counted
 
 _Readings = Callable[[], Iterator[Reading]]
 
@@ -196,5 +197,5 @@ def _check_task(file: Path, task: Task, survey: _Survey) -> None:
     if 2 * len(unlike) > survey.queries:
         raise DataError(
             f"`{file}`: field `input` does not look like `{task.name}` in {len(unlike)} of "
-            f"{survey.queries} queries; give the task of these files"
+            f"{counted(survey.queries, 'query', 'queries')}; give the task of these files"
         )

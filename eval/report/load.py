@@ -23,6 +23,7 @@ from eval.report.data import (
 from eval.report.stored import Learned, StoredData, StoredFeedback, StoredStep, read_data, read_learned
 from program.errors import DataError
 from program.task import get_task
+from program.text import counted
 
 _NOT_RUN = "not attempted"
 
@@ -87,7 +88,7 @@ def _report_run(run: records.Run, pseudonyms: Mapping[str, str]) -> ReportRun:
         methods=[_method_run(run, label, queries, pseudonyms) for label in run.labels],
         facts=_facts(run, data, len(queries)),
         defects=[
-            f"{defect['kind']}: {defect['count']} times ({defect['meaning']})"
+            f"{defect['kind']}: {counted(defect['count'], 'time')} ({defect['meaning']})"
             for defect in data.defects_in_files
         ],
     )

@@ -13,6 +13,7 @@ from eval.report.charts import GREY, INK, draw
 from eval.report.data import MethodRun
 from eval.report.section import Figure, Section
 from eval.report.table import Row, Table, key_column, percent, show
+from program.text import counted
 
 Embed = Callable[[Sequence[str]], Any]
 """Maps texts to vectors, shape ``(texts, width)``."""
@@ -40,9 +41,9 @@ def section(analysis: Analysis, embed: Embed | None = None) -> Section | None:
         id="personas",
         title="Personas",
         text=[
-            f"Personas of {method.name}: {len(method.personas)} users, {changed} of them with a final text "
-            "that differs from the initial one. A persona that only repeats the template cannot help; a "
-            "persona unlike all others is not necessarily right."
+            f"Personas of {method.name}: {counted(len(method.personas), 'user')}, {changed} of them with a "
+            "final text that differs from the initial one. A persona that only repeats the template cannot "
+            "help; a persona unlike all others is not necessarily right."
         ],
         figures=[figure for figure in figures if figure],
     )

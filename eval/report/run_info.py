@@ -11,6 +11,7 @@ from eval.report.compare import MAX_MISSING_GAP, SETTINGS
 from eval.report.data import ReportRun, Study
 from eval.report.section import Section
 from eval.report.table import Row, Table, heading, key_column, percent, show
+from program.text import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,9 @@ def _lead(study: Study) -> str:
     if study.run is None and study.sweeps[0].setting in ("model", "users", "queries"):
         sweep = study.sweeps[0]
         return f"{len(sweep.points)} runs that differ in `{sweep.setting}`: see the table."
-    queries = len(run.methods[0].answers)
-    return f"{len(run.users)} users, {queries} queries. Model: {run.model or 'none, trivial baselines only'}."
+    users, queries = len(run.users), len(run.methods[0].answers)
+    size = f"{counted(users, 'user')}, {counted(queries, 'query', 'queries')}"
+    return f"{size}. Model: {run.model or 'none, trivial baselines only'}."
 
 
 def _guide(run: ReportRun) -> list[str]:

@@ -13,7 +13,7 @@ from program.home import home
 from program.memory.semantic import render
 from program.printer import make_table
 from program.store.importers import import_users
-from program.text import cut
+from program.text import counted, cut
 
 app = typer.Typer(no_args_is_help=True, help="Import, show and delete users.")
 
@@ -65,8 +65,8 @@ def import_(
         )
     else:
         out.print_line(
-            f"{report.users} users, {report.interactions} interactions, {report.new} new, "
-            f"{len(report.skipped)} bad records skipped"
+            f"{counted(report.users, 'user')}, {counted(report.interactions, 'interaction')}, "
+            f"{report.new:,} new, {counted(len(report.skipped), 'bad record')} skipped"
         )
     if report.skipped:
         raise typer.Exit(PARTIAL)
@@ -96,7 +96,7 @@ def list_(store: Store = None, json: Json = False) -> None:
         for row in rows
     ]
     out.print(make_table(("user", "task", "interactions", "persona", ""), cells, fold=("user", "task")))
-    err.print_line(f"{len(rows)} users")
+    err.print_line(counted(len(rows), "user"))
 
 
 @app.command()
@@ -123,14 +123,19 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
             }
         )
         return
-    out.print_line(f"{summary.user_id}  {summary.task}, {summary.interactions} interactions", style="bold")
+    interactions = counted(summary.interactions, "interaction")
+    out.print_line(f"{summary.user_id}  {summary.task}, {interactions}", style="bold")
     if profile:
         out.print_text(render(profile))
-    out.print_text("\nLatest interactions:")
+    if latest:
+        out.print_text("\nLatest interactions, newest first (query -> response):")
     for interaction in reversed(latest):
-        out.print_line(f"  {interaction.response}: {cut(interaction.query, _MAX_QUERY)}")
+        out.print_line(f"  {cut(interaction.query, _MAX_QUERY)} -> {interaction.response}")
+    if runs:
+        out.print_text("\nAlignments:")
     for run in runs:
-        out.print_line(f"alignment {run.id}: {run.status} {run.error}".rstrip())
+        line = f"  {run.started_at:%Y-%m-%d %H:%M} UTC: {run.status}"
+        out.print_line(f"{line}, {run.error}" if run.error else line)
 
 
 @app.command()
@@ -154,4 +159,4 @@ def forget(
     if json:
         print_json({"user_id": user, "traced_calls": calls})
     else:
-        err.print_line(f"forgot {user!r} and {calls} traced calls")
+        err.print_line(f"forgot {user!r} and {counted(calls, 'traced call')}")

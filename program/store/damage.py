@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, func, or_, select
 
 from program.store.schema import interactions, personas, users
-from program.text import one_line
+from program.text import counted, one_line
 
 if TYPE_CHECKING:
     from program.store.database import Database
@@ -63,7 +63,7 @@ def find_wrong_counts(connection: Connection, size: int) -> str:
         users.c.settled > users.c.interactions,
     )
     found = connection.scalar(select(func.count()).select_from(users).where(wrong))
-    return f"the counts of {found} users are wrong" if found else ""
+    return f"the counts of {counted(found, 'user')} are wrong" if found else ""
 
 
 def advice(name: str, reason: str, *, is_sqlite: bool = True) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from program.text import counted
+
 PersonaSource = Literal["initial", "alignment", "rollback", "edit"]
 AlignmentStatus = Literal["running", "done", "failed", "interrupted"]
 
@@ -39,7 +41,8 @@ class UserSummary:
     def __str__(self) -> str:
         persona = f"persona v{self.persona_version}" if self.persona_version else "no persona yet"
         stale = ", new data" if self.stale else ""
-        return f"{self.user_id!r} ({self.task}): {self.interactions} interactions, {persona}{stale}"
+        interactions = counted(self.interactions, "interaction")
+        return f"{self.user_id!r} ({self.task}): {interactions}, {persona}{stale}"
 
 
 @dataclass(frozen=True, kw_only=True)

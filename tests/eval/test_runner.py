@@ -389,7 +389,7 @@ def test_dollar_limit_stops_at_first_unpriced_call(
     lm = scripted_lm(obliging)
     outcome = go(tmp_path, [make_user("anna")], movies, Rag(), lm=lm, max_usd=1.0)
     assert isinstance(outcome.stopped, BudgetExceededError)
-    assert str(outcome.stopped) == ("cannot enforce `max_usd`: 1 calls have no known price; use `max_calls`")
+    assert str(outcome.stopped) == ("cannot enforce `max_usd`: no known price for 1 call; use `max_calls`")
     assert len(lm.engine.prompts) == 1
 
 

@@ -162,7 +162,7 @@ def test_rejects_methods_with_different_queries():
 
 
 def test_rejects_answers_without_user_id():
-    with pytest.raises(ConfigError, match="got 2 answers and 1 user ids"):
+    with pytest.raises(ConfigError, match="got 2 answers and 1 user id"):
         interval(rows([1, 0]), ["a"], ACCURACY)
 
 

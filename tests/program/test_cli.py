@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ MODEL = ("--model", "python:my_models:polite", "--no-wikipedia", "--trace", "off
 
 
 def test_import_ask_align_rollback_and_observe_work_in_sequence(run: Run, history: Path) -> None:
-    assert run("users", "import", str(history)).out.startswith("1 users, 5 interactions, 5 new")
+    assert run("users", "import", str(history)).out.startswith("1 user, 5 interactions, 5 new")
     assert "5 interactions, 0 new" in run("users", "import", str(history)).out
     listed = json.loads(run("users", "list", "--json").out)
     assert listed == [{"user_id": "ana", "interactions": 5, "persona_version": None}]
@@ -100,7 +101,10 @@ def test_import_ask_align_rollback_and_observe_work_in_sequence(run: Run, histor
     assert all(v["time"].endswith("+00:00") for v in versions)
     assert run("persona", "rollback", "ana", "1").out == "v3 has the text of v1\n"
     assert run("observe", "ana", "--query", "q", "--response", "r").code == 0
-    assert "6 interactions" in run("users", "show", "ana").out
+    shown = run("users", "show", "ana").out
+    assert "ana  free-text, 6 interactions\n" in shown
+    assert "\nLatest interactions, newest first (query -> response):\n  q -> r\n" in shown
+    assert re.search(r"\nAlignments:\n  \d{4}-\d\d-\d\d \d\d:\d\d UTC: done\n$", shown)
 
 
 def test_forget_removes_the_user_from_store_cache_and_traces(run: Run, history: Path, tmp_path: Path) -> None:

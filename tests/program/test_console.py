@@ -114,7 +114,7 @@ def test_progress_bar_shows_count_description_and_usage(terminal: io.StringIO) -
     screen = terminal.getvalue()
     assert "1/2 users" in screen
     assert "ana" in screen
-    assert "1 calls, 1,005 tokens, $0.2500" in screen
+    assert "1 call, 1,005 tokens, $0.2500" in screen
 
 
 def test_progress_bar_without_a_total_is_hidden_until_resized(terminal: io.StringIO) -> None:

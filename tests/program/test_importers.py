@@ -184,7 +184,7 @@ class TestJsonl:
         local = ahead.replace(tzinfo=None).isoformat(timespec="seconds")
         rows = [row("ann", "1", timestamp=local), row("bo", "2", timestamp=local), row("ann", "3")]
         [warning] = import_users(store, write(tmp_path / "a.jsonl", *rows)).warnings
-        assert warning.startswith("2 interactions have a `timestamp` in the future")
+        assert warning.startswith("`timestamp` is in the future for 2 interactions (")
         assert f"{ahead:%Y-%m-%d %H:%M}" in warning
         assert "+09:00" in warning
 
@@ -228,7 +228,7 @@ class TestJsonList:
         path = tmp_path / "a.json"
         path.write_text(json.dumps([row("ann", "1"), row("bo", "2")])[:-1])
         with pytest.raises(
-            DataError, match="after 1 records: it ends before the list is closed; is it complete"
+            DataError, match="after 1 record: it ends before the list is closed; is it complete"
         ):
             import_users(store, path)
         assert list(store.users()) == []
@@ -238,7 +238,7 @@ class TestJsonList:
     ) -> None:
         monkeypatch.setattr(json_text, "MAX_RECORD_BYTES", 1 << 17)
         path = write(tmp_path / "a.json", [row("ann", "1"), row("ann", "x" * 500_000)])
-        with pytest.raises(DataError, match="after 1 records: it is longer than"):
+        with pytest.raises(DataError, match="after 1 record: it is longer than"):
             import_users(store, path)
 
 
@@ -366,7 +366,8 @@ class TestChat:
         assert (one.query, one.response) == ("And for\nlunch?", "Soup.")
         assert json.loads(one.metadata["messages"]) == TURNS
         assert report.warnings == (
-            "1 queries are the last `user` turn of `messages`, whose other turns are kept as metadata",
+            "the last `user` turn of `messages` is the query of 1 interaction; "
+            "the other turns are kept as metadata",
         )
 
     def test_shared_conversations_have_other_names(self, store: UserStore, tmp_path: Path) -> None:
@@ -674,5 +675,5 @@ def test_command_warns_on_stderr_and_reads_standard_input(
     out, err = capsys.readouterr()
     assert not caught.value.code
     assert json.loads(out) == {"users": 1, "interactions": 1, "new": 1, "skipped": 0}
-    assert "warning: 1 interactions have a `timestamp` in the future" in err
-    assert "warning: 1 queries are the last `user` turn of `messages`" in err
+    assert "warning: `timestamp` is in the future for 1 interaction (" in err
+    assert "warning: the last `user` turn of `messages` is the query of 1 interaction" in err

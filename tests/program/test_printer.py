@@ -181,7 +181,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1"])
 def test_stream_that_is_not_utf_8_gets_escapes(store: Path, encoding: str) -> None:
     completed = personaagent("users", "list", "--store", str(store), PYTHONIOENCODING=encoding)
-    assert (completed.returncode, completed.stderr) == (0, b"1 users\n")
+    assert (completed.returncode, completed.stderr) == (0, b"1 user\n")
     assert b"[/b] \\u6f22" in completed.stdout
     completed = personaagent("users", "list", "--json", "--store", str(store), PYTHONIOENCODING=encoding)
     assert json.loads(completed.stdout.decode("ascii"))[0]["user_id"] == "zoë [/b] 漢"
@@ -192,7 +192,7 @@ def test_closed_pipe_ends_quietly_with_the_command_s_own_exit_code(store: Path) 
     os.close(read)
     completed = personaagent("users", "list", "--store", str(store), stdout=write)
     os.close(write)
-    assert (completed.returncode, completed.stderr) == (0, b"1 users\n")
+    assert (completed.returncode, completed.stderr) == (0, b"1 user\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

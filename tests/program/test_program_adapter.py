@@ -268,7 +268,7 @@ def test_the_repeat_is_another_sample_and_counts_against_the_budget() -> None:
     lm = make_lm(lambda request, number: "" if number == 0 else "You like tea.", temperature=0.0)
     tracker = UsageTracker(Budget(max_calls=1))
     tracker.reserve()
-    with track_usage(tracker, lm), program_adapter(), pytest.raises(BudgetExceededError, match="is 1 calls"):
+    with track_usage(tracker, lm), program_adapter(), pytest.raises(BudgetExceededError, match="is 1 call"):
         dspy.Predict(Write)(facts="x")
     assert len(lm.engine.requests) == 1
 

@@ -205,9 +205,9 @@ def test_damage_in_a_large_file_is_no_raw_error(
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("UPDATE pa_users SET interactions = 19 WHERE user_id = 'user1'", "the counts of 1 users are wrong"),
+        ("UPDATE pa_users SET interactions = 19 WHERE user_id = 'user1'", "the counts of 1 user are wrong"),
         ("UPDATE pa_users SET head = 7", "the counts of 6 users are wrong"),
-        ("UPDATE pa_users SET settled = 21 WHERE user_id = 'user1'", "the counts of 1 users are wrong"),
+        ("UPDATE pa_users SET settled = 21 WHERE user_id = 'user1'", "the counts of 1 user are wrong"),
         ("DELETE FROM pa_interactions WHERE id = 'i3'", "the counts of 6 users are wrong"),
         ("DELETE FROM pa_users WHERE user_id = 'user2'", "a row belongs to no user"),
         ("UPDATE pa_personas SET text = x'ff00'", "a stored text cannot be read"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from program.text import cut, one_line
+from program.text import counted, cut, one_line
 
 
 @given(st.text(), st.integers(1, 40))
@@ -37,3 +37,10 @@ def test_one_line_has_no_line_break_and_no_double_space(text: str, max_chars: in
 )
 def test_one_line_examples(text: object, max_chars: int, line: str) -> None:
     assert one_line(text, max_chars) == line
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 queries"), (1, "1 query"), (2, "2 queries"), (1234, "1,234 queries")]
+)
+def test_only_one_is_counted_in_the_singular(number: int, text: str) -> None:
+    assert counted(number, "query", "queries") == text

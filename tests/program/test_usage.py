@@ -114,7 +114,7 @@ def test_a_reply_without_usable_token_counts_has_an_unknown_price(usage: Any) ->
     tracker.record({"usage": usage, "cost": 0.0})
     total = tracker.total()
     assert (total.calls, total.cache_hits, total.unpriced) == (1, 0, 1)
-    with pytest.raises(BudgetExceededError, match="cannot enforce `max_usd`: 1 calls have no known price"):
+    with pytest.raises(BudgetExceededError, match="cannot enforce `max_usd`: no known price for 1 call"):
         tracker.reserve()
 
 
@@ -160,7 +160,7 @@ def test_max_usd_stops_after_a_call_without_a_price() -> None:
     with track_usage(tracker, lm()):
         ask(1)
         with pytest.raises(
-            BudgetExceededError, match="`max_usd`: 1 calls have no known price; use `max_calls`"
+            BudgetExceededError, match="`max_usd`: no known price for 1 call; use `max_calls`"
         ):
             ask(2)
     assert tracker.total().calls == 1
@@ -171,7 +171,7 @@ def test_max_usd_stops_after_a_call_without_a_price() -> None:
     [
         (Usage(), "0 calls, 0 tokens, $0.0000"),
         (Usage(calls=2, input_tokens=1200, output_tokens=34, usd=0.5), "2 calls, 1,234 tokens, $0.5000"),
-        (Usage(calls=1, cached_tokens=9, unpriced=1), "1 calls, 0 tokens, $0.0000 or more"),
+        (Usage(calls=1, cached_tokens=9, unpriced=1), "1 call, 0 tokens, price unknown"),
     ],
 )
 def test_usage_is_one_line(usage: Usage, line: str) -> None:
@@ -232,5 +232,5 @@ def test_unpriced_calls_are_accepted_without_max_usd() -> None:
     Budget().check_prices(3)
     Budget(max_calls=1).check_prices(3)
     Budget(max_usd=1.0).check_prices(0)
-    with pytest.raises(BudgetExceededError, match="3 calls have no known price"):
+    with pytest.raises(BudgetExceededError, match="no known price for 3 calls"):
         Budget(max_usd=1.0).check_prices(3)

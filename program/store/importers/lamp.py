@@ -19,6 +19,7 @@ from program.store.importers.fields import read_item, read_user_id
 from program.store.importers.reader import FieldError, UserRecords, collect
 from program.store.importers.report import BadRecord
 from program.task import Task
+from program.text import counted
 
 
 class ProfileReader:
@@ -45,7 +46,8 @@ class ProfileReader:
                 yield self._user(f"[{index}]", item)
         except JsonError as error:
             raise DataError(
-                f"`{self._source.name}` cannot be read after {index + 1} users: it {error}; is it complete?"
+                f"`{self._source.name}` cannot be read after {counted(index + 1, 'user')}: it {error}; "
+                "is it complete?"
             ) from error
         if index < 0:
             raise DataError(

@@ -22,6 +22,7 @@ from program.store.importers.fields import read_record, read_user_id
 from program.store.importers.reader import FieldError, UserRecords, collect
 from program.store.importers.report import BadRecord
 from program.task import Task
+from program.text import counted
 from program.values import is_missing
 
 _NUMBERS = 3
@@ -97,7 +98,8 @@ class RecordReader:
     def warnings(self) -> tuple[str, ...]:
         """Return which turn of chat logs became the query."""
         return tuple(
-            f"{count} queries are the last `user` turn of `{field}`, whose other turns are kept as metadata"
+            f"the last `user` turn of `{field}` is the query of {counted(count, 'interaction')}; "
+            "the other turns are kept as metadata"
             for field, count in self._from_chat.items()
         )
 
@@ -162,7 +164,7 @@ class JsonList:
                 yield Place(number, item.position, len(item.data)), _try(self, item.data)
         except JsonError as error:
             raise DataError(
-                f"`{self._source.name}` cannot be read after {number + 1} records: "
+                f"`{self._source.name}` cannot be read after {counted(number + 1, 'record')}: "
                 f"it {error}; is it complete?"
             ) from error
         if number < 0:

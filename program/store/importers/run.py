@@ -13,6 +13,7 @@ from program.store.importers.report import BadRecord, ImportReport
 from program.store.importers.sniff import Format, open_reader
 from program.store.user_store import UserStore
 from program.task import Task, get_task, task_spec
+from program.text import counted
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the total to read."""
@@ -117,7 +118,7 @@ def _future_warning(field: str, count: int, latest: datetime) -> tuple[str, ...]
     if not count:
         return ()
     return (
-        f"{count} interactions have a `{field}` in the future (the latest: {latest:%Y-%m-%d %H:%M} UTC) and "
-        "will count as newer than what is observed now; a time without an offset counts as UTC, so write "
-        "local times with theirs, such as +09:00",
+        f"`{field}` is in the future for {counted(count, 'interaction')} (the latest: "
+        f"{latest:%Y-%m-%d %H:%M} UTC), which will count as newer than what is observed now; a time without "
+        "an offset counts as UTC, so write local times with theirs, such as +09:00",
     )
