@@ -16,6 +16,7 @@ from program.cli.options import (
     Adapter,
     Json,
     MaxCalls,
+    MaxInputChars,
     MaxUsd,
     Model,
     Store,
@@ -38,6 +39,7 @@ from program.console import (
 )
 from program.errors import ConfigError, DataError
 from program.files import read_lines
+from program.loop import AgentSettings
 from program.models.outages import is_outage
 from program.printer import make_table
 from program.store import UserStore
@@ -62,10 +64,11 @@ def align(
     ] = None,
     steps: Annotated[int, typer.Option(help="Iterations E.")] = PAPER.steps,
     batch: Annotated[
-        int, typer.Option(help="Interactions n that are answered again in each step.")
+        int,
+        typer.Option(help="Interactions n that are answered again in each step (`batch_size` in Python)."),
     ] = PAPER.batch_size,
     choice: Annotated[
-        str, typer.Option(help=f"Which interactions to learn from: {_names(BATCH_RULES)}")
+        str, typer.Option(help=f"Which interactions (`batch` in Python): {_names(BATCH_RULES)}")
     ] = "latest",
     gate: Annotated[str, typer.Option(help=f"Which rewrites to keep: {_names(GATES)}")] = "always",
     skip_right: Annotated[bool, typer.Option(help="Make no feedback if the answer was right.")] = False,
@@ -75,6 +78,7 @@ def align(
     max_calls: MaxCalls = None,
     max_usd: MaxUsd = None,
     wikipedia: Wikipedia = True,
+    max_input_chars: MaxInputChars = AgentSettings.max_input_chars,
     trace: Trace = "local",
     trace_content: TraceContent = "full",
     adapter: Adapter = None,
@@ -83,6 +87,7 @@ def align(
 ) -> None:
     """Align personas with what users really answered (the paper's Algorithm 1)."""
     config = AlignmentConfig(steps=steps, batch_size=batch, batch=choice, gate=gate, skip_right=skip_right)
+    settings = AgentSettings(max_input_chars=max_input_chars)
     if bool(users) == all_:
         raise ConfigError("name the users to align, or use `--all`")
     titles = _lines(negatives)
@@ -100,7 +105,13 @@ def align(
         ):
             for user_id in chosen:
                 row = _align_one(
-                    opened, user_id, config, prompt_model=prompt_lm, negatives=titles, wikipedia=wikipedia
+                    opened,
+                    user_id,
+                    config,
+                    prompt_model=prompt_lm,
+                    negatives=titles,
+                    wikipedia=wikipedia,
+                    settings=settings,
                 )
                 results.append(row)
                 bar.advance(user_id)

@@ -20,8 +20,10 @@ class AlignmentConfig:
 
     Attributes:
         steps: Iterations E, 0 or more; 0 leaves the persona unchanged.
-        batch_size: Interactions n that are answered again in each step, 1 or more.
-        batch: Which interactions: a batch rule, or its name (see `optimizers.batches`).
+        batch_size: Interactions n that are answered again in each step, 1 or more; ``--batch`` on the
+            command line.
+        batch: Which interactions: a batch rule, or its name (see `optimizers.batches`); ``--choice`` on the
+            command line.
         skip_right: Make no feedback for an interaction whose rollout gave the user's own answer.
         gate: Which rewrites are kept: a gate, or its name (see `optimizers.gates`).
         max_chars: Longest persona that is accepted, in characters, 200 or more.

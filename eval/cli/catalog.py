@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any, Literal
 
 import typer
@@ -19,10 +20,17 @@ from program.task import get_task, task_names
 from program.text import counted, cut
 
 _MAX_QUESTION = 80
+_WIDTH = 100
+_INDENT = "    "
 
 
 def download(
-    task: Annotated[str, typer.Option(help="LaMP-1, 2M, 2N, 3, 4, 5 or 7.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="LaMP-1, LaMP-2M, LaMP-2N, LaMP-3, LaMP-4, LaMP-5 or LaMP-7. LaMP-6 needs a licence."
+        ),
+    ],
     to: Annotated[Path, typer.Option(help="The folder for the files; use one for each download.")],
     split: Annotated[
         Literal["train", "dev", "test"], typer.Option(help="The split; golds of test are not public.")
@@ -92,16 +100,20 @@ def tasks(json: Json = False) -> None:
 
 
 def methods(json: Json = False) -> None:
-    """List the methods with their settings and defaults."""
+    """List the methods with their settings and defaults.
+
+    A name such as `personaagent-memory` means the method without that part.
+    """
     rows = [_describe_method(name) for name in METHODS.names()]
     if json:
         print_json(rows)
         return
-    cells = [
-        (row["name"], row["about"], ", ".join(f"{key}={value}" for key, value in row["settings"].items()))
-        for row in rows
-    ]
-    out.print(make_table(("method", "", "settings"), cells, fold=("", "settings")))
+    for row in rows:
+        out.print_line(row["name"], style="bold")
+        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        for text in (row["about"], settings):
+            for line in wrap(text, _WIDTH - len(_INDENT), break_long_words=False, break_on_hyphens=False):
+                out.print_line(_INDENT + line)
 
 
 def _describe_method(name: str) -> dict[str, Any]:

@@ -9,14 +9,21 @@ import typer
 
 from program.limits import MOST_STEPS
 
-TaskName = Annotated[str, typer.Option("--task", help="LaMP-1, 2M, 2N, 3, 4, 5, 7, or module:TASK.")]
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task", help="LaMP-1, LaMP-2M, LaMP-2N, LaMP-3 to LaMP-7, free-text, or module:TASK for your own."
+    ),
+]
 Data = Annotated[
     Path,
-    typer.Option(help="A file or folder in LaMP's, OPPU's or the parquet layout, or from `eval convert`."),
+    typer.Option(
+        help="A file or folder in LaMP's, OPPU's or the parquet layout, or written by `eval convert`."
+    ),
 ]
 Methods = Annotated[
     list[str],
-    typer.Option("--method", help="Methods with settings: baselines,rag:k=8,personaagent. Repeatable."),
+    typer.Option("--method", help="Methods, with settings: baselines,rag:k=8,personaagent. Repeatable."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -36,7 +43,10 @@ History = Annotated[int | None, typer.Option(help="Number of history items of ea
 HistoryFrom = Annotated[Literal["last", "first"], typer.Option(help="The latest items or the earliest.")]
 Queries = Annotated[int | None, typer.Option(help="Number of queries of each user; default: all.")]
 DropRepeats = Annotated[
-    bool, typer.Option("--drop-repeats", help="Leave out history items that give an answer away.")
+    bool,
+    typer.Option(
+        "--drop-repeats", help="Leave out history items that contain the text or answer of a query."
+    ),
 ]
 LayoutName = Annotated[
     Literal["auto", "lamp", "oppu", "parquet", "arrow"],
@@ -60,8 +70,10 @@ Threads = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 MaxCalls = Annotated[
-    int | None, typer.Option(min=0, help="Most model calls of the run folder, over all resumes.")
+    int | None,
+    typer.Option(min=0, help="Stop before more model calls than this, all resumes of the run counted."),
 ]
 MaxUsd = Annotated[
-    float | None, typer.Option(min=0, help="Most US dollars of the run folder, over all resumes.")
+    float | None,
+    typer.Option(min=0, help="Stop when this many US dollars are spent, all resumes of the run counted."),
 ]

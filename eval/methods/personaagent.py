@@ -22,8 +22,9 @@ class PersonaAgentMethod(OptimizedAgentMethod):
 
     Attributes:
         steps: Iterations E of the alignment.
-        batch: Interactions n of each iteration.
-        choice: Which interactions: a batch rule by name or ``module:Class`` (see `optimizers.batches`).
+        batch: Interactions n of each iteration; ``batch_size`` of `optimizers.AlignmentConfig`.
+        choice: Which interactions: a batch rule by name or ``module:Class`` (see `optimizers.batches`);
+            ``batch`` of `optimizers.AlignmentConfig`.
         gate: Which rewrites are kept: a gate by name or ``module:Class`` (see `optimizers.gates`).
         skip_right: Make no feedback for an interaction whose rollout gave the user's own answer.
     """

@@ -13,7 +13,7 @@ _NO_TOOLS = ToolSet([])
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutAction(PersonaAgentMethod):
-    """PersonaAgent without tools, both in alignment and in answering."""
+    """PersonaAgent without actions: no tools, neither in alignment nor in answering."""
 
     name: ClassVar[str] = "personaagent-action"
 

@@ -10,6 +10,6 @@ from eval.methods.agent import AgentMethod
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutAlignment(AgentMethod):
-    """PersonaAgent under its initial persona."""
+    """PersonaAgent without alignment: it answers under its initial persona."""
 
     name: ClassVar[str] = "personaagent-alignment"

@@ -39,7 +39,7 @@ class NoMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutMemory(PersonaAgentMethod):
-    """PersonaAgent with an empty memory. Alignment still learns from the user's latest interactions."""
+    """PersonaAgent without memory; its alignment still learns from the user's latest interactions."""
 
     name: ClassVar[str] = "personaagent-memory"
 

@@ -12,7 +12,7 @@ from program.persona import GENERIC
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutPersona(AgentMethod):
-    """PersonaAgent's tools and memory under a generic system prompt."""
+    """PersonaAgent without a persona: its tools and memory under a generic system prompt."""
 
     name: ClassVar[str] = "personaagent-persona"
 

@@ -33,7 +33,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Any model DSPy knows (openai/gpt-4o-mini, ollama_chat/llama3.2, ...), gguf:PATH, or embedded."
+        help="Any model DSPy knows (openai/gpt-4o-mini, ollama_chat/llama3.2, ...), gguf:PATH, "
+        "python:MODULE:NAME for an LM object of your own, or embedded."
     ),
 ]
 Store = Annotated[
@@ -41,10 +42,13 @@ Store = Annotated[
     typer.Option(help="Database: a file or a SQLAlchemy URL. Default: users.db in the data directory."),
 ]
 MaxCalls = Annotated[int | None, typer.Option(min=0, help="Stop before more model calls than this.")]
-MaxUsd = Annotated[float | None, typer.Option(min=0, help="Stop when this much is spent.")]
+MaxUsd = Annotated[float | None, typer.Option(min=0, help="Stop when this many US dollars are spent.")]
 User = Annotated[str, typer.Argument(help="User id; see `personaagent users list`.", show_default=False)]
 Wikipedia = Annotated[
-    bool, typer.Option(help="Let the agent search Wikipedia; search queries leave this machine.")
+    bool, typer.Option(help="Let the agent search Wikipedia; its search words leave this machine.")
+]
+MaxInputChars = Annotated[
+    int, typer.Option(help="Cut responses and texts in prompts that are longer than this, with a note.")
 ]
 Trace = Annotated[
     str, typer.Option(help="Destination of traces: local (this machine), off, or wandb:ENTITY/PROJECT.")

@@ -383,6 +383,13 @@ def test_tasks_and_methods_are_listed(cli: Cli) -> None:
     assert "retrieval=bm25" in terminal
 
 
+def test_listed_methods_fit_100_columns_and_say_what_an_ablation_leaves_out(cli: Cli) -> None:
+    lines = cli("methods")[1].splitlines()
+    assert max(map(len, lines)) <= 100
+    for part in ("alignment", "persona", "memory", "action"):
+        assert f"without {part}" in lines[lines.index(f"personaagent-{part}") + 1].replace(" a ", " ")
+
+
 def test_declined_licence_downloads_nothing(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
