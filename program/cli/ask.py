@@ -9,6 +9,7 @@ import typer
 from program.cli.options import (
     Adapter,
     Json,
+    MaxInputChars,
     Model,
     Store,
     Trace,
@@ -20,6 +21,7 @@ from program.cli.options import (
 )
 from program.console import err, out, print_json
 from program.home import home
+from program.loop import AgentSettings
 from program.printer import command
 from program.session import open_session
 from program.spans import about, span
@@ -31,6 +33,7 @@ def ask(
     query: Annotated[str, typer.Argument(help="The query, without the task's question.", show_default=False)],
     model: Model = None,
     wikipedia: Wikipedia = True,
+    max_input_chars: MaxInputChars = AgentSettings.max_input_chars,
     trace: Trace = "local",
     trace_content: TraceContent = "full",
     adapter: Adapter = None,
@@ -38,10 +41,11 @@ def ask(
     json: Json = False,
 ) -> None:
     """Ask a user's agent. The answer is not stored; see `observe`."""
+    settings = AgentSettings(max_input_chars=max_input_chars)
     with open_store(store) as users:
         users.user(user)
         with model_in_use(model, trace, trace_content, adapter), track_usage(UsageTracker()) as tracker:
-            session = open_session(users, user, home=home(), wikipedia=wikipedia)
+            session = open_session(users, user, home=home(), wikipedia=wikipedia, settings=settings)
             with (
                 about(user_id=user, persona_version=session.version.version),
                 span("ask", query=query) as ask_span,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from optimizers.batches import Hardest
 from optimizers.config import AlignmentConfig
 from program.errors import ConfigError
 from program.loop import AgentSettings
+from program.models.scripted import scripted_lm
+from program.store import UserStore
 
 HUGE = 10**23
 
@@ -94,3 +97,32 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     with pytest.raises(SystemExit) as end:
         personaagent.main()
     return end.value.code
+
+
+@pytest.mark.parametrize("words", [["align", "ana"], ["ask", "ana", "which tea?"]])
+def test_option_decides_how_much_of_a_long_response_a_prompt_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    prompts: list[str] = []
+
+    def reply(system: str, user: str) -> Any:
+        prompts.append(user)
+        if "write the profile" in user:
+            return "Likes tea."
+        return {"thought": "", "action": {"tool": "finish", "answer": "Mint."}}
+
+    models = ModuleType("recorded_models")
+    models.lm = scripted_lm(reply)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "recorded_models", models)
+    location = tmp_path / "s.db"
+    with UserStore(location) as store:
+        store.add_user("ana", task="free-text")
+        store.observe("ana", query="Tell me.", response="long " * 200)
+    rest = ["--model", "python:recorded_models:lm", "--trace", "off", "--store", str(location)]
+    run([*words, *rest, "--max-input-chars", "300"], monkeypatch)
+    assert prompts
+    assert "long long" in "".join(prompts)
+    assert all("long " * 60 not in prompt for prompt in prompts)
+    capsys.readouterr()
+    assert run([*words, *rest, "--max-input-chars", "3"], monkeypatch) == 2
+    assert "`max_input_chars` must be at least 200, got 3" in capsys.readouterr().err
