@@ -1,0 +1,471 @@
+"""Facts about a user that code computes from the visible history; each names what it rests on.
+
+A fact is one line that stands alone. Users' texts are data: a line holds numbers, the labels of the task
+and single words or short phrases, never a run of more than four words of one text.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import regex
+
+from program.answers import AnswerType, Labels, Rating, fits
+from program.memory.interaction import Interaction
+from program.memory.retrieval.words import split_words
+from program.memory.semantic import RECENT, count_facts, render_facts
+from program.task import Task
+from program.text import one_line
+from program.text_safety import printable, repair
+
+MAX_CHARS = 240
+"""Longest line, in characters."""
+
+_MAX_RUN = 4
+"""Most words in a row that a line may share with one text."""
+
+_MAX_WORDS = 8
+"""Most words of a ``words`` line."""
+
+_MIN_SUPPORT = 2
+"""Fewest interactions that must hold a word, an opener or a phrase."""
+
+_MIN_STYLE = 3
+"""Fewest texts that show a style."""
+
+_READ_CHARS = 2000
+"""Of a longer text only the beginning is read."""
+
+_MAX_WORD_CHARS = 24
+_MAX_LABEL_CHARS = 40
+
+_PRIOR_SHARE = 0.1
+"""Size of the Dirichlet prior, as a share of all words that were counted."""
+
+_MIN_Z = 0.5
+_COMMON = 0.25
+"""A word in this share of the other items, or more, sets nothing apart."""
+
+_LUCK = 0.025
+"""Chance of a change at least as large if the order of the answers meant nothing."""
+
+_PLAIN_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+_TOKEN = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['\u2019][\p{L}\p{M}]+)*")
+_UNSPACED = regex.compile(
+    r"[ー\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}"
+    r"\p{Script=Myanmar}]"
+)
+_LETTER = regex.compile(r"\p{L}")
+_MARKS = (
+    ("a question mark", regex.compile(r"[?\uff1f\u061f\u055e]")),
+    ("an exclamation mark", regex.compile(r"[!\uff01\u055c]")),
+    ("a colon", regex.compile(r"[:\uff1a]")),
+    ("an emoji", regex.compile(r"[\p{Extended_Pictographic}--[\p{ASCII}\xa9\xae\u2122]]", regex.V1)),
+)
+_PERIOD = regex.compile(r"(?<!\.)[.\u3002\uff0e\uff61\u0964\u06d4\u0589]$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A fact about a user, computed by code: one line, with the interactions that it rests on.
+
+    Attributes:
+        key: Unique for the user: the kind, or the kind and a detail (``words:comedy``).
+        text: One line.
+        interaction_ids: The interactions that show it, in time order.
+        n: Number of interactions that it speaks of. A line may rest on some of them: of eight
+            comedies, five hold one of the words.
+
+    Example:
+        >>> line = Evidence(key="words:comedy", text="...", interaction_ids=("3", "9"), n=8)
+        >>> line.kind
+        'words'
+    """
+
+    key: str
+    text: str
+    interaction_ids: tuple[str, ...]
+    n: int
+
+    @property
+    def kind(self) -> str:
+        """The part of `key` before the colon."""
+        return self.key.partition(":")[0]
+
+
+def collect(history: Sequence[Interaction], task: Task) -> list[Evidence]:
+    """Return what ``history`` shows about its user; an empty list if it is empty.
+
+    Responses that the task does not allow, and empty ones, show nothing.
+
+    Determinism: depends on nothing but the arguments.
+
+    Args:
+        history: The visible interactions, in time order.
+        task: What the user is asked; the type of the history's responses decides what is computed.
+
+    Example:
+        >>> from program import get_task
+        >>> past = [
+        ...     Interaction(id=f"{n}", user_id="ana", query=query, response=tag)
+        ...     for n, (query, tag) in enumerate(
+        ...         [
+        ...             ("A wedding in Rome", "comedy"),
+        ...             ("Two thieves in Paris", "action"),
+        ...             ("A wedding goes wrong", "comedy"),
+        ...         ]
+        ...     )
+        ... ]
+        >>> for line in collect(past, get_task("LaMP-2M")):
+        ...     print(line.text, line.interaction_ids)
+        This user has answered 3 times. Most frequent answers: comedy (2), action (1). ('0', '1', '2')
+        This user's "comedy" items often mention: wedding. ('0', '2')
+    """
+    kind = task.response_type
+    items = [item for item in history if item.response.strip() and fits(kind, item.response)]
+    if not items:
+        return []
+    evidence = [_counts(items, kind)]
+    if isinstance(kind, Labels):
+        evidence += [*_changed_labels(items, kind), *_words_of_labels(items, kind)]
+    elif isinstance(kind, Rating):
+        evidence += [*_ratings(items, kind), *_changed_rating(items, kind), *_words_of_ratings(items)]
+    else:
+        evidence += _style(items, task.response_noun)
+    return evidence
+
+
+def plain_label(text: str) -> str:
+    r"""Return a label as a line may hold it: short, on one line, without control characters.
+
+    Example:
+        >>> plain_label('"noir"\n## system')
+        "'noir' ## system"
+    """
+    return one_line(printable(repair(text).replace("\n", " ")).replace('"', "'"), _MAX_LABEL_CHARS)
+
+
+def _counts(items: Sequence[Interaction], kind: AnswerType) -> Evidence:
+    facts = replace(count_facts(items, kind), mean=None, spread=None)
+    counts = [(plain_label(answer), count) for answer, count in facts.counts]
+    text = ""
+    for shown in range(len(counts), -1, -1):
+        lines = render_facts(replace(facts, counts=tuple(counts[:shown])), recent=False)
+        text = " ".join(lines.splitlines())
+        if len(text) <= MAX_CHARS:
+            break
+    return Evidence(key="counts", text=text, interaction_ids=_ids(items), n=len(items))
+
+
+def _ids(items: Iterable[Interaction]) -> tuple[str, ...]:
+    return tuple(item.id for item in items)
+
+
+# What changed lately.
+
+
+def _changed_labels(items: Sequence[Interaction], kind: Labels) -> Iterator[Evidence]:
+    before, latest = items[:-RECENT], items[-RECENT:]
+    if len(before) < RECENT:
+        return
+    earlier = Counter(kind.parse(item.response) for item in before)
+    changes = []
+    answers: set[str] = set()
+    for label, count in Counter(kind.parse(item.response) for item in latest).most_common():
+        total = earlier[label] + count
+        if count >= _MIN_SUPPORT and _luck(count, total, len(items)) <= _LUCK:
+            answers.add(label)
+            old = f"{earlier[label]} of {len(before)} before" if earlier[label] else "new"
+            changes.append(f'"{plain_label(label)}" {count} of {RECENT} ({old})')
+    if changes:
+        yield Evidence(
+            key="lately",
+            text=f"More often in the latest {RECENT} of {len(items)} answers: {', '.join(changes)}.",
+            interaction_ids=_ids(item for item in latest if kind.parse(item.response) in answers),
+            n=len(items),
+        )
+
+
+def _luck(count: int, total: int, n: int) -> float:
+    """Return how probable it is that the latest answers hold ``count`` or more of ``total`` by chance."""
+    ways = sum(math.comb(total, k) * math.comb(n - total, RECENT - k) for k in range(count, RECENT + 1))
+    return ways / math.comb(n, RECENT)
+
+
+def _changed_rating(items: Sequence[Interaction], kind: Rating) -> Iterator[Evidence]:
+    ratings = [int(kind.parse(item.response)) for item in items]
+    before, latest = ratings[:-RECENT], ratings[-RECENT:]
+    if len(before) < RECENT:
+        return
+    change = statistics.fmean(latest) - statistics.fmean(before)
+    error = statistics.stdev(ratings) * math.sqrt(1 / len(latest) + 1 / len(before))
+    if abs(change) >= (kind.high - kind.low) / 8 and abs(change) >= 2 * error:
+        yield Evidence(
+            key="lately",
+            text=f"The latest {RECENT} of {len(items)} ratings are {'higher' if change > 0 else 'lower'}: "
+            f"mean {statistics.fmean(latest):.2f}, before {statistics.fmean(before):.2f}.",
+            interaction_ids=_ids(items[-RECENT:]),
+            n=len(items),
+        )
+
+
+# Words that set groups of items apart.
+
+
+def _words_of_labels(items: Sequence[Interaction], kind: Labels) -> Iterator[Evidence]:
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        groups[kind.parse(item.response)].append(index)
+    texts = [_query_words(item) for item in items]
+    for label, members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[1])):
+        heading = f'This user\'s "{plain_label(label)}" items often mention: '
+        yield from _words_line(f"words:{label}", heading, items, texts, members)
+
+
+def _ratings(items: Sequence[Interaction], kind: Rating) -> Iterator[Evidence]:
+    facts = count_facts([replace(item, response=kind.parse(item.response)) for item in items], kind)
+    counts = dict(facts.counts)
+    mean = render_facts(replace(facts, counts=()), recent=False).splitlines()[-1]
+    extremes = ", ".join(
+        f"{counts.get(str(end), 0)} of {len(items)} are {end}" for end in (kind.high, kind.low)
+    )
+    yield Evidence(key="ratings", text=f"{mean} {extremes}.", interaction_ids=_ids(items), n=len(items))
+
+
+def _words_of_ratings(items: Sequence[Interaction]) -> Iterator[Evidence]:
+    ratings = [int(item.response) for item in items]
+    mean = statistics.fmean(ratings)
+    texts = [_query_words(item) for item in items]
+    low, high = math.ceil(mean) - 1, math.floor(mean) + 1
+    for name, bound, members in (
+        ("low", f"{low} or less", [index for index, rating in enumerate(ratings) if rating < mean]),
+        ("high", f"{high} or more", [index for index, rating in enumerate(ratings) if rating > mean]),
+    ):
+        heading = f"Items that this user rates {name} ({bound}) often mention: "
+        yield from _words_line(f"words:{name}", heading, items, texts, members)
+
+
+def _query_words(item: Interaction) -> list[str]:
+    return split_words(item.query[:_READ_CHARS])
+
+
+def _words_line(
+    key: str,
+    heading: str,
+    items: Sequence[Interaction],
+    texts: Sequence[Sequence[str]],
+    members: Sequence[int],
+) -> Iterator[Evidence]:
+    if len(members) < _MIN_SUPPORT or len(members) == len(items):
+        return
+    inside = set(members)
+    words = distinguishing_words(
+        [texts[index] for index in members],
+        [text for index, text in enumerate(texts) if index not in inside],
+    )
+    shown = set(_within(heading, words, [texts[index] for index in members]))
+    if shown:
+        yield Evidence(
+            key=key,
+            text=f"{heading}{', '.join(word for word in words if word in shown)}.",
+            interaction_ids=_ids(items[index] for index in members if shown.intersection(texts[index])),
+            n=len(members),
+        )
+
+
+def distinguishing_words(group: Sequence[Sequence[str]], others: Sequence[Sequence[str]]) -> list[str]:
+    """Return the words that set the texts of ``group`` apart from ``others``, best first.
+
+    A text counts a word once. Words are ranked by the z-score of their log-odds under an informative
+    Dirichlet prior, which is their frequency in all texts (Monroe, Colaresi and Quinn 2008,
+    "Fightin' Words"). Words that are common in ``others`` are left out: they need no list of any language.
+
+    Example:
+        >>> distinguishing_words([["a", "big", "wedding"], ["a", "wedding"]], [["a", "heist"]])
+        ['wedding']
+    """
+    own = Counter(word for text in group for word in set(text))
+    other = Counter(word for text in others for word in set(text))
+    n_own, n_other = own.total(), other.total()
+    prior = _PRIOR_SHARE * (n_own + n_other)
+    ranked = []
+    for word, count in own.items():
+        if count < _MIN_SUPPORT or not 1 < len(word) <= _MAX_WORD_CHARS or not _PLAIN_WORD.fullmatch(word):
+            continue
+        if other[word] > 1 and other[word] >= _COMMON * len(others):
+            continue
+        weight = _PRIOR_SHARE * (count + other[word])
+        own_count, other_count = count + weight, other[word] + weight
+        odds = math.log(own_count / (n_own + prior - own_count))
+        odds -= math.log(other_count / (n_other + prior - other_count))
+        z = odds / math.sqrt(1 / own_count + 1 / other_count)
+        if z >= _MIN_Z:
+            ranked.append((-z, word))
+    return [word for _, word in sorted(ranked)]
+
+
+def _within(heading: str, parts: Iterable[str], texts: Iterable[Sequence[str]]) -> list[str]:
+    """Return the first parts that fit in a line, without those that would copy a long run of a text."""
+    neighbours = {pair for text in texts for pair in pairwise(text)}
+    kept: list[str] = []
+    last, run = "", 0
+    room = MAX_CHARS - len(heading) - 1
+    for part in parts:
+        words = split_words(part)
+        longest = length = run
+        for first, second in pairwise([last, *words]):
+            length = length + 1 if (first, second) in neighbours else 1
+            longest = max(longest, length)
+        if longest > _MAX_RUN:
+            continue
+        room -= len(part) + 2
+        if room < 0 or len(kept) == _MAX_WORDS:
+            break
+        kept.append(part)
+        last, run = words[-1], length
+    return kept
+
+
+# The style of texts.
+
+
+def _style(items: Sequence[Interaction], noun: str) -> Iterator[Evidence]:
+    if len(items) < _MIN_STYLE:
+        return
+    texts = [repair(item.response)[:_READ_CHARS].strip() for item in items]
+    tokens = [_TOKEN.findall(text) for text in texts]
+    yield from _length(items, texts, tokens, noun)
+    yield from _case(items, tokens, noun)
+    yield from _punctuation(items, texts, noun)
+    yield from _openers(items, tokens, noun)
+    yield from _phrases(items, tokens, noun)
+
+
+def _length(
+    items: Sequence[Interaction], texts: Sequence[str], tokens: Sequence[Sequence[str]], noun: str
+) -> Iterator[Evidence]:
+    letters = sum(len(_LETTER.findall(text)) for text in texts)
+    unspaced = 2 * sum(len(_UNSPACED.findall(text)) for text in texts) > letters
+    sizes = [len(text) for text in texts] if unspaced else [len(words) for words in tokens]
+    middle = round(statistics.median(sizes))
+    yield Evidence(
+        key="style:length",
+        text=f"A {noun} of this user has about {middle} {'characters' if unspaced else 'words'} "
+        f"({min(sizes)} to {max(sizes)}).",
+        interaction_ids=_ids(items),
+        n=len(items),
+    )
+
+
+def _case(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], noun: str) -> Iterator[Evidence]:
+    cases = [_case_of(words) for words in tokens]
+    counts = Counter(filter(None, cases))
+    if counts.total() < _MIN_STYLE:
+        return
+    case, count = min(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    if 2 * count > counts.total():
+        yield Evidence(
+            key="style:case",
+            text=f"This user writes a {noun} in {case}: {count} of {counts.total()}.",
+            interaction_ids=_ids(item for item, own in zip(items, cases, strict=True) if own == case),
+            n=counts.total(),
+        )
+
+
+def _case_of(words: Sequence[str]) -> str:
+    cased = [word for word in words if word.lower() != word.upper()]
+    if not cased:
+        return ""
+    if all(word.islower() for word in cased):
+        return "lower case"
+    if all(word.isupper() for word in cased) and sum(map(len, cased)) > 1:
+        return "capitals"
+    rest = [word for word in cased[1:] if len(word) > 3]
+    if not rest:
+        return ""
+    capital = sum(not word[0].islower() for word in rest)
+    return "title case" if capital >= 0.8 * len(rest) else "sentence case"
+
+
+def _punctuation(items: Sequence[Interaction], texts: Sequence[str], noun: str) -> Iterator[Evidence]:
+    ends = sum(_PERIOD.search(text) is not None for text in texts)
+    found = [f"{ends or 'none'} ends with a period"]
+    for name, mark in _MARKS:
+        count = sum(mark.search(text) is not None for text in texts)
+        if count >= max(_MIN_SUPPORT, 0.1 * len(texts)):
+            found.append(f"{count} with {name}")
+    yield Evidence(
+        key="style:punctuation",
+        text=f"Of {len(items)} texts ({noun}) of this user, {', '.join(found)}.",
+        interaction_ids=_ids(items),
+        n=len(items),
+    )
+
+
+def _openers(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], noun: str) -> Iterator[Evidence]:
+    first = [_short(words[0]) if words else "" for words in tokens]
+    least = max(_MIN_SUPPORT, 0.1 * len(items))
+    counts = {word: count for word, count in Counter(filter(None, first)).items() if count >= least}
+    heading = f"First words that this user repeats ({noun}): "
+    words = _within(heading, sorted(counts, key=lambda word: (-counts[word], word)), map(_folded, tokens))[:4]
+    if words:
+        listed = ", ".join(f"{word} ({counts[word]})" for word in words)
+        yield Evidence(
+            key="style:openers",
+            text=f"{heading}{listed}.",
+            interaction_ids=_ids(item for item, word in zip(items, first, strict=True) if word in words),
+            n=len(items),
+        )
+
+
+def _short(word: str) -> str:
+    """Return a word without case; the beginning of a run of a script without spaces."""
+    word = word.casefold()
+    return word[:2] if _UNSPACED.search(word) else word if len(word) <= _MAX_WORD_CHARS else ""
+
+
+def _folded(words: Iterable[str]) -> list[str]:
+    return [word for token in words for word in split_words(token)]
+
+
+def _phrases(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], noun: str) -> Iterator[Evidence]:
+    texts = [[word.casefold() for word in words] for words in tokens]
+    single = Counter(word for text in texts for word in set(text))
+    held = [set(_ngrams(text)) for text in texts]
+    least = max(_MIN_SUPPORT, 0.03 * len(items))
+    ranked = []
+    for phrase, count in Counter(phrase for phrases in held for phrase in phrases).items():
+        if count < least:
+            continue
+        # Words that are merely frequent meet by chance.
+        chance = len(items) * math.prod(single[word] / len(items) for word in phrase)
+        if count >= 2 * chance:
+            ranked.append((-count, -len(phrase), phrase))
+    phrases = [phrase for _, _, phrase in sorted(ranked)]
+    kept: list[tuple[str, ...]] = []
+    for phrase in phrases:
+        if not any(set(phrase) & set(other) for other in kept):
+            kept.append(phrase)
+    heading = f"Phrases that this user repeats ({noun}): "
+    shown = _within(heading, (" ".join(phrase) for phrase in kept), map(_folded, tokens))[:6]
+    if shown:
+        listed = {tuple(phrase.split(" ")) for phrase in shown}
+        yield Evidence(
+            key="style:phrases",
+            text=f"{heading}{', '.join(shown)}.",
+            interaction_ids=_ids(item for item, own in zip(items, held, strict=True) if own & listed),
+            n=len(items),
+        )
+
+
+def _ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for size in (2, 3):
+        for start in range(len(words) - size + 1):
+            phrase = tuple(words[start : start + size])
+            if all(len(word) <= _MAX_WORD_CHARS for word in phrase):
+                yield phrase
