@@ -143,7 +143,8 @@ class Trial:
     Attributes:
         bound: Scores are compared up to this difference, above 0 and at most 1. Fixed before the
             scores are seen: .25 for likelihoods, 1 for agreement.
-        n_before: Rewrites tested for this user before this one, 0 or more.
+        n_before: Rewrites tested for this user before this one, 0 or more; those on the same items
+            share one number.
         n_candidates: Rewrites tested on the same items, this one included, 1 or more.
         prior: Weights over the win rates `optimizers.betting.RHO`, learned on other users and never on
             this one. Empty: `optimizers.betting.COLD_PRIOR`.
