@@ -59,12 +59,12 @@ class Evaluation:
         return read_run(self.out)
 
     def scores(self) -> dict[str, dict[str, Interval | None]]:
-        """Return each metric's value with its interval over users, by method and metric name.
+        """Return the score of each method under each metric: its value and an interval over users.
 
-        The value is ``None`` for a method without answers.
+        A score is ``None`` if the method has no answers.
 
         Raises:
-            DataError: The data have no golds.
+            DataError: The data hold no true answers (golds) to score against.
         """
         from eval.report.analysis import analyse
         from eval.report.load import load
@@ -103,8 +103,8 @@ def evaluate(
 ) -> Evaluation:
     """Let every method answer every query of a data set.
 
-    Resumes an existing run folder: completed work is skipped, failures are retried, interrupted jobs
-    restart.
+    An existing run folder is resumed: finished work is skipped, failed answers are tried again, and an
+    interrupted job starts over.
 
     Args:
         task: A task or its name, such as ``LaMP-2M``.
@@ -113,29 +113,30 @@ def evaluate(
             all trivial baselines that fit the task.
         out: The run folder; created if it does not exist.
         model: The model that answers: a name as for ``--model``, or a `dspy.LM`; ``None`` for the
-            embedded model. It is loaded only if a method needs one.
+            embedded model. It is loaded only if a method needs a model.
         temperature: Sampling temperature, 0 or more; ``None`` for the model's default.
-        settings: Settings, as text, for every method given as a spec that has them: ``{"k": "8"}``.
-        selection: Which users, history items and queries; ``None`` for all.
+        settings: Settings as text, such as ``{"k": "8"}``. Each goes to every method that has it and is
+            given as a spec.
+        selection: Which users, history items and queries to use; ``None`` for all.
         layout: The layout of ``data``; ``auto`` detects it.
         split: Which split of a folder in LaMP's layout: train, dev or test.
-        official: Whether the data are LaMP's own files, if they were not fetched by ``eval download``,
-            which is detected. Otherwise results are called LaMP-like.
+        official: Whether the data are LaMP's own files; results on others are called LaMP-like. Files
+            from ``eval download`` are recognized without it.
         seed: Seed of every random choice.
         limits: Threads and budgets; ``None`` for one thread and no budget.
         trace: Where traces go: ``off``, ``local`` or ``wandb:ENTITY/PROJECT``.
         trace_content: How traces store users' texts: ``full``, ``hash`` or ``none``.
-        adapter: How replies are asked for: ``schema``, ``json`` or ``text``; ``None`` for what the model
-            takes.
-        command: The command line that is stored in the manifest, to reproduce the run.
-        tracker: Counts all calls, to show progress; its own budget holds as well.
-        on_plan: Called once with the number of all answers and of the missing ones.
-        on_answer: Called after each attempt to answer, with the method's label, from any thread.
-        on_defects: Called once with the known defects of the data that do not prevent a run.
+        adapter: The form in which replies are requested: ``schema``, ``json`` or ``text``; ``None`` for
+            the strictest that the model supports.
+        command: The command line to store in the manifest, so that the run can be repeated.
+        tracker: Counts all calls, to show progress. If it has a budget, that is a limit as well.
+        on_plan: Called once, with the number of all answers and the number still missing.
+        on_answer: Called after each attempt to answer, with the method's label; it may run in any thread.
+        on_defects: Called once, with the defects found in the data that do not prevent a run.
 
     Raises:
-        ConfigError: A setting is wrong, a method does not fit the task or is given twice, ``task`` is
-            an object that `get_task` cannot find, or ``out`` belongs to another run.
+        ConfigError: A setting is wrong; a method does not fit the task or is given twice; ``task`` is an
+            object that has no name or path to load it by; or ``out`` belongs to another run.
         DataError: The data cannot be read.
         ModelSetupError: The model cannot be used as configured.
 
