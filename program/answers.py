@@ -108,11 +108,17 @@ class Rating:
 
 @dataclass(frozen=True)
 class Text:
-    """Free text of at most ``max_chars`` characters, not empty unless ``allow_empty``.
+    """Free text, not empty unless ``allow_empty``.
+
+    A text of any length is kept whole. Prompts cut it by `AgentSettings`, `agreement` at ``max_chars``.
+
+    Attributes:
+        max_chars: Most characters of a text that are compared.
+        allow_empty: Whether an empty text is an answer.
 
     Example:
         >>> Text(max_chars=11).parse("  Lentil soup, please. ")
-        'Lentil soup'
+        'Lentil soup, please.'
         >>> round(Text().agreement("чай с мёдом", "чай с лимоном"), 2)
         0.4
     """
@@ -131,11 +137,11 @@ class Text:
         return "the answer alone, without explanation"
 
     def parse(self, raw: object) -> str:
-        """Return the text, stripped and cut; raise `UnparsableAnswerError` if it is empty."""
+        """Return the text, stripped; raise `UnparsableAnswerError` if it is empty."""
         text = str(raw).strip()
         if not text and not self.allow_empty:
             raise UnparsableAnswerError("the answer is empty", raw=str(raw))
-        return text[: self.max_chars]
+        return text
 
     def agreement(self, answer: str, truth: str) -> float:
         """Return the `chrf` of the texts, both cut at ``max_chars``, in [0, 1].

@@ -126,3 +126,10 @@ def test_option_decides_how_much_of_a_long_response_a_prompt_holds(
     capsys.readouterr()
     assert run([*words, *rest, "--max-input-chars", "3"], monkeypatch) == 2
     assert "`max_input_chars` must be at least 200, got 3" in capsys.readouterr().err
+
+
+def test_observed_response_of_any_length_is_stored_whole(tmp_path: Path) -> None:
+    with UserStore(tmp_path / "s.db") as store:
+        store.add_user("ana", task="free-text")
+        store.observe("ana", query="Tell me.", response="x" * 50_000)
+        assert store.interactions("ana")[0].response == "x" * 50_000

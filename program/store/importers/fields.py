@@ -143,14 +143,11 @@ def _interaction(
     metadata: dict[str, str],
 ) -> Interaction:
     try:
-        parsed = task.response_type.parse(response)
+        response = task.response_type.parse(response)
     except UnparsableAnswerError as error:
         raise FieldError(response_field, f"does not fit task {task.name}: {error}") from error
     if not query.strip():
         raise FieldError("query", "is empty")
-    # Parsing cuts a free text to the maximum length of an answer; the history stores all of it.
-    full = response.strip()
-    response = full if full.startswith(parsed) else parsed
     interaction = Interaction(
         id=_content_id(query, response, str(timestamp), metadata) if given_id is None else given_id,
         user_id=user_id,
