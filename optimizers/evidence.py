@@ -13,6 +13,9 @@ from program.evidence import Evidence, plain_label
 _MIN_ROLLOUTS = 3
 """Fewest rollouts with an answer that show a bias."""
 
+_MIN_ERRORS = 1.5
+"""A smaller mean difference, in standard errors, is noise."""
+
 _MAX_LABEL_WORDS = 4
 _INTEGER = re.compile("-?[0-9]{1,9}")
 
@@ -45,7 +48,7 @@ def _rating_bias(rollouts: Sequence[Rollout]) -> Iterator[Evidence]:
     misses = [int(rollout.answer) - int(rollout.truth) for rollout in rollouts]
     bias = statistics.fmean(misses)
     error = statistics.stdev(misses) / len(misses) ** 0.5
-    if bias and abs(bias) >= error:
+    if bias and abs(bias) >= _MIN_ERRORS * error:
         yield Evidence(
             key="bias:rating",
             text=f"The agent rates {abs(bias):.2f} too {'high' if bias > 0 else 'low'} on average "
@@ -62,7 +65,7 @@ def _label_bias(rollouts: Sequence[Rollout]) -> Iterator[Evidence]:
         excess = count - true[answer]
         if count >= _MIN_ROLLOUTS and excess >= max(2, 0.2 * len(rollouts)) and _is_short(answer):
             yield Evidence(
-                key=f"bias:{answer}",
+                key=f"bias:{plain_label(answer)}",
                 text=f'The agent answers "{plain_label(answer)}" too often: {count} of {len(rollouts)} '
                 f"times, the user {true[answer]}.",
                 interaction_ids=tuple(

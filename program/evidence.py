@@ -11,11 +11,12 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 
 import regex
 
-from program.answers import AnswerType, Labels, Rating, fits
+from program.answers import AnswerType, Labels, Rating, Text, fits
 from program.memory.interaction import Interaction
 from program.memory.retrieval.words import split_words
 from program.memory.semantic import RECENT, count_facts, render_facts
@@ -41,14 +42,18 @@ _MIN_STYLE = 3
 _READ_CHARS = 2000
 """Of a longer text only the beginning is read."""
 
+_MAX_OPENERS = 4
+_MAX_PHRASES = 6
 _MAX_WORD_CHARS = 24
 _MAX_LABEL_CHARS = 40
 
-_PRIOR_SHARE = 0.1
+_PRIOR_SHARE = 0.2
 """Size of the Dirichlet prior, as a share of all words that were counted."""
 
 _MIN_Z = 0.5
-_COMMON = 0.25
+"""Lowest z-score of a word of average length."""
+
+_COMMON = 0.1
 """A word in this share of the other items, or more, sets nothing apart."""
 
 _LUCK = 0.025
@@ -101,7 +106,7 @@ class Evidence:
 def collect(history: Sequence[Interaction], task: Task) -> list[Evidence]:
     """Return what ``history`` shows about its user; an empty list if it is empty.
 
-    Responses that the task does not allow, and empty ones, show nothing.
+    Responses that the task does not allow are left out.
 
     Determinism: depends on nothing but the arguments.
 
@@ -127,16 +132,20 @@ def collect(history: Sequence[Interaction], task: Task) -> list[Evidence]:
         This user's "comedy" items often mention: wedding. ('0', '2')
     """
     kind = task.response_type
-    items = [item for item in history if item.response.strip() and fits(kind, item.response)]
+    items = [item for item in history if fits(kind, item.response)]
     if not items:
         return []
     evidence = [_counts(items, kind)]
     if isinstance(kind, Labels):
         evidence += [*_changed_labels(items, kind), *_words_of_labels(items, kind)]
     elif isinstance(kind, Rating):
-        evidence += [*_ratings(items, kind), *_changed_rating(items, kind), *_words_of_ratings(items)]
+        evidence += [*_ratings(items, kind), *_changed_rating(items, kind), *_words_of_ratings(items, kind)]
     else:
-        evidence += _style(items, task.response_noun)
+        evidence += _style(
+            [item for item in items if item.response.strip()],
+            f"A {task.response_noun} of this user",
+            writes=isinstance(task.answer, Text),
+        )
     return evidence
 
 
@@ -237,14 +246,15 @@ def _ratings(items: Sequence[Interaction], kind: Rating) -> Iterator[Evidence]:
     yield Evidence(key="ratings", text=f"{mean} {extremes}.", interaction_ids=_ids(items), n=len(items))
 
 
-def _words_of_ratings(items: Sequence[Interaction]) -> Iterator[Evidence]:
-    ratings = [int(item.response) for item in items]
-    mean = statistics.fmean(ratings)
+def _words_of_ratings(items: Sequence[Interaction], kind: Rating) -> Iterator[Evidence]:
+    """Compare the items half a point or more below the mean, and above it, with the others."""
+    ratings = [int(kind.parse(item.response)) for item in items]
+    mean = Fraction(sum(ratings), len(ratings))
+    low, high = math.floor(mean - Fraction(1, 2)), math.ceil(mean + Fraction(1, 2))
     texts = [_query_words(item) for item in items]
-    low, high = math.ceil(mean) - 1, math.floor(mean) + 1
     for name, bound, members in (
-        ("low", f"{low} or less", [index for index, rating in enumerate(ratings) if rating < mean]),
-        ("high", f"{high} or more", [index for index, rating in enumerate(ratings) if rating > mean]),
+        ("low", f"{low} or less", [index for index, rating in enumerate(ratings) if rating <= low]),
+        ("high", f"{high} or more", [index for index, rating in enumerate(ratings) if rating >= high]),
     ):
         heading = f"Items that this user rates {name} ({bound}) often mention: "
         yield from _words_line(f"words:{name}", heading, items, texts, members)
@@ -283,7 +293,9 @@ def distinguishing_words(group: Sequence[Sequence[str]], others: Sequence[Sequen
 
     A text counts a word once. Words are ranked by the z-score of their log-odds under an informative
     Dirichlet prior, which is their frequency in all texts (Monroe, Colaresi and Quinn 2008,
-    "Fightin' Words"). Words that are common in ``others`` are left out: they need no list of any language.
+    "Fightin' Words"). No list of stop words is needed, for no language: a word that is common in
+    ``others`` is left out, and the shorter a word, the higher a z-score it needs, because the words that
+    every text needs are short (Zipf's law of abbreviation).
 
     Example:
         >>> distinguishing_words([["a", "big", "wedding"], ["a", "wedding"]], [["a", "heist"]])
@@ -293,6 +305,7 @@ def distinguishing_words(group: Sequence[Sequence[str]], others: Sequence[Sequen
     other = Counter(word for text in others for word in set(text))
     n_own, n_other = own.total(), other.total()
     prior = _PRIOR_SHARE * (n_own + n_other)
+    usual_chars = _usual_chars(own)
     ranked = []
     for word, count in own.items():
         if count < _MIN_SUPPORT or not 1 < len(word) <= _MAX_WORD_CHARS or not _PLAIN_WORD.fullmatch(word):
@@ -304,9 +317,15 @@ def distinguishing_words(group: Sequence[Sequence[str]], others: Sequence[Sequen
         odds = math.log(own_count / (n_own + prior - own_count))
         odds -= math.log(other_count / (n_other + prior - other_count))
         z = odds / math.sqrt(1 / own_count + 1 / other_count)
-        if z >= _MIN_Z:
+        if z >= _MIN_Z * (usual_chars / len(word)) ** 3:
             ranked.append((-z, word))
     return [word for _, word in sorted(ranked)]
+
+
+def _usual_chars(words: Iterable[str]) -> float:
+    """Return the mean length of some different words; one character is no word in scripts without spaces."""
+    sizes = [len(word) for word in words if len(word) > 1]
+    return statistics.fmean(sizes) if sizes else 1.0
 
 
 def _within(heading: str, parts: Iterable[str], texts: Iterable[Sequence[str]]) -> list[str]:
@@ -334,20 +353,22 @@ def _within(heading: str, parts: Iterable[str], texts: Iterable[Sequence[str]]) 
 # The style of texts.
 
 
-def _style(items: Sequence[Interaction], noun: str) -> Iterator[Evidence]:
+def _style(items: Sequence[Interaction], subject: str, *, writes: bool) -> Iterator[Evidence]:
+    """Describe the texts of ``items``; form only if the agent ``writes`` such texts, too."""
     if len(items) < _MIN_STYLE:
         return
     texts = [repair(item.response)[:_READ_CHARS].strip() for item in items]
     tokens = [_TOKEN.findall(text) for text in texts]
-    yield from _length(items, texts, tokens, noun)
-    yield from _case(items, tokens, noun)
-    yield from _punctuation(items, texts, noun)
-    yield from _openers(items, tokens, noun)
-    yield from _phrases(items, tokens, noun)
+    if writes:
+        yield from _length(items, texts, tokens, subject)
+        yield from _case(items, tokens, subject)
+        yield from _punctuation(items, texts, subject)
+        yield from _openers(items, tokens, subject)
+    yield from _phrases(items, tokens, subject)
 
 
 def _length(
-    items: Sequence[Interaction], texts: Sequence[str], tokens: Sequence[Sequence[str]], noun: str
+    items: Sequence[Interaction], texts: Sequence[str], tokens: Sequence[Sequence[str]], subject: str
 ) -> Iterator[Evidence]:
     letters = sum(len(_LETTER.findall(text)) for text in texts)
     unspaced = 2 * sum(len(_UNSPACED.findall(text)) for text in texts) > letters
@@ -355,14 +376,14 @@ def _length(
     middle = round(statistics.median(sizes))
     yield Evidence(
         key="style:length",
-        text=f"A {noun} of this user has about {middle} {'characters' if unspaced else 'words'} "
+        text=f"{subject} has about {middle} {'characters' if unspaced else 'words'} "
         f"({min(sizes)} to {max(sizes)}).",
         interaction_ids=_ids(items),
         n=len(items),
     )
 
 
-def _case(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], noun: str) -> Iterator[Evidence]:
+def _case(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], subject: str) -> Iterator[Evidence]:
     cases = [_case_of(words) for words in tokens]
     counts = Counter(filter(None, cases))
     if counts.total() < _MIN_STYLE:
@@ -371,71 +392,80 @@ def _case(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], noun: s
     if 2 * count > counts.total():
         yield Evidence(
             key="style:case",
-            text=f"This user writes a {noun} in {case}: {count} of {counts.total()}.",
+            text=f"{subject} is in {case}: {count} of {counts.total()}.",
             interaction_ids=_ids(item for item, own in zip(items, cases, strict=True) if own == case),
             n=counts.total(),
         )
 
 
 def _case_of(words: Sequence[str]) -> str:
+    """Return the case of a text; empty if it has none or is too short to tell."""
     cased = [word for word in words if word.lower() != word.upper()]
-    if not cased:
+    if sum(map(len, cased)) < 2:
         return ""
-    if all(word.islower() for word in cased):
+    if all(word == word.lower() for word in cased):
         return "lower case"
-    if all(word.isupper() for word in cased) and sum(map(len, cased)) > 1:
+    if all(word == word.upper() for word in cased):
         return "capitals"
+    # Title case leaves short words small.
     rest = [word for word in cased[1:] if len(word) > 3]
     if not rest:
         return ""
-    capital = sum(not word[0].islower() for word in rest)
+    capital = sum(word[0] != word[0].lower() for word in rest)
     return "title case" if capital >= 0.8 * len(rest) else "sentence case"
 
 
-def _punctuation(items: Sequence[Interaction], texts: Sequence[str], noun: str) -> Iterator[Evidence]:
-    ends = sum(_PERIOD.search(text) is not None for text in texts)
-    found = [f"{ends or 'none'} ends with a period"]
+def _punctuation(items: Sequence[Interaction], texts: Sequence[str], subject: str) -> Iterator[Evidence]:
+    n_period = sum(_PERIOD.search(text) is not None for text in texts)
+    found = [f"ends with a period in {n_period} of {len(texts)}"]
     for name, mark in _MARKS:
         count = sum(mark.search(text) is not None for text in texts)
         if count >= max(_MIN_SUPPORT, 0.1 * len(texts)):
-            found.append(f"{count} with {name}")
+            found.append(f"has {name} in {count}")
     yield Evidence(
         key="style:punctuation",
-        text=f"Of {len(items)} texts ({noun}) of this user, {', '.join(found)}.",
+        text=f"{subject} {', '.join(found)}.",
         interaction_ids=_ids(items),
         n=len(items),
     )
 
 
-def _openers(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], noun: str) -> Iterator[Evidence]:
-    first = [_short(words[0]) if words else "" for words in tokens]
-    least = max(_MIN_SUPPORT, 0.1 * len(items))
+def _openers(
+    items: Sequence[Interaction], tokens: Sequence[Sequence[str]], subject: str
+) -> Iterator[Evidence]:
+    first = [_opener(words[0]) if words else "" for words in tokens]
+    least = max(_MIN_SUPPORT, 0.05 * len(items))
     counts = {word: count for word, count in Counter(filter(None, first)).items() if count >= least}
-    heading = f"First words that this user repeats ({noun}): "
-    words = _within(heading, sorted(counts, key=lambda word: (-counts[word], word)), map(_folded, tokens))[:4]
+    heading = f"{subject} often starts with: "
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))[:_MAX_OPENERS]
+    words = _within(heading, (f"{word} ({counts[word]})" for word in ranked), map(_folded, tokens))
     if words:
-        listed = ", ".join(f"{word} ({counts[word]})" for word in words)
+        shown = {word.rpartition(" ")[0] for word in words}
         yield Evidence(
             key="style:openers",
-            text=f"{heading}{listed}.",
-            interaction_ids=_ids(item for item, word in zip(items, first, strict=True) if word in words),
+            text=f"{heading}{', '.join(words)}.",
+            interaction_ids=_ids(item for item, word in zip(items, first, strict=True) if word in shown),
             n=len(items),
         )
 
 
-def _short(word: str) -> str:
-    """Return a word without case; the beginning of a run of a script without spaces."""
+def _opener(word: str) -> str:
     word = word.casefold()
-    return word[:2] if _UNSPACED.search(word) else word if len(word) <= _MAX_WORD_CHARS else ""
+    if _UNSPACED.search(word):
+        return word[:2]
+    return word if len(word) <= _MAX_WORD_CHARS else ""
 
 
 def _folded(words: Iterable[str]) -> list[str]:
-    return [word for token in words for word in split_words(token)]
+    return [part for word in words for part in split_words(word)]
 
 
-def _phrases(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], noun: str) -> Iterator[Evidence]:
+def _phrases(
+    items: Sequence[Interaction], tokens: Sequence[Sequence[str]], subject: str
+) -> Iterator[Evidence]:
     texts = [[word.casefold() for word in words] for words in tokens]
     single = Counter(word for text in texts for word in set(text))
+    usual_chars = _usual_chars(single)
     held = [set(_ngrams(text)) for text in texts]
     least = max(_MIN_SUPPORT, 0.03 * len(items))
     ranked = []
@@ -444,28 +474,39 @@ def _phrases(items: Sequence[Interaction], tokens: Sequence[Sequence[str]], noun
             continue
         # Words that are merely frequent meet by chance.
         chance = len(items) * math.prod(single[word] / len(items) for word in phrase)
-        if count >= 2 * chance:
-            ranked.append((-count, -len(phrase), phrase))
-    phrases = [phrase for _, _, phrase in sorted(ranked)]
-    kept: list[tuple[str, ...]] = []
-    for phrase in phrases:
-        if not any(set(phrase) & set(other) for other in kept):
-            kept.append(phrase)
-    heading = f"Phrases that this user repeats ({noun}): "
-    shown = _within(heading, (" ".join(phrase) for phrase in kept), map(_folded, tokens))[:6]
+        shortest = min(len(phrase[0]), len(phrase[-1]))
+        if len(phrase) == 1 or count >= 2 * chance * (usual_chars / shortest) ** 3:
+            ranked.append((-count, -len(phrase), -len(phrase[0]), phrase))
+    kept: dict[str, tuple[str, ...]] = {}
+    taken: set[str] = set()
+    for *_, phrase in sorted(ranked):
+        words = _folded(phrase)
+        if taken.isdisjoint(words):
+            kept[" ".join(phrase)] = phrase
+            taken.update(words)
+    heading = f"{subject} often holds: "
+    shown = _within(heading, list(kept)[:_MAX_PHRASES], map(_folded, tokens))
     if shown:
-        listed = {tuple(phrase.split(" ")) for phrase in shown}
+        listed = {kept[phrase] for phrase in shown}
         yield Evidence(
             key="style:phrases",
             text=f"{heading}{', '.join(shown)}.",
-            interaction_ids=_ids(item for item, own in zip(items, held, strict=True) if own & listed),
+            interaction_ids=_ids(
+                item for item, own in zip(items, held, strict=True) if not listed.isdisjoint(own)
+            ),
             n=len(items),
         )
 
 
 def _ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield runs of 2 and 3 words; in scripts without spaces, runs of 3 and 4 characters."""
     for size in (2, 3):
         for start in range(len(words) - size + 1):
             phrase = tuple(words[start : start + size])
-            if all(len(word) <= _MAX_WORD_CHARS for word in phrase):
+            if all(len(word) <= _MAX_WORD_CHARS and not _UNSPACED.search(word) for word in phrase):
                 yield phrase
+    for word in words:
+        if _UNSPACED.search(word):
+            for size in (3, 4):
+                for start in range(len(word) - size + 1):
+                    yield (word[start : start + size],)
