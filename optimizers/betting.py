@@ -33,7 +33,9 @@ NO_GAIN = RHO.index(0.5)
 """Position of the win rate of a rewrite that changes nothing."""
 
 _UNIFORM = (1 / len(RHO),) * len(RHO)
-_LOG_RHO = tuple((math.log(rho), math.log1p(-rho)) for rho in RHO)
+_GAIN = tuple((step - 20) / 20 for step in range(1, 40))
+"""``2 rho - 1``, exactly symmetric, so that as many gains as losses are no gain and no loss."""
+_LOG_RHO = tuple((math.log(rho), math.log(other)) for rho, other in zip(RHO, reversed(RHO), strict=True))
 _LARGEST_LOG = 700.0
 """Beyond it a number is no float any more."""
 
@@ -146,14 +148,14 @@ def gain_over_users(n_plus: float, n_minus: float, prior: Sequence[float] = ()) 
         (0.0, 0.383, -0.383)
     """
     logs = [
-        (math.log(weight) + n_plus * win + n_minus * loss, rho)
-        for weight, rho, (win, loss) in zip(checked_prior(prior), RHO, _LOG_RHO, strict=True)
+        (math.log(weight) + (n_plus * win + n_minus * loss), gain)
+        for weight, gain, (win, loss) in zip(checked_prior(prior), _GAIN, _LOG_RHO, strict=True)
         if weight > 0
     ]
     top = max(log for log, _ in logs)
-    posterior = [(math.exp(log - top), rho) for log, rho in logs]
+    posterior = [(math.exp(log - top), gain) for log, gain in logs]
     total = math.fsum(weight for weight, _ in posterior)
-    return math.fsum(weight * (2 * rho - 1) for weight, rho in posterior) / total
+    return math.fsum(weight * gain for weight, gain in posterior) / total
 
 
 @lru_cache(maxsize=256)
@@ -165,7 +167,7 @@ def _bets(prior: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
         position: (prior[position] / mass + 1 / len(above)) / 2 if mass > 0 else 1 / len(above)
         for position in above
     }
-    return tuple((2 * RHO[position] - 1, math.log(share)) for position, share in shares.items())
+    return tuple((_GAIN[position], math.log(share)) for position, share in shares.items())
 
 
 def log_wealth(d: Sequence[float], prior: Sequence[float] = ()) -> float:

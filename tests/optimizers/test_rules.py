@@ -164,7 +164,7 @@ def test_rules_are_given_by_object_by_name_or_by_path(own_rules: None) -> None:
 
 def test_the_command_line_reads_the_same_registries() -> None:
     assert BATCH_RULES.names() == ["latest", "balanced", "hardest"]
-    assert GATES.names() == ["always", "best"]
+    assert GATES.names() == ["always", "best", "evidence"]
 
 
 def test_a_user_s_own_gate_and_batch_rule_decide(own_rules: None, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_rule_that_breaks_its_contract_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gate": "maybe"}, "unknown gate 'maybe'; use one of always, best, or module:Class"),
+        ({"gate": "maybe"}, "unknown gate 'maybe'; use one of always, best, evidence, or module:Class"),
         ({"batch": "json:JSONDecoder"}, "'json:JSONDecoder' is not a batch rule: it has no `pool_size`"),
         ({"gate": "no_such_module:Gate"}, "cannot load gate 'no_such_module:Gate'"),
         ({"batch": "hardest:pool=3"}, "batch rule 'hardest' has no setting `pool`; it has: pool_factor"),
