@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, compress, pairwise
 
 import regex
 
 from program.answers import AnswerType, Labels, Rating, Text, fits
 from program.memory.interaction import Interaction
-from program.memory.retrieval.words import split_words
 from program.memory.semantic import RECENT, count_facts, render_facts
 from program.task import Task
 from program.text import one_line
@@ -65,6 +64,7 @@ _UNSPACED = regex.compile(
     r"[ー\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}"
     r"\p{Script=Myanmar}]"
 )
+_HIDDEN = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 _LETTER = regex.compile(r"\p{L}")
 _MARKS = (
     ("a question mark", regex.compile(r"[?\uff1f\u061f\u055e]")),
@@ -135,15 +135,17 @@ def collect(history: Sequence[Interaction], task: Task) -> list[Evidence]:
     items = [item for item in history if fits(kind, item.response)]
     if not items:
         return []
+    if not isinstance(kind, Text):
+        items = [replace(item, response=kind.parse(item.response)) for item in items]
     evidence = [_counts(items, kind)]
     if isinstance(kind, Labels):
-        evidence += [*_changed_labels(items, kind), *_words_of_labels(items, kind)]
+        evidence += [*_changed_labels(items), *_words_of_labels(items)]
     elif isinstance(kind, Rating):
-        evidence += [*_ratings(items, kind), *_changed_rating(items, kind), *_words_of_ratings(items, kind)]
+        evidence += [*_ratings(items, kind), *_changed_rating(items, kind), *_words_of_ratings(items)]
     else:
         evidence += _style(
             [item for item in items if item.response.strip()],
-            f"A {task.response_noun} of this user",
+            f"This user's {task.response_noun}",
             writes=isinstance(task.answer, Text),
         )
     return evidence
@@ -171,6 +173,13 @@ def _counts(items: Sequence[Interaction], kind: AnswerType) -> Evidence:
     return Evidence(key="counts", text=text, interaction_ids=_ids(items), n=len(items))
 
 
+def _split_words(text: str) -> list[str]:
+    # The package of the retrievers imports numpy.
+    from program.memory.retrieval.words import split_words
+
+    return split_words(text)
+
+
 def _ids(items: Iterable[Interaction]) -> tuple[str, ...]:
     return tuple(item.id for item in items)
 
@@ -178,14 +187,14 @@ def _ids(items: Iterable[Interaction]) -> tuple[str, ...]:
 # What changed lately.
 
 
-def _changed_labels(items: Sequence[Interaction], kind: Labels) -> Iterator[Evidence]:
+def _changed_labels(items: Sequence[Interaction]) -> Iterator[Evidence]:
     before, latest = items[:-RECENT], items[-RECENT:]
     if len(before) < RECENT:
         return
-    earlier = Counter(kind.parse(item.response) for item in before)
+    earlier = Counter(item.response for item in before)
     changes = []
     answers: set[str] = set()
-    for label, count in Counter(kind.parse(item.response) for item in latest).most_common():
+    for label, count in Counter(item.response for item in latest).most_common():
         total = earlier[label] + count
         if count >= _MIN_SUPPORT and _luck(count, total, len(items)) <= _LUCK:
             answers.add(label)
@@ -195,7 +204,7 @@ def _changed_labels(items: Sequence[Interaction], kind: Labels) -> Iterator[Evid
         yield Evidence(
             key="lately",
             text=f"More often in the latest {RECENT} of {len(items)} answers: {', '.join(changes)}.",
-            interaction_ids=_ids(item for item in latest if kind.parse(item.response) in answers),
+            interaction_ids=_ids(item for item in latest if item.response in answers),
             n=len(items),
         )
 
@@ -207,7 +216,7 @@ def _luck(count: int, total: int, n: int) -> float:
 
 
 def _changed_rating(items: Sequence[Interaction], kind: Rating) -> Iterator[Evidence]:
-    ratings = [int(kind.parse(item.response)) for item in items]
+    ratings = [int(item.response) for item in items]
     before, latest = ratings[:-RECENT], ratings[-RECENT:]
     if len(before) < RECENT:
         return
@@ -226,18 +235,22 @@ def _changed_rating(items: Sequence[Interaction], kind: Rating) -> Iterator[Evid
 # Words that set groups of items apart.
 
 
-def _words_of_labels(items: Sequence[Interaction], kind: Labels) -> Iterator[Evidence]:
+def _words_of_labels(items: Sequence[Interaction]) -> Iterator[Evidence]:
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
-        groups[kind.parse(item.response)].append(index)
-    texts = [_query_words(item) for item in items]
-    for label, members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[1])):
-        heading = f'This user\'s "{plain_label(label)}" items often mention: '
-        yield from _words_line(f"words:{label}", heading, items, texts, members)
+        groups[item.response].append(index)
+    largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[1]))
+    yield from _words_lines(
+        (
+            (f"words:{label}", f'This user\'s "{plain_label(label)}" items often mention: ', members)
+            for label, members in largest
+        ),
+        items,
+    )
 
 
 def _ratings(items: Sequence[Interaction], kind: Rating) -> Iterator[Evidence]:
-    facts = count_facts([replace(item, response=kind.parse(item.response)) for item in items], kind)
+    facts = count_facts(items, kind)
     counts = dict(facts.counts)
     mean = render_facts(replace(facts, counts=()), recent=False).splitlines()[-1]
     extremes = ", ".join(
@@ -246,80 +259,102 @@ def _ratings(items: Sequence[Interaction], kind: Rating) -> Iterator[Evidence]:
     yield Evidence(key="ratings", text=f"{mean} {extremes}.", interaction_ids=_ids(items), n=len(items))
 
 
-def _words_of_ratings(items: Sequence[Interaction], kind: Rating) -> Iterator[Evidence]:
+def _words_of_ratings(items: Sequence[Interaction]) -> Iterator[Evidence]:
     """Compare the items half a point or more below the mean, and above it, with the others."""
-    ratings = [int(kind.parse(item.response)) for item in items]
+    ratings = [int(item.response) for item in items]
     mean = Fraction(sum(ratings), len(ratings))
     low, high = math.floor(mean - Fraction(1, 2)), math.ceil(mean + Fraction(1, 2))
-    texts = [_query_words(item) for item in items]
-    for name, bound, members in (
-        ("low", f"{low} or less", [index for index, rating in enumerate(ratings) if rating <= low]),
-        ("high", f"{high} or more", [index for index, rating in enumerate(ratings) if rating >= high]),
-    ):
-        heading = f"Items that this user rates {name} ({bound}) often mention: "
-        yield from _words_line(f"words:{name}", heading, items, texts, members)
-
-
-def _query_words(item: Interaction) -> list[str]:
-    return split_words(item.query[:_READ_CHARS])
-
-
-def _words_line(
-    key: str,
-    heading: str,
-    items: Sequence[Interaction],
-    texts: Sequence[Sequence[str]],
-    members: Sequence[int],
-) -> Iterator[Evidence]:
-    if len(members) < _MIN_SUPPORT or len(members) == len(items):
-        return
-    inside = set(members)
-    words = distinguishing_words(
-        [texts[index] for index in members],
-        [text for index, text in enumerate(texts) if index not in inside],
+    yield from _words_lines(
+        (
+            (f"words:{name}", f"Items that this user rates {name} ({bound}) often mention: ", members)
+            for name, bound, members in (
+                ("low", f"{low} or less", [index for index, rating in enumerate(ratings) if rating <= low]),
+                (
+                    "high",
+                    f"{high} or more",
+                    [index for index, rating in enumerate(ratings) if rating >= high],
+                ),
+            )
+        ),
+        items,
     )
-    shown = set(_within(heading, words, [texts[index] for index in members]))
-    if shown:
-        yield Evidence(
-            key=key,
-            text=f"{heading}{', '.join(word for word in words if word in shown)}.",
-            interaction_ids=_ids(items[index] for index in members if shown.intersection(texts[index])),
-            n=len(members),
-        )
 
 
-def distinguishing_words(group: Sequence[Sequence[str]], others: Sequence[Sequence[str]]) -> list[str]:
-    """Return the words that set the texts of ``group`` apart from ``others``, best first.
+def _words_lines(
+    groups: Iterable[tuple[str, str, Sequence[int]]], items: Sequence[Interaction]
+) -> Iterator[Evidence]:
+    """Make a line of each group: its key, the beginning of the line, and the positions of its items."""
+    texts = [_split_words(item.query[:_READ_CHARS]) for item in items]
+    held = [set(text) for text in texts]
+    everywhere = Counter(chain.from_iterable(held))
+    for key, heading, members in groups:
+        n_others = len(items) - len(members)
+        if len(members) < _MIN_SUPPORT or not n_others:
+            continue
+        own = Counter(chain.from_iterable(held[index] for index in members))
+        words = distinguishing_words(own, everywhere, n_others)
+        shown = _within(heading, words, _neighbours(texts[index] for index in members))
+        if shown:
+            yield Evidence(
+                key=key,
+                text=f"{heading}{', '.join(shown)}.",
+                interaction_ids=_ids(items[index] for index in members if not held[index].isdisjoint(shown)),
+                n=len(members),
+            )
 
-    A text counts a word once. Words are ranked by the z-score of their log-odds under an informative
-    Dirichlet prior, which is their frequency in all texts (Monroe, Colaresi and Quinn 2008,
-    "Fightin' Words"). No list of stop words is needed, for no language: a word that is common in
-    ``others`` is left out, and the shorter a word, the higher a z-score it needs, because the words that
-    every text needs are short (Zipf's law of abbreviation).
+
+def distinguishing_words(own: Counter[str], everywhere: Counter[str], n_others: int) -> list[str]:
+    """Return the words that set a group of texts apart from the others, best first.
+
+    Words are ranked by the z-score of their log-odds under an informative Dirichlet prior, which is
+    their frequency in all texts (Monroe, Colaresi and Quinn 2008, "Fightin' Words"). No list of stop
+    words is needed, for no language: a word that is common in the other texts is left out, and the
+    shorter a word, the higher a z-score it needs, because the words that every text needs are short
+    (Zipf's law of abbreviation).
+
+    Args:
+        own: How many texts of the group hold each word.
+        everywhere: How many of all texts hold it.
+        n_others: Number of texts outside the group.
 
     Example:
-        >>> distinguishing_words([["a", "big", "wedding"], ["a", "wedding"]], [["a", "heist"]])
+        >>> weddings, heist = ["a big wedding", "a wedding"], "a heist"
+        >>> own = Counter(word for text in weddings for word in text.split())
+        >>> distinguishing_words(own, own + Counter(heist.split()), 1)
         ['wedding']
     """
-    own = Counter(word for text in group for word in set(text))
-    other = Counter(word for text in others for word in set(text))
-    n_own, n_other = own.total(), other.total()
-    prior = _PRIOR_SHARE * (n_own + n_other)
+    n_own = own.total()
+    n_other = everywhere.total() - n_own
+    # One count is for all words that no text holds.
+    prior = _PRIOR_SHARE * (n_own + n_other + 1)
     usual_chars = _usual_chars(own)
     ranked = []
     for word, count in own.items():
         if count < _MIN_SUPPORT or not 1 < len(word) <= _MAX_WORD_CHARS or not _PLAIN_WORD.fullmatch(word):
             continue
-        if other[word] > 1 and other[word] >= _COMMON * len(others):
+        other = everywhere[word] - count
+        if other > 1 and other >= _COMMON * n_others:
             continue
-        weight = _PRIOR_SHARE * (count + other[word])
-        own_count, other_count = count + weight, other[word] + weight
-        odds = math.log(own_count / (n_own + prior - own_count))
-        odds -= math.log(other_count / (n_other + prior - other_count))
-        z = odds / math.sqrt(1 / own_count + 1 / other_count)
+        z = z_score(count, other, n_own, n_other, weight=_PRIOR_SHARE * everywhere[word], prior=prior)
         if z >= _MIN_Z * (usual_chars / len(word)) ** 3:
             ranked.append((-z, word))
     return [word for _, word in sorted(ranked)]
+
+
+def z_score(own: float, other: float, n_own: float, n_other: float, *, weight: float, prior: float) -> float:
+    """Return how surely a word is more frequent in a group than outside, in standard errors.
+
+    Args:
+        own: Count of the word in the group.
+        other: Count of the word outside.
+        n_own: Count of all words in the group.
+        n_other: Count of all words outside.
+        weight: The word's share of the prior's counts.
+        prior: All counts of the prior.
+    """
+    own, other = own + weight, other + weight
+    odds = math.log(own / (n_own + prior - own)) - math.log(other / (n_other + prior - other))
+    return odds / math.sqrt(1 / own + 1 / other)
 
 
 def _usual_chars(words: Iterable[str]) -> float:
@@ -328,14 +363,23 @@ def _usual_chars(words: Iterable[str]) -> float:
     return statistics.fmean(sizes) if sizes else 1.0
 
 
-def _within(heading: str, parts: Iterable[str], texts: Iterable[Sequence[str]]) -> list[str]:
-    """Return the first parts that fit in a line, without those that would copy a long run of a text."""
-    neighbours = {pair for text in texts for pair in pairwise(text)}
+def _neighbours(texts: Iterable[Sequence[str]]) -> set[tuple[str, str]]:
+    return {pair for text in texts for pair in pairwise(text)}
+
+
+def _within(heading: str, parts: Iterable[str], neighbours: Container[tuple[str, str]]) -> list[str]:
+    """Return the first parts that fit in a line, without those that would copy a long run of a text.
+
+    Args:
+        heading: The beginning of the line.
+        parts: What it lists, best first.
+        neighbours: All pairs of words that follow each other in a text.
+    """
     kept: list[str] = []
     last, run = "", 0
     room = MAX_CHARS - len(heading) - 1
     for part in parts:
-        words = split_words(part)
+        words = _split_words(part)
         longest = length = run
         for first, second in pairwise([last, *words]):
             length = length + 1 if (first, second) in neighbours else 1
@@ -357,14 +401,15 @@ def _style(items: Sequence[Interaction], subject: str, *, writes: bool) -> Itera
     """Describe the texts of ``items``; form only if the agent ``writes`` such texts, too."""
     if len(items) < _MIN_STYLE:
         return
-    texts = [repair(item.response)[:_READ_CHARS].strip() for item in items]
+    texts = [_HIDDEN.sub("", repair(item.response))[:_READ_CHARS].strip() for item in items]
     tokens = [_TOKEN.findall(text) for text in texts]
+    neighbours = _neighbours(map(_split_words, texts))
     if writes:
         yield from _length(items, texts, tokens, subject)
         yield from _case(items, tokens, subject)
         yield from _punctuation(items, texts, subject)
-        yield from _openers(items, tokens, subject)
-    yield from _phrases(items, tokens, subject)
+        yield from _openers(items, tokens, neighbours, subject)
+    yield from _phrases(items, tokens, neighbours, subject)
 
 
 def _length(
@@ -408,7 +453,7 @@ def _case_of(words: Sequence[str]) -> str:
     if all(word == word.upper() for word in cased):
         return "capitals"
     # Title case leaves short words small.
-    rest = [word for word in cased[1:] if len(word) > 3]
+    rest = [word for word in cased[1:] if len(word) > 3] or cased[1:]
     if not rest:
         return ""
     capital = sum(word[0] != word[0].lower() for word in rest)
@@ -431,14 +476,17 @@ def _punctuation(items: Sequence[Interaction], texts: Sequence[str], subject: st
 
 
 def _openers(
-    items: Sequence[Interaction], tokens: Sequence[Sequence[str]], subject: str
+    items: Sequence[Interaction],
+    tokens: Sequence[Sequence[str]],
+    neighbours: Container[tuple[str, str]],
+    subject: str,
 ) -> Iterator[Evidence]:
     first = [_opener(words[0]) if words else "" for words in tokens]
     least = max(_MIN_SUPPORT, 0.05 * len(items))
     counts = {word: count for word, count in Counter(filter(None, first)).items() if count >= least}
-    heading = f"{subject} often starts with: "
+    heading = f"{subject} may start with: "
     ranked = sorted(counts, key=lambda word: (-counts[word], word))[:_MAX_OPENERS]
-    words = _within(heading, (f"{word} ({counts[word]})" for word in ranked), map(_folded, tokens))
+    words = _within(heading, (f"{word} ({counts[word]})" for word in ranked), neighbours)
     if words:
         shown = {word.rpartition(" ")[0] for word in words}
         yield Evidence(
@@ -456,17 +504,16 @@ def _opener(word: str) -> str:
     return word if len(word) <= _MAX_WORD_CHARS else ""
 
 
-def _folded(words: Iterable[str]) -> list[str]:
-    return [part for word in words for part in split_words(word)]
-
-
 def _phrases(
-    items: Sequence[Interaction], tokens: Sequence[Sequence[str]], subject: str
+    items: Sequence[Interaction],
+    tokens: Sequence[Sequence[str]],
+    neighbours: Container[tuple[str, str]],
+    subject: str,
 ) -> Iterator[Evidence]:
-    texts = [[word.casefold() for word in words] for words in tokens]
-    single = Counter(word for text in texts for word in set(text))
+    folded = [[word.casefold() for word in words] for words in tokens]
+    single = Counter(word for words in folded for word in set(words))
     usual_chars = _usual_chars(single)
-    held = [set(_ngrams(text)) for text in texts]
+    held = [set(_ngrams(words)) for words in folded]
     least = max(_MIN_SUPPORT, 0.03 * len(items))
     ranked = []
     for phrase, count in Counter(phrase for phrases in held for phrase in phrases).items():
@@ -480,12 +527,12 @@ def _phrases(
     kept: dict[str, tuple[str, ...]] = {}
     taken: set[str] = set()
     for *_, phrase in sorted(ranked):
-        words = _folded(phrase)
+        words = _split_words(" ".join(phrase))
         if taken.isdisjoint(words):
             kept[" ".join(phrase)] = phrase
             taken.update(words)
-    heading = f"{subject} often holds: "
-    shown = _within(heading, list(kept)[:_MAX_PHRASES], map(_folded, tokens))
+    heading = f"{subject} may hold: "
+    shown = _within(heading, list(kept)[:_MAX_PHRASES], neighbours)
     if shown:
         listed = {kept[phrase] for phrase in shown}
         yield Evidence(
@@ -500,13 +547,13 @@ def _phrases(
 
 def _ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield runs of 2 and 3 words; in scripts without spaces, runs of 3 and 4 characters."""
+    unspaced = [not word.isascii() and _UNSPACED.search(word) is not None for word in words]
+    barred = [apart or len(word) > _MAX_WORD_CHARS for apart, word in zip(unspaced, words, strict=True)]
     for size in (2, 3):
         for start in range(len(words) - size + 1):
-            phrase = tuple(words[start : start + size])
-            if all(len(word) <= _MAX_WORD_CHARS and not _UNSPACED.search(word) for word in phrase):
-                yield phrase
-    for word in words:
-        if _UNSPACED.search(word):
-            for size in (3, 4):
-                for start in range(len(word) - size + 1):
-                    yield (word[start : start + size],)
+            if not any(barred[start : start + size]):
+                yield tuple(words[start : start + size])
+    for word in compress(words, unspaced):
+        for size in (3, 4):
+            for start in range(len(word) - size + 1):
+                yield (word[start : start + size],)
