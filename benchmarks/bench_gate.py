@@ -181,7 +181,7 @@ def rates(gate: TwoKeys, options: argparse.Namespace) -> Iterator[list[str]]:
     rng = np.random.default_rng([options.seed, 100])
     others = draw(rng, "good", OTHERS)
     for title, (shift, noise) in REWRITES.items():
-        users = [draw_user(rng, shift, noise) for _ in range(options.users // 2)]
+        users = [draw_user(rng, shift, noise) for _ in range(options.users // 3)]
         for outcome in BOUND:
             rows = defaultdict(list)
             for n in SIZES:
@@ -216,22 +216,43 @@ def looks(gate: TwoKeys, options: argparse.Namespace) -> Iterator[list[str]]:
             yield [title, outcome, share(confirmed), share(kept), share(at_end), f"{np.mean(needed):.1f}"]
 
 
+def rollbacks(gate: TwoKeys, options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield how often a rewrite kept on 5 items is rolled back in 12 reviews, one for each later item."""
+    rng = np.random.default_rng([options.seed, 400])
+    for title, (shift, noise) in REWRITES.items():
+        users = [draw_user(rng, shift, noise) for _ in range(options.users // 3)]
+        for outcome in BOUND:
+            trial = Trial(bound=BOUND[outcome])
+            kept = [user for user in users if gate.judge(*user.pair(outcome, 5), trial).accept]
+            rolled_back = [
+                any(
+                    gate.review(*user.pair(outcome, n), trial, later=n - 5).outcome == "rolled back"
+                    for n in range(6, 18)
+                )
+                for user in kept
+            ]
+            yield [title, outcome, str(len(kept)), share(rolled_back)]
+
+
 def eight_nulls(gate: TwoKeys, options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield how often one of eight rewrites without gain is confirmed, on the same 12 items."""
-    for outcome in BOUND:
+    for outcome in (*BOUND, "a coin for each item"):
         rng = np.random.default_rng([options.seed, 300])
         found = defaultdict(list)
         for _ in range(options.users // 2):
-            parent = rng.normal(0, SPREAD, 12)
-            users = [User(parent, rewrite(rng, 0.0, parent), 0.0) for _ in range(8)]
-            pairs = [user.pair(outcome, 12) for user in users]
+            if outcome in BOUND:
+                parent = rng.normal(0, SPREAD, 12)
+                users = [User(parent, rewrite(rng, 0.0, parent), 0.0) for _ in range(8)]
+                pairs = [user.pair(outcome, 12) for user in users]
+            else:
+                pairs = [([0.5] * 12, list(rng.choice((0.25, 0.75), 12))) for _ in range(8)]
             found["best"].append(any(Best().decide(*pair).accept for pair in pairs))
             for name, rule, candidates in (
                 ("one test at .1", ONE_TEST, 1),
                 ("as if alone", gate, 1),
                 ("paid for", gate, 8),
             ):
-                trial = Trial(bound=BOUND[outcome], n_candidates=candidates)
+                trial = Trial(bound=BOUND.get(outcome, 0.25), n_candidates=candidates)
                 found[name].append(any(rule.judge(*pair, trial).outcome == "confirmed" for pair in pairs))
         yield [outcome, *(share(values) for values in found.values())]
 
@@ -262,6 +283,11 @@ def main() -> None:
         "A look after every item, up to 12, cold",
         ["rewrite", "outcome", "confirmed", "kept", "kept if judged at the end only", "items used"],
         looks(gate, options),
+    )
+    table(
+        "Kept on 5 items, then rolled back by one of the next 12, cold",
+        ["rewrite", "outcome", "kept", "share rolled back"],
+        rollbacks(gate, options),
     )
     table(
         "One of eight rewrites without gain is confirmed, n = 12, cold",
