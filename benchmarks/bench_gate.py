@@ -1,6 +1,6 @@
 """Which rewrites each gate keeps, on simulated users: what they gain, false accepts, power.
 
-    .venv/bin/python benchmarks/bench_gate.py [--users 1200] [--cohorts 12] [--alpha 0.05] [--seed 0]
+    .venv/bin/python benchmarks/bench_gate.py [--users 1200] [--cohorts 12] [--alpha 0.05] [--gain 0.1]
 
 A rewrite shifts the log-odds of a user's true answers, by more or less from item to item. Both outcomes
 come from the same rewrite: the likelihood of the true answer (graded, bound .25), and whether it is above
@@ -216,6 +216,14 @@ def looks(gate: TwoKeys, options: argparse.Namespace) -> Iterator[list[str]]:
             yield [title, outcome, share(confirmed), share(kept), share(at_end), f"{np.mean(needed):.1f}"]
 
 
+def shows_loss(gate: TwoKeys, user: User, outcome: str) -> bool:
+    """Return whether the second key ever holds for the parent, on the 12 items after the first 5."""
+    parent, candidate = user.pair(outcome, 17)
+    losses = betting.evidence(candidate[5:], parent[5:], BOUND[outcome]).d
+    limit = -math.log(betting.level(gate.alpha))
+    return any(betting.log_wealth(losses[:n]) >= limit for n in range(1, 13))
+
+
 def rollbacks(gate: TwoKeys, options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield how often a rewrite kept on 5 items is rolled back in 12 reviews, one for each later item."""
     rng = np.random.default_rng([options.seed, 400])
@@ -231,7 +239,8 @@ def rollbacks(gate: TwoKeys, options: argparse.Namespace) -> Iterator[list[str]]
                 )
                 for user in kept
             ]
-            yield [title, outcome, str(len(kept)), share(rolled_back)]
+            reverse = [shows_loss(gate, user, outcome) for user in kept]
+            yield [title, outcome, str(len(kept)), share(rolled_back), share(reverse)]
 
 
 def eight_nulls(gate: TwoKeys, options: argparse.Namespace) -> Iterator[list[str]]:
@@ -273,10 +282,11 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=1200)
     parser.add_argument("--cohorts", type=int, default=12)
     parser.add_argument("--alpha", type=float, default=TwoKeys.alpha)
+    parser.add_argument("--gain", type=float, default=TwoKeys.gain)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started = time.perf_counter()
-    gate = TwoKeys(alpha=options.alpha)
+    gate = TwoKeys(alpha=options.alpha, gain=options.gain)
     table("Gain in accuracy x 1000", ["population", "outcome", "n", *GATES], gains(gate, options))
     table("Share kept", ["rewrite", "outcome", "gate", *map(str, SIZES)], rates(gate, options))
     table(
@@ -286,7 +296,7 @@ def main() -> None:
     )
     table(
         "Kept on 5 items, then rolled back by one of the next 12, cold",
-        ["rewrite", "outcome", "kept", "share rolled back"],
+        ["rewrite", "outcome", "kept", "rolled back", "by reverse evidence alone"],
         rollbacks(gate, options),
     )
     table(
@@ -304,7 +314,8 @@ def main() -> None:
         ["j", "wealth needed", "cold", "surest prior"],
         reach(gate),
     )
-    print(f"\nalpha {gate.alpha}, {options.users} users, {time.perf_counter() - started:.0f} s")
+    seconds = time.perf_counter() - started
+    print(f"\nalpha {gate.alpha}, gain {gate.gain}, {options.users} users, {seconds:.0f} s")
 
 
 if __name__ == "__main__":
