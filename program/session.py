@@ -44,7 +44,7 @@ class Session:
         user_id: str,
         *,
         tools: ToolSet,
-        retrieval: str = "bm25",
+        retrieval: str = "hybrid",
         prose: bool | None = None,
         settings: AgentSettings | None = None,
         learns: bool = True,
@@ -149,7 +149,7 @@ def open_session(
     home: Path | None = None,
     prose: bool | None = None,
     wikipedia: bool = True,
-    retrieval: str = "bm25",
+    retrieval: str = "hybrid",
     tools: Tools = None,
     settings: AgentSettings | None = None,
 ) -> Session:
@@ -166,7 +166,7 @@ def open_session(
         prose: Whether a model writes a summary into the profile; ``None``: unless the model's
             summaries are known to be unreliable.
         wikipedia: Whether the agent may search Wikipedia; its search words then leave the machine.
-        retrieval: How memory is searched: bm25, dense, hybrid or recency.
+        retrieval: How memory is searched: hybrid, bm25, static, dense or recency.
         tools: Functions or tools to add to the default ones; a `ToolSet` replaces the default ones.
         settings: Limits of the agent's tool loop.
 

@@ -37,7 +37,7 @@ class AgentMethod(BaseMethod):
         k: Interactions returned by one memory search.
         max_steps: Most tool calls before the final answer is requested.
         min_actions: Fewest tool calls before an answer is accepted.
-        retrieval: How the memory is searched: bm25, dense, hybrid or recency.
+        retrieval: How the memory is searched: hybrid, bm25, static, dense or recency.
         prose: Whether a model adds a summary to the profile's counts; ``None``: unless the model's
             summaries are known to be unreliable.
         wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
@@ -47,7 +47,7 @@ class AgentMethod(BaseMethod):
     k: int = AgentSettings.k
     max_steps: int = AgentSettings.max_steps
     min_actions: int = AgentSettings.min_actions
-    retrieval: str = "bm25"
+    retrieval: str = "hybrid"
     prose: bool | None = None
     wikipedia: bool = False
     item_chars: int = AgentSettings.item_chars

@@ -71,7 +71,7 @@ class MemoryBank(BaseMethod):
     k: int = 4
     days: int = 5
     strength: float = 5.0
-    retrieval: str = "bm25"
+    retrieval: str = "hybrid"
     item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ class Pag(BaseMethod):
 
     name: ClassVar[str] = "pag"
     k: int = 4
-    retrieval: str = "bm25"
+    retrieval: str = "hybrid"
     prose: bool | None = None
     item_chars: int = AgentSettings.item_chars
 

@@ -17,17 +17,17 @@ from program.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Rag(BaseMethod):
-    """LaMP's non-parametric baseline: the top `k` profile items by BM25, without a persona.
+    """LaMP's non-parametric baseline: the top `k` profile items, without a persona.
 
     Attributes:
         k: Interactions shown with a query.
-        retrieval: bm25, dense, hybrid or recency (see `program.memory.retrieval.make_retriever`).
+        retrieval: hybrid, bm25, static, dense or recency (see `program.memory.retrieval.make_retriever`).
         item_chars: Most characters shown of one interaction.
     """
 
     name: ClassVar[str] = "rag"
     k: int = 4
-    retrieval: str = "bm25"
+    retrieval: str = "hybrid"
     item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ class React(BaseMethod):
     Attributes:
         k: Interactions returned by one memory search.
         max_steps: Most tool calls.
-        retrieval: How the memory is searched: bm25, dense, hybrid or recency.
+        retrieval: How the memory is searched: hybrid, bm25, static, dense or recency.
         wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
         item_chars: Most characters shown of one interaction.
     """
@@ -48,7 +48,7 @@ class React(BaseMethod):
     name: ClassVar[str] = "react"
     k: int = 4
     max_steps: int = 5
-    retrieval: str = "bm25"
+    retrieval: str = "hybrid"
     wikipedia: bool = False
     item_chars: int = AgentSettings.item_chars
 

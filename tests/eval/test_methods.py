@@ -165,7 +165,7 @@ def test_membank_summarises_days_then_user(
 def test_membank_recalls_raise_retention(movies: Task, make_user: Callable[..., EvalUser]) -> None:
     user = make_user("anna", history=3)
     user = UserView(user_id="anna", task=movies, history=user.history, seed=0)
-    bank = MemoryBank(k=1, strength=2.0).open(user, {"summaries": [], "portrait": ""})
+    bank = MemoryBank(k=1, retrieval="bm25", strength=2.0).open(user, {"summaries": [], "portrait": ""})
     # Texts are alike, so each day recalls the day before it: item 0 on day 1, item 1 on day 2.
     assert bank.retention == pytest.approx(
         {"anna-h0": math.exp(-2 / 3), "anna-h1": math.exp(-1 / 3), "anna-h2": math.exp(-1 / 2)}
@@ -289,6 +289,17 @@ def test_bm25_has_lamps_words_on_lamps_tasks_and_unicode_words_on_others() -> No
     assert (best("free-text", "sushi"), best("free-text", "緑茶")) == ("0", "1")
 
 
+def test_hybrid_is_the_same_on_lamps_tasks_as_everywhere_and_the_default() -> None:
+    past = [
+        Interaction(id=str(n), user_id="ana", query=text, response="r")
+        for n, text in enumerate(["Sushi, please", "緑茶を飲む", "plain bread"])
+    ]
+    for task in ("LaMP-3", "free-text"):
+        user = UserView(user_id="ana", task=get_task(task), history=past, seed=0)
+        for memory in (make_memory(user), make_memory(user, "hybrid")):
+            assert [memory.search(query, 1)[0].id for query in ("sushi", "緑茶")] == ["0", "1"]
+
+
 def test_spec_sets_settings(movies: Task) -> None:
     methods = make_methods(["rag:k=8,retrieval=recency,direct", "personaagent:steps=0,prose=false"], movies)
     assert list(methods) == ["rag:k=8,retrieval=recency", "direct", "personaagent:steps=0,prose=false"]
@@ -405,7 +416,7 @@ def test_module_that_fails_to_import_reports_one_line_error(
 def test_membank_prefers_retention_over_rank(movies: Task, make_user: Callable[..., EvalUser]) -> None:
     user = make_user("anna", history=4)
     view = UserView(user_id="anna", task=movies, history=user.history, seed=0)
-    bank = MemoryBank(k=2).open(view, {"summaries": [], "portrait": ""})
+    bank = MemoryBank(k=2, retrieval="bm25").open(view, {"summaries": [], "portrait": ""})
     ids = [item.id for item in bank.memory.search("rainy", 4)]
 
     def recall(*retention: float) -> list[str]:

@@ -43,6 +43,8 @@ def memory(user: str = "ana", n: int = 3) -> EpisodicMemory:
             Interaction(id=f"{user}-{i}", user_id=user, query=f"evening {i} of {user}", response="jazz")
             for i in range(n)
         ],
+        # By words alone, "evening 7" and "evening 8" find the same in the same order.
+        retrieval="bm25",
     )
 
 

@@ -61,7 +61,7 @@ def test_encoder_is_loaded_once_and_is_thread_safe(minilm: SentenceEncoder) -> N
     assert all(np.array_equal(vectors, results[0]) for vectors in results)
 
 
-@pytest.mark.parametrize("name", ["dense", "hybrid"])
+@pytest.mark.parametrize("name", ["dense", "hybrid:dense", "lamp-hybrid"])
 def test_related_text_ranks_first_without_a_common_word(minilm: SentenceEncoder, name: str) -> None:
     texts = ["rates rise at the central bank", "striker wins the cup final", "new phone with a faster chip"]
     memory = EpisodicMemory(
@@ -112,7 +112,9 @@ def test_missing_weights_error_has_the_install_command(monkeypatch: pytest.Monke
 
 def test_missing_torch_error_has_the_install_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModelSetupError, match=r"pip install 'torch>=2\.4' 'transformers>=4\.48'"):
+    with pytest.raises(
+        ModelSetupError, match=r"pip install 'torch>=2\.4' 'transformers>=4\.48'` or use hybrid"
+    ):
         make_retriever(f"dense:{tmp_path}")
 
 

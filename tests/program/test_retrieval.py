@@ -129,7 +129,7 @@ def test_make_retriever_returns_a_new_object_for_each_call() -> None:
 
 @pytest.mark.parametrize("name", ["", "BM25", "bm25:x", "colbert"])
 def test_unknown_name_raises_with_the_valid_names(name: str) -> None:
-    with pytest.raises(ConfigError, match="use bm25, dense, hybrid, recency"):
+    with pytest.raises(ConfigError, match="use hybrid, bm25, static, recency, dense"):
         make_retriever(name)
 
 
@@ -184,6 +184,11 @@ def test_hybrid_depends_only_on_ranks(scores: list[tuple[int, int]]) -> None:
 
 def test_hybrid_of_an_empty_index_has_no_scores() -> None:
     assert Hybrid(Bm25(), Dense(CharacterEncoder())).scores("q").shape == (0,)
+
+
+def test_hybrid_weighs_the_dense_side() -> None:
+    fused = Hybrid(Fixed(1.0, 2.0), Fixed(0.9, 0.1), weight=4).scores("q")
+    assert fused.tolist() == pytest.approx([1 / 62 + 4 / 61, 1 / 61 + 4 / 62])
 
 
 def test_hybrid_ranks_a_negative_lexical_score_as_a_match() -> None:
@@ -279,7 +284,12 @@ def test_dense_and_hybrid_read_any_text(text: str) -> None:
 
 def test_hybrids_differ_in_their_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dense, "from_folder", lambda folder=None: Dense(Blind()))
-    for name, lexical in (("hybrid", Bm25), ("lamp-hybrid", LampBm25), ("lamp-hybrid:folder", LampBm25)):
+    for name, lexical in (
+        ("hybrid:dense", Bm25),
+        ("hybrid:folder", Bm25),
+        ("lamp-hybrid", LampBm25),
+        ("lamp-hybrid:folder", LampBm25),
+    ):
         retriever = make_retriever(name)
         assert isinstance(retriever, Hybrid)
         assert type(retriever.lexical) is lexical

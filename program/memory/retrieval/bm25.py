@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from array import array
 from collections.abc import Mapping, Sequence
@@ -38,12 +39,12 @@ class Bm25(LampBm25):
     def extend(self, texts: Sequence[str]) -> None:
         """Add texts; the next query recomputes idf and length norms."""
         super().extend(texts)
-        self._hashes.extend(hash(text.strip()) for text in texts)
+        self._hashes.extend(map(_hash, texts))
 
     def scores(self, query: str) -> npt.NDArray[np.float64]:
         """Return one score for each text."""
         scores = super().scores(query)
-        equal = np.frombuffer(self._hashes, np.int64) == hash(query.strip())
+        equal = np.frombuffer(self._hashes, np.int64) == _hash(query)
         scores[equal] = scores.max(initial=0.0) + 1.0
         return scores
 
@@ -51,3 +52,9 @@ class Bm25(LampBm25):
         self.idf = {
             word: math.log(1 + (self.corpus_size - texts + 0.5) / (texts + 0.5)) for word, texts in nd.items()
         }
+
+
+def _hash(text: str) -> int:
+    # Python's own differs between processes, and a pickled index may move to another one.
+    digest = hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

@@ -1,4 +1,4 @@
-"""Dense retrieval: cosine similarity of sentence embeddings."""
+"""Dense retrieval: cosine similarity of embeddings, static ones or those of a sentence encoder."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class SentenceEncoder:
         except ImportError as error:
             raise ModelSetupError(
                 f"dense retrieval needs torch and transformers ({error}); "
-                "run `pip install 'torch>=2.4' 'transformers>=4.48'` or use bm25"
+                "run `pip install 'torch>=2.4' 'transformers>=4.48'` or use hybrid"
             ) from error
         if not (folder / "config.json").is_file():
             raise ModelSetupError(

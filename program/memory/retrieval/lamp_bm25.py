@@ -27,9 +27,7 @@ class LampBm25(BM25Okapi):  # type: ignore[misc]  # rank-bm25 has no types
 
     def __init__(self) -> None:
         self._texts_with: Counter[str] = Counter()
-        self._postings: dict[str, tuple[array[int], array[float]]] = defaultdict(
-            lambda: (array("q"), array("d"))
-        )
+        self._postings: dict[str, tuple[array[int], array[float]]] = defaultdict(_no_postings)
         self._norms: npt.NDArray[np.float64] | None = None
         super().__init__([])
 
@@ -79,3 +77,7 @@ class LampBm25(BM25Okapi):  # type: ignore[misc]  # rank-bm25 has no types
         self.avgdl = lengths.sum() / max(self.corpus_size, 1)
         self._norms = self.k1 * (1 - self.b + self.b * lengths / (self.avgdl or 1.0))
         return self._norms
+
+
+def _no_postings() -> tuple[array[int], array[float]]:
+    return array("q"), array("d")
