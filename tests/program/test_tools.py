@@ -43,6 +43,7 @@ MEMORY = EpisodicMemory(
         film(2, "a cook opens a restaurant", "comedy"),
         film(3, "a robot hunts androids " + "x" * 50, "dystopia"),
     ],
+    retrieval="bm25",
 )
 
 
