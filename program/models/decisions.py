@@ -9,7 +9,6 @@ uses the user's own items (see ``benchmarks/bench_embedded.py``).
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from dspy.utils.callback import with_callbacks
 
 from program.models.likelihood import LabelScores, label_likelihood
 from program.models.llama_server import ModelFile, get_server
+from program.models.score_calls import report_scores
 from program.models.weights import find_model
 
 _BOOLEAN = ("yes", "no")
@@ -99,28 +99,12 @@ class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
     def _report(
         self, state: Mapping[str, Any], questions: Any, answers: Mapping[str, Any], scores: list[LabelScores]
     ) -> None:
-        usage = {
-            "prompt_tokens": sum(score.prompt_tokens for score in scores),
-            "completion_tokens": sum(score.forward_passes for score in scores),
-            "prompt_tokens_details": {"cached_tokens": sum(score.cached_tokens for score in scores)},
-        }
-        if dspy.settings.usage_tracker:
-            dspy.settings.usage_tracker.add_usage(self.model, usage)
-        if dspy.settings.disable_history:
-            return
-        self.update_history(
-            {
-                "prompt": "\n\n".join(render(state, name) for name in questions),
-                "messages": None,
-                "kwargs": {},
-                "outputs": [json.dumps(answers)],
-                "usage": usage,
-                "cost": 0.0,
-                "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(),
-                "model": self.model,
-                "response_model": self.model,
-                "model_type": "decision",
-            }
+        report_scores(
+            self,
+            scores,
+            kind="decision",
+            output=json.dumps(answers),
+            prompt="\n\n".join(render(state, name) for name in questions),
         )
 
     def dump_state(self) -> dict[str, Any]:

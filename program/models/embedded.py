@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import dspy
 from dspy import lm15
 from dspy.clients.base_lm import LM_CLASS_STATE_KEY
+from dspy.clients.errors import error_boundary
 from dspy.clients.lm15_boundary import request_kwargs
+from dspy.utils.callback import with_callbacks
 
 from program.models.decisions import DecisionLM
 from program.models.llama_server import ModelFile, Server, get_server
+from program.models.score_calls import report_scores
 from program.models.seeds import next_seed
+from program.models.text_likelihood import TextScore, check_text, text_likelihood
 from program.models.weights import find_model
 
 _NEVER = "\x01"
@@ -186,6 +191,39 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
         client.callbacks = self.callbacks
         client.update_history = self.update_history
         return client
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def text_likelihood(self, messages: Sequence[Mapping[str, Any]], text: str) -> TextScore:
+        """Score ``text`` as the reply to ``messages``.
+
+        Args:
+            messages: OpenAI messages, as DSPy's adapters make them. If the last one is the
+                assistant's, the text continues it.
+            text: The reply, exactly as the model would write it.
+
+        Raises:
+            ValueError: The text is empty or not valid Unicode.
+            dspy.LMError: The prompt does not fit, or the model failed.
+        """
+        return self._score_text(messages, text)
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    async def atext_likelihood(self, messages: Sequence[Mapping[str, Any]], text: str) -> TextScore:
+        """Score like `text_likelihood`, without blocking the event loop."""
+        return await asyncio.to_thread(self._score_text, messages, text)
+
+    def _score_text(self, messages: Sequence[Mapping[str, Any]], text: str) -> TextScore:
+        check_text(text)
+        with error_boundary(self.model, unexpected=True):
+            # The same conversion as that of a call, so that the model reads the same.
+            chat = lm15.request_from_openai_chat({"model": self.model, "messages": list(messages)})
+            server = self.engine.server
+            prompt = server.render(request_kwargs(chat, "chat")["messages"])
+            score = text_likelihood(server, prompt, text)
+        found = {"text": text, "log_probability": score.log_probability, "tokens": score.tokens}
+        output = json.dumps(found, ensure_ascii=False)
+        report_scores(self, [score], kind="likelihood", output=output, messages=messages)
+        return score
 
     @property
     def update_history(self) -> Callable[[Mapping[str, Any]], None]:

@@ -1,14 +1,15 @@
-"""Label probabilities: which models provide them, and how to read them (DSPy's decision requests)."""
+"""Probabilities of answers: which models provide them, and how to read them (DSPy's decision requests)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from dspy.adapters.decision import record_evidence
 
 from program.answers import AnswerType, Text
+from program.models.text_likelihood import TextScore
 
 
 def decision_client(lm: Any, answer_type: AnswerType) -> Any:
@@ -17,6 +18,21 @@ def decision_client(lm: Any, answer_type: AnswerType) -> Any:
     ``None`` for free text, or if the model has no such client.
     """
     return None if isinstance(answer_type, Text) else getattr(lm, "decisions", None)
+
+
+class TextScorer(Protocol):
+    """A model that scores a given text as its reply; see `program.models.embedded.EmbeddedLM`."""
+
+    def text_likelihood(self, messages: Sequence[Mapping[str, Any]], text: str) -> TextScore:
+        """Score ``text`` as the reply to ``messages``."""
+
+    def atext_likelihood(self, messages: Sequence[Mapping[str, Any]], text: str) -> Awaitable[TextScore]:
+        """Score like `text_likelihood`, without blocking the event loop."""
+
+
+def text_scorer(lm: Any) -> TextScorer | None:
+    """Return ``lm`` if it scores given texts; ``None`` for any other model."""
+    return lm if callable(getattr(lm, "text_likelihood", None)) else None
 
 
 @contextmanager

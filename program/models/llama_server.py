@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -115,8 +115,19 @@ class Server:
         return dict(json.loads(self._cached_ask("handle_completions", json.dumps(body))))
 
     def tokenize(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of ``text``, without the special tokens around a prompt."""
+        """Return the token ids of ``text``, without the special tokens around a prompt.
+
+        The name of a special token in the text is plain characters: it may be a user's.
+        """
         return self._tokenize(text)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the prompt that `chat` makes of ``messages`` with the model's chat template.
+
+        If the last message is the assistant's, the prompt ends with it, for the model to continue.
+        """
+        reply = self._client.post("/apply-template", json={"messages": list(messages)})
+        return str(self._checked(reply.json())["prompt"])
 
     @cached_property
     def line_breaks(self) -> tuple[int, ...]:
@@ -139,7 +150,8 @@ class Server:
         del self._server
 
     def _tokenize_uncached(self, text: str) -> tuple[int, ...]:
-        reply = self._client.post("/tokenize", json={"content": text, "add_special": False})
+        request = {"content": text, "add_special": False, "parse_special": False}
+        reply = self._client.post("/tokenize", json=request)
         return tuple(self._checked(reply.json())["tokens"])
 
     def _restrict_access(self, settings: Any) -> None:
