@@ -12,6 +12,7 @@ from typing import Any, cast
 import dspy
 import pytest
 from dspy import lm15
+from dspy.utils.callback import BaseCallback
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -239,6 +240,22 @@ def test_history_shows_the_messages_and_the_score() -> None:
     assert entry["cost"] == 0.0
     assert '"text": "Fire"' in entry["outputs"][0]
     assert used.get_total_tokens()[lm.model]["prompt_tokens"] == found.prompt_tokens
+
+
+async def test_callbacks_see_a_score_as_a_call_of_the_model() -> None:
+    seen: list[Any] = []
+
+    class Record(BaseCallback):  # type: ignore[misc]
+        def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+            seen.append(inputs["messages"])
+
+        def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+            seen.append(outputs)
+
+    lm = EmbeddedLM(callbacks=[Record()])
+    found = lm.text_likelihood(MESSAGES, "Fire")
+    await lm.atext_likelihood(MESSAGES, "Fire")
+    assert seen == [MESSAGES, found] * 2
 
 
 def test_prompt_longer_than_the_context_raises_context_error(lm: EmbeddedLM) -> None:
