@@ -14,6 +14,7 @@ from program.memory.semantic import render
 from program.printer import make_table
 from program.store.importers import import_users
 from program.text import counted, cut
+from program.text_safety import visible
 
 app = typer.Typer(no_args_is_help=True, help="Import, show and delete users.")
 
@@ -87,7 +88,7 @@ def list_(store: Store = None, json: Json = False) -> None:
         return
     cells = [
         (
-            row.user_id,
+            visible(row.user_id),
             row.task,
             str(row.interactions),
             f"v{row.persona_version}" if row.persona_version else "none yet",
@@ -124,7 +125,7 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
         )
         return
     interactions = counted(summary.interactions, "interaction")
-    out.print_line(f"{summary.user_id}  {summary.task}, {interactions}", style="bold")
+    out.print_line(f"{visible(summary.user_id)}  {summary.task}, {interactions}", style="bold")
     if profile:
         out.print_text(render(profile))
     if latest:

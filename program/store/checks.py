@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import datetime
 
 from program.errors import StoreError
 from program.memory.interaction import Interaction
-from program.text_safety import find_problem
+from program.text_safety import find_problem, find_unseen
 
 MAX_ID_CHARS = 256
 
@@ -18,7 +19,23 @@ class DamagedValueError(ValueError):
 
 
 def id_problem(name: object) -> str:
-    """Return why ``name`` is not a valid id of a user or interaction; empty if it is."""
+    """Return why ``name`` is not a valid new id of a user or interaction; empty if it is."""
+    problem = stored_id_problem(name)
+    position = None if problem or not isinstance(name, str) else find_unseen(name)
+    if position is None or not isinstance(name, str):
+        return problem
+    character = name[position]
+    what = unicodedata.name(character, "no name").lower()
+    return (
+        f"contains U+{ord(character):04X} ({what}), which nobody can see, at character {position}; remove it"
+    )
+
+
+def stored_id_problem(name: object) -> str:
+    """Return why no store holds the id ``name``; empty if one may.
+
+    Earlier versions took all unseen characters but these.
+    """
     if not isinstance(name, str):
         return f"must be text, not {type(name).__name__}"
     if not 1 <= len(name) <= MAX_ID_CHARS:
@@ -30,9 +47,14 @@ def id_problem(name: object) -> str:
     return find_problem(name)
 
 
-def interaction_problem(interaction: Interaction) -> tuple[str, str] | None:
-    """Return the first invalid field and its problem, or ``None``."""
-    if problem := id_problem(interaction.id):
+def interaction_problem(interaction: Interaction, *, stored: bool = False) -> tuple[str, str] | None:
+    """Return the first invalid field and its problem, or ``None``.
+
+    Args:
+        interaction: What to check.
+        stored: Whether the store has an interaction with this id already.
+    """
+    if problem := (stored_id_problem if stored else id_problem)(interaction.id):
         return "id", problem
     time: object = interaction.timestamp
     if time is not None and not isinstance(time, datetime):
@@ -50,19 +72,19 @@ def interaction_problem(interaction: Interaction) -> tuple[str, str] | None:
     return None
 
 
-def check_user_id(user_id: str) -> None:
-    """Raise `StoreError` if ``user_id`` is not a valid id."""
-    if problem := id_problem(user_id):
+def check_user_id(user_id: str, *, stored: bool = False) -> None:
+    """Raise `StoreError` if ``user_id`` is not a valid id; ``stored`` if a store may hold it already."""
+    if problem := (stored_id_problem if stored else id_problem)(user_id):
         raise StoreError(f"`user_id` {str(user_id)[:40]!r} {problem}")
 
 
-def check_interaction(user_id: str, interaction: Interaction) -> None:
+def check_interaction(user_id: str, interaction: Interaction, *, stored: bool = False) -> None:
     """Raise `StoreError` if ``interaction`` belongs to another user or cannot be stored."""
     if interaction.user_id != user_id:
         raise StoreError(
             f"interaction {str(interaction.id)[:40]!r} has `user_id` {str(interaction.user_id)[:40]!r} "
             f"and cannot be stored for user {user_id!r}"
         )
-    if field_problem := interaction_problem(interaction):
+    if field_problem := interaction_problem(interaction, stored=stored):
         field, problem = field_problem
         raise StoreError(f"interaction {str(interaction.id)[:40]!r}: `{field}` {problem}")

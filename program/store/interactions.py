@@ -58,7 +58,7 @@ def _new_rows(connection: Connection, user_id: str, chunk: list[Interaction]) ->
     stored = {row.id: _interaction(row) for row in stored_rows}
     rows = []
     for interaction in chunk:
-        check_interaction(user_id, interaction)
+        check_interaction(user_id, interaction, stored=interaction.id in stored)
         if interaction.id not in stored:
             stored[interaction.id] = interaction
             rows.append(_row(interaction))

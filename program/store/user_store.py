@@ -102,7 +102,7 @@ class UserStore:
         """Add a user; do nothing if the user is already stored with this task.
 
         Args:
-            user_id: 1 to 256 characters, without control characters.
+            user_id: 1 to 256 characters, without control characters and others that nobody can see.
             task: An installed task or its name, or ``module:TASK`` (`program.task`).
 
         Raises:

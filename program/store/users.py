@@ -25,7 +25,9 @@ def now() -> datetime:
 
 def add(connection: Connection, user_id: str, task: str) -> None:
     """Add a user; do nothing if the id is stored with the same task."""
-    check_user_id(user_id)
+    check_user_id(user_id, stored=True)
+    if connection.scalar(select(users.c.user_id).where(users.c.user_id == user_id)) is None:
+        check_user_id(user_id)
     insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     connection.execute(
         insert_new(users).on_conflict_do_nothing(),
