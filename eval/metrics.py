@@ -1,4 +1,4 @@
-"""LaMP's corpus metrics (`eval/evaluation.py` of LaMP-Benchmark/LaMP) and chrF, with unit and direction.
+"""LaMP's corpus metrics (`eval/evaluation.py` of LaMP-Benchmark/LaMP), chrF and log-likelihood.
 
 A metric is a formula on sums over answers, so one definition gives both the corpus value and the
 values of a bootstrap over users. Intended differences from LaMP's scorer:
@@ -13,7 +13,8 @@ use ``chrf``, which is also what alignment optimizes (`Text.agreement`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -22,9 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.tasks.base import LampTask
-from program.answers import chrf, fits
-from program.errors import ConfigError, DataError
+from program.answers import AnswerType, Text, chrf, fits
+from program.errors import ConfigError, DataError, UnparsableAnswerError
 from program.task import Task
+
+LEAST_PROBABILITY = 1e-9
+"""Lowest probability that `likelihood_rows` counts: one answer cannot weigh more than -20.7 nats."""
+
+Unit = Literal["share", "stars", "nats"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -32,23 +38,36 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One number for a list of answers.
+class Measure:
+    """One number for a list of answers, as a formula on sums over them.
 
     Attributes:
         title: The name in tables.
-        unit: "share" is in [0, 1]; "stars" are rating units.
-        terms: Maps prediction, gold and task to one answer's terms of the sums. The number of terms
-            is the same for every answer of a task.
+        unit: "share" is in [0, 1]; "stars" are rating units; "nats" are natural logarithms.
         formula: Maps sums of terms, shape ``(..., terms)``, to values, shape ``(...)``.
     """
 
     name: str
     title: str
-    unit: Literal["share", "stars"]
+    unit: Unit
     better: Literal["higher", "lower"]
-    terms: Callable[[str, str, LampTask], Sequence[float]]
     formula: Callable[[Floats], Floats]
+
+    def utility(self, value: float) -> float:
+        """Return ``value``, negated if lower is better, so that larger is always better."""
+        return value if self.better == "higher" else -value
+
+
+@dataclass(frozen=True)
+class Metric(Measure):
+    """A measure of the answers' texts alone.
+
+    Attributes:
+        terms: Maps prediction, gold and task to one answer's terms of the sums. The number of terms
+            is the same for every answer of a task.
+    """
+
+    terms: Callable[[str, str, LampTask], Sequence[float]]
 
     def rows(self, predictions: Sequence[str], golds: Sequence[str], task: Task) -> Floats:
         """Return the terms of each answer, shape ``(answers, terms)``.
@@ -71,10 +90,6 @@ class Metric:
         """Return the corpus value. Raises the errors of `rows`."""
         return float(self.formula(self.rows(predictions, golds, task).sum(axis=0)))
 
-    def utility(self, value: float) -> float:
-        """Return ``value``, negated if lower is better, so that larger is always better."""
-        return value if self.better == "higher" else -value
-
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -82,7 +97,7 @@ class Score:
 
     name: str
     value: float
-    unit: Literal["share", "stars"]
+    unit: Unit
     better: Literal["higher", "lower"]
     n: int
 
@@ -129,6 +144,42 @@ def scores(predictions: Sequence[str], golds: Sequence[str], task: Task) -> tupl
     )
 
 
+def likelihood_rows(probabilities: Sequence[Mapping[str, float]], golds: Sequence[str], task: Task) -> Floats:
+    """Return the terms of `LOG_LIKELIHOOD` for each answer, shape ``(answers, 2)``.
+
+    Args:
+        probabilities: Label or rating to probability, for each answer.
+        golds: The true answers. One without a probability, such as a label that the task lacks, has
+            `LEAST_PROBABILITY`.
+        task: The task; its answers are labels or ratings.
+
+    Raises:
+        ConfigError: The lengths differ, there are no answers, or answers are free text.
+
+    Example:
+        >>> from program import get_task
+        >>> given = [{"4": 0.5, "5": 0.5}, {"4": 1.0, "5": 0.0}]
+        >>> rows = likelihood_rows(given, golds=["5", "5"], task=get_task("LaMP-3"))
+        >>> [round(float(term), 2) for term in rows[:, 0]]
+        [-0.69, -20.72]
+    """
+    if len(probabilities) != len(golds) or not golds:
+        raise ConfigError(
+            "the log-likelihood needs as many golds as probabilities and at least one, "
+            f"got {len(golds)} and {len(probabilities)}"
+        )
+    if not has_likelihood(task):
+        raise ConfigError(f"answers of `{task.name}` are free text, which has no label probabilities")
+    truths = [_gold_label(gold, task.answer) for gold in golds]
+    given = [p.get(truth, 0.0) for p, truth in zip(probabilities, truths, strict=True)]
+    return np.array([[math.log(max(p, LEAST_PROBABILITY)), 1.0] for p in given])
+
+
+def has_likelihood(task: Task) -> bool:
+    """Return whether a method can give a probability for each possible answer of ``task``."""
+    return not isinstance(task.answer, Text)
+
+
 def is_valid(prediction: str, task: Task) -> bool:
     """Return whether a prediction fits the task's answer type. Stricter than LaMP's rating parser."""
     return fits(task.answer, prediction)
@@ -143,6 +194,14 @@ def invalid_share(answers: Sequence[tuple[str, bool]], task: Task) -> float | No
     if not answers:
         return None
     return sum(not parsed or not is_valid(text, task) for text, parsed in answers) / len(answers)
+
+
+def _gold_label(gold: str, answer: AnswerType) -> str:
+    """Return a gold in the form of the labels; white space around it is ignored, as in an answer."""
+    try:
+        return answer.parse(gold)
+    except UnparsableAnswerError:
+        return gold
 
 
 def _mean(sums: Floats) -> Floats:
@@ -247,14 +306,17 @@ def _by_name(metrics: Iterable[Metric]) -> dict[str, Metric]:
 
 METRICS = _by_name(
     [
-        Metric("accuracy", "Accuracy", "share", "higher", _accuracy, _mean),
-        Metric("f1", "Macro F1", "share", "higher", _confusion, _macro_f1),
-        Metric("mae", "MAE", "stars", "lower", _absolute, _mean),
-        Metric("rmse", "RMSE", "stars", "lower", _squared, _root_mean),
-        Metric("rouge-1", "ROUGE-1", "share", "higher", _rouge("rouge1"), _mean),
-        Metric("rouge-L", "ROUGE-L", "share", "higher", _rouge("rougeL"), _mean),
-        Metric("chrf", "chrF", "share", "higher", _chrf, _mean),
-        Metric("invalid", "Invalid", "share", "lower", _invalid, _mean),
+        Metric("accuracy", "Accuracy", "share", "higher", _mean, _accuracy),
+        Metric("f1", "Macro F1", "share", "higher", _macro_f1, _confusion),
+        Metric("mae", "MAE", "stars", "lower", _mean, _absolute),
+        Metric("rmse", "RMSE", "stars", "lower", _root_mean, _squared),
+        Metric("rouge-1", "ROUGE-1", "share", "higher", _mean, _rouge("rouge1")),
+        Metric("rouge-L", "ROUGE-L", "share", "higher", _mean, _rouge("rougeL")),
+        Metric("chrf", "chrF", "share", "higher", _mean, _chrf),
+        Metric("invalid", "Invalid", "share", "lower", _mean, _invalid),
     ]
 )
-"""All metrics by name."""
+"""All metrics of answer texts, by name."""
+
+LOG_LIKELIHOOD = Measure("log-likelihood", "Log-likelihood", "nats", "higher", _mean)
+"""Mean natural logarithm of the probability of the true answer; the terms are `likelihood_rows`."""

@@ -1,7 +1,7 @@
 """Confidence intervals and significance tests. The sampling unit is the user.
 
 Queries of one user are correlated, so resampling queries would give too narrow intervals. Values
-are formulas on sums of terms (`eval.metrics.Metric`), so a resample is one matrix product. All
+are formulas on sums of terms (`eval.metrics.Measure`), so a resample is one matrix product. All
 functions are deterministic, given arguments and seed.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from eval.metrics import Floats, Metric
+from eval.metrics import Floats, Measure
 from program.errors import ConfigError
 from program.text import counted
 
@@ -121,7 +121,7 @@ class Power:
 
 
 def interval(
-    rows: Floats, users: Sequence[str], metric: Metric, settings: Settings | None = None
+    rows: Floats, users: Sequence[str], metric: Measure, settings: Settings | None = None
 ) -> Interval:
     """Return the metric's value and its bootstrap interval over users.
 
@@ -129,7 +129,7 @@ def interval(
     about the bootstrap"), which corrects the percentiles for small samples.
 
     Args:
-        rows: Terms of each answer, shape ``(answers, terms)``, from `Metric.rows`.
+        rows: Terms of each answer, shape ``(answers, terms)``, from `Metric.rows` or `likelihood_rows`.
         users: User id of each answer.
         metric: The metric of ``rows``.
         settings: ``None`` for the defaults.
@@ -152,7 +152,7 @@ def interval(
 
 
 def difference(
-    rows_a: Floats, rows_b: Floats, users: Sequence[str], metric: Metric, settings: Settings | None = None
+    rows_a: Floats, rows_b: Floats, users: Sequence[str], metric: Measure, settings: Settings | None = None
 ) -> Difference:
     """Compare two methods on the same queries in the same order. Arguments are those of `interval`.
 
@@ -210,7 +210,7 @@ def power(
     rows_a: Floats,
     rows_b: Floats,
     users: Sequence[str],
-    metric: Metric,
+    metric: Measure,
     *,
     target: float = 0.8,
     confidence: float = 0.95,
@@ -272,7 +272,7 @@ def _paired_sums(rows_a: Floats, rows_b: Floats, users: Sequence[str]) -> Floats
     return _user_sums(np.hstack([rows_a, rows_b]), users)
 
 
-def _difference_of(metric: Metric) -> Callable[[Floats], Floats]:
+def _difference_of(metric: Measure) -> Callable[[Floats], Floats]:
     def formula(sums: Floats) -> Floats:
         a, b = np.split(sums, 2, axis=-1)
         return np.asarray(metric.formula(a) - metric.formula(b))
@@ -328,7 +328,7 @@ def _randomisation_p(
     return (1 + extreme) / (1 + settings.resamples)
 
 
-def _verdict(interval: Interval, metric: Metric, settings: Settings) -> Verdict:
+def _verdict(interval: Interval, metric: Measure, settings: Settings) -> Verdict:
     if interval.low is None or interval.high is None or interval.users < min_users(settings.confidence):
         return "undecided"
     if interval.low <= 0.0 <= interval.high:

@@ -18,6 +18,7 @@ from program.task import get_task
 from program.text import counted
 
 if TYPE_CHECKING:
+    from eval.metrics import Measure
     from eval.report.analysis import Analysis
     from eval.report.table import Table
 
@@ -58,6 +59,17 @@ def compare(
     a: Annotated[str | None, typer.Argument(help="A method; default: the reference.")] = None,
     b: Annotated[str | None, typer.Argument(help="The method to compare it with; default: all.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every pair.")] = False,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="The metric, or log-likelihood if methods give it; default: the main one."),
+    ] = None,
+    signs: Annotated[
+        bool,
+        typer.Option(
+            "--signs",
+            help="Count over all pairs how often log-likelihood and the main metric have the same sign.",
+        ),
+    ] = False,
     format_: Format = "terminal",
     json: Json = False,
 ) -> None:
@@ -65,8 +77,16 @@ def compare(
     from eval.report.analysis import FULL_METHOD
     from eval.report.differences import comparison_table
 
+    if signs:
+        if a is not None or metric is not None:
+            raise ConfigError("`--signs` counts over all pairs of methods: leave out A, B and `--metric`")
+        from eval.report.agreement import sign_table
+
+        _print(sign_table(_analysis(path)), format_, json)
+        return
     analysis = _analysis(path, a)
-    pairs = analysis.comparisons[analysis.main.name]
+    measure = _measure(analysis, metric)
+    pairs = analysis.comparisons[measure.name]
     if not all_ or a:
         pairs = [pair for pair in pairs if pair.a == analysis.reference.name]
     if b is not None:
@@ -78,7 +98,7 @@ def compare(
         raise ConfigError(
             f"cannot compare: `{path}` has only one method; add another one, such as {FULL_METHOD}"
         )
-    title = f"{analysis.run.label}, {analysis.main.title}: {analysis.reference.name} (A) against others (B)"
+    title = f"{analysis.run.label}, {measure.title}: {analysis.reference.name} (A) against others (B)"
     _print(comparison_table("compare", title, pairs), format_, json)
 
 
@@ -146,6 +166,19 @@ def _analysis(path: Path, reference: str | None = None) -> Analysis:
     if study.run is None:
         raise DataError(f"`{path}` is a sweep; give one of its run folders, or use `eval report`")
     return analyse(study.run, reference)
+
+
+def _measure(analysis: Analysis, name: str | None) -> Measure:
+    """Return the measure called ``name``; ``None`` is the main metric."""
+    measures = {measure.name: measure for measure in analysis.measures}
+    if name is None:
+        return analysis.main
+    if name not in measures:
+        raise ConfigError(
+            f"this run has no metric {name[:80]!r}; choose one of: {', '.join(measures)} "
+            "(log-likelihood needs a method that gives probabilities)"
+        )
+    return measures[name]
 
 
 def _print(table: Table, format_: str, json: bool) -> None:

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from eval.metrics import Metric, get_metric
-from eval.report.compare import Comparison, MethodScores, compare_all, score_method
+from eval.metrics import LOG_LIKELIHOOD, Measure, Metric, get_metric, has_likelihood
+from eval.report.compare import (
+    Comparison,
+    MethodScores,
+    answers_with_probabilities,
+    compare_all,
+    score_likelihood,
+    score_method,
+)
 from eval.report.data import MethodRun, ReportRun
 from program.errors import ConfigError
 
@@ -22,21 +29,28 @@ class Analysis:
     Attributes:
         methods: The reference first, then the others in the run's order, trivial baselines last.
         metrics: The task's metrics, main metric first.
-        scores: By metric name, one for each of ``methods``, in that order.
+        has_likelihood: Whether any answer has probabilities; the log-likelihood is then scored as well.
+        scores: By name of the measure, one for each of ``methods``, in that order.
     """
 
     run: ReportRun
     methods: Sequence[MethodRun]
     metrics: Sequence[Metric]
+    has_likelihood: bool
     scores: Mapping[str, Sequence[MethodScores]]
 
     @cached_property
     def comparisons(self) -> Mapping[str, Sequence[Comparison]]:
-        """By metric name, each pair of methods once; the reference is always A.
+        """By name of the measure, each pair of methods once; the reference is always A.
 
         Computed on first use, because the resampling is slow.
         """
         return {name: compare_all(scores) for name, scores in self.scores.items()}
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """The task's metrics, and the log-likelihood if any answer has probabilities."""
+        return [*self.metrics, *([LOG_LIKELIHOOD] if self.has_likelihood else [])]
 
     @property
     def reference(self) -> MethodRun:
@@ -51,7 +65,11 @@ class Analysis:
     @property
     def against_reference(self) -> list[Comparison]:
         """The reference minus each other method, main metric only."""
-        return [c for c in self.comparisons[self.main.name] if c.a == self.reference.name]
+        return self.against(self.main)
+
+    def against(self, measure: Measure) -> list[Comparison]:
+        """Return the reference minus each other method under one of `measures`."""
+        return [c for c in self.comparisons[measure.name] if c.a == self.reference.name]
 
     @property
     def persona_method(self) -> MethodRun | None:
@@ -74,12 +92,11 @@ def analyse(run: ReportRun, reference: str | None = None) -> Analysis:
     others = [method for method in run.methods if method is not first]
     methods = [first, *sorted(others, key=lambda method: method.trivial)]
     metrics = [get_metric(name) for name in run.task.metrics]
-    return Analysis(
-        run=run,
-        methods=methods,
-        metrics=metrics,
-        scores={m.name: [score_method(method, m, run.task) for method in methods] for m in metrics},
-    )
+    scores = {m.name: [score_method(method, m, run.task) for method in methods] for m in metrics}
+    likelihood = has_likelihood(run.task) and any(map(answers_with_probabilities, methods))
+    if likelihood:
+        scores[LOG_LIKELIHOOD.name] = [score_likelihood(method, run.task) for method in methods]
+    return Analysis(run=run, methods=methods, metrics=metrics, has_likelihood=likelihood, scores=scores)
 
 
 def _reference(methods: Sequence[MethodRun], name: str | None) -> MethodRun:

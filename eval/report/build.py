@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from eval.files import explain_write_errors
-from eval.report import case_studies, costs, differences, persona_figures, results, sweeps
+from eval.report import agreement, case_studies, costs, differences, persona_figures, results, sweeps
 from eval.report.analysis import analyse
 from eval.report.data import Study
 from eval.report.load import load
@@ -100,6 +100,7 @@ def _sections(study: Study, reference: str | None, embed: Embed | None) -> list[
     sections = [
         results.section(analysis),
         differences.section(analysis),
+        agreement.section(analysis) if analysis.has_likelihood else None,
         differences.ablation_section(analysis),
         *sweep_sections,
         persona_figures.section(analysis, embed),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from eval import metrics
-from eval.metrics import Floats, Metric
+from eval.metrics import LOG_LIKELIHOOD, Floats, Measure, Metric, likelihood_rows
 from eval.report.data import MethodRun
 from eval.report.table import percent
 from eval.statistics import (
@@ -23,6 +23,7 @@ from eval.statistics import (
     power,
 )
 from program.task import Task
+from program.text import counted
 
 SETTINGS = Settings()
 """Used for every interval and test of a report."""
@@ -33,40 +34,43 @@ MAX_MISSING_GAP = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class MethodScores:
-    """One method's answers under one metric; missing answers are left out, not scored as wrong.
+    """One method's answers under one measure; missing answers are left out, not scored as wrong.
 
     Attributes:
-        rows: Terms of the metric, shape ``(answers, terms)``; ``None`` if there are no answers.
+        rows: Terms of the measure, shape ``(answers, terms)``; ``None`` if there are no answers, or the
+            method does not give what the measure needs for all of them.
         users: Pseudonym for each answer.
         keys: `AnswerRow.key` for each answer.
+        lacks: What the answers lack, as the reason for refused comparisons.
     """
 
     method: MethodRun
-    metric: Metric
+    metric: Measure
     rows: Floats | None
     users: Sequence[str]
     keys: Sequence[tuple[str, str]]
+    lacks: str = ""
 
     @property
     def interval(self) -> Interval | None:
-        """The metric's value with its interval; ``None`` if there are no answers."""
+        """The value with its interval; ``None`` without rows."""
         return None if self.rows is None else interval(self.rows, self.users, self.metric, SETTINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A minus B under one metric, on the queries that both answered.
+    """A minus B under one measure, on the queries that both answered.
 
     Attributes:
         refused: Why the methods are not compared; all later fields are then ``None``.
-        p_holm: The randomisation test's p-value, corrected for all comparisons of the metric.
+        p_holm: The randomisation test's p-value, corrected for all comparisons of the measure.
         mcnemar: For accuracy only; ``mcnemar_holm`` is its corrected p-value.
         power: How many users a difference of this size needs.
     """
 
     a: str
     b: str
-    metric: Metric
+    metric: Measure
     refused: str = ""
     difference: Difference | None = None
     p_holm: float | None = None
@@ -93,6 +97,33 @@ def score_method(method: MethodRun, metric: Metric, task: Task) -> MethodScores:
     return MethodScores(method=method, metric=metric, rows=rows, users=users, keys=keys)
 
 
+def score_likelihood(method: MethodRun, task: Task) -> MethodScores:
+    """Score the probabilities that a method gave to the true answers; it needs them for all its answers.
+
+    With gaps, two methods would be compared on different queries, and a method could leave out the answers
+    that it is unsure of.
+    """
+    answers = [answer for answer in method.answers if answer.prediction is not None]
+    given = [answer.probabilities for answer in answers if answer.probabilities]
+    lacks = ""
+    if len(given) < len(answers):
+        lacks = f"{method.name} gives probabilities for {len(given)} of {counted(len(answers), 'answer')}"
+    complete = bool(answers) and not lacks
+    return MethodScores(
+        method=method,
+        metric=LOG_LIKELIHOOD,
+        rows=likelihood_rows(given, [answer.gold for answer in answers], task) if complete else None,
+        users=[answer.user for answer in answers],
+        keys=[answer.key for answer in answers],
+        lacks=lacks,
+    )
+
+
+def answers_with_probabilities(method: MethodRun) -> int:
+    """Return the number of a method's answers that have probabilities."""
+    return sum(bool(a.probabilities) and a.prediction is not None for a in method.answers)
+
+
 def invalid_share(method: MethodRun, task: Task) -> float | None:
     """Return the share of invalid answers, see `eval.metrics.invalid_share`; ``None`` without answers."""
     answers = [
@@ -102,9 +133,9 @@ def invalid_share(method: MethodRun, task: Task) -> float | None:
 
 
 def compare(a: MethodScores, b: MethodScores) -> Comparison:
-    """Compare two methods under the same metric, without correction for other comparisons."""
+    """Compare two methods under the same measure, without correction for other comparisons."""
     comparison = Comparison(a=a.method.name, b=b.method.name, metric=a.metric)
-    refusal = _refusal(a.method, b.method)
+    refusal = _refusal(a.method, b.method) or "; ".join(filter(None, (a.lacks, b.lacks)))
     if refusal:
         return replace(comparison, refused=refusal)
     index_a = {key: index for index, key in enumerate(a.keys)}
@@ -122,7 +153,7 @@ def compare(a: MethodScores, b: MethodScores) -> Comparison:
 
 
 def compare_all(scores: Sequence[MethodScores]) -> list[Comparison]:
-    """Compare each pair of methods once under one metric, with Holm's correction."""
+    """Compare each pair of methods once under one measure, with Holm's correction."""
     return correct([compare(a, b) for a, b in combinations(scores, 2)])
 
 

@@ -24,6 +24,7 @@ class AnswerRow:
         gold: The user's true response.
         prediction: The answer as it is scored; ``None`` if it is missing.
         valid: Whether the model's output fitted the task's type.
+        probabilities: Label to probability, if the method gives them.
         failure: Why the answer is missing: stage and error type, such as ``answer: LMError``.
     """
 
@@ -32,6 +33,7 @@ class AnswerRow:
     gold: str
     prediction: str | None
     valid: bool = True
+    probabilities: Mapping[str, float] | None = None
     failure: str = ""
 
 

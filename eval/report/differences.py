@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from eval.metrics import LOG_LIKELIHOOD, Measure
 from eval.report.analysis import FULL_METHOD, Analysis
 from eval.report.charts import ForestRow, forest
 from eval.report.compare import Comparison
@@ -36,10 +37,13 @@ def section(analysis: Analysis) -> Section | None:
             "comparisons, some intervals exclude zero by chance; the p-values are corrected for this (Holm, "
             f"over the {pairs} pairs that could be compared)."
         ],
-        figures=[_figure("differences", analysis, analysis.against_reference)],
+        figures=[
+            _figure("differences", metric, analysis.against_reference),
+            *_likelihood_figure(analysis),
+        ],
         folded_tables=[
             comparison_table(f"pairs-{m.name}", f"All pairs, {m.title}", analysis.comparisons[m.name])
-            for m in analysis.metrics
+            for m in analysis.measures
         ],
     )
 
@@ -64,7 +68,7 @@ def ablation_section(analysis: Analysis) -> Section | None:
             "share one output instruction; the invalid rates in the main table show whether format plays a "
             "role."
         ],
-        figures=[_figure("ablation", analysis, comparisons)],
+        figures=[_figure("ablation", analysis.main, comparisons)],
     )
 
 
@@ -94,9 +98,19 @@ def comparison_table(name: str, title: str, comparisons: Sequence[Comparison]) -
     return Table(name=name, title=title, rows=[_row(c) for c in comparisons], columns=columns, notes=notes)
 
 
-def _figure(name: str, analysis: Analysis, comparisons: Sequence[Comparison]) -> Figure:
+def _likelihood_figure(analysis: Analysis) -> list[Figure]:
+    """Return the reference's differences in log-likelihood, without methods that cannot be compared in it."""
+    if not analysis.has_likelihood:
+        return []
+    comparisons = [comparison for comparison in analysis.against(LOG_LIKELIHOOD) if not comparison.refused]
+    if not comparisons:
+        return []
+    return [_figure(f"differences-{LOG_LIKELIHOOD.name}", LOG_LIKELIHOOD, comparisons)]
+
+
+def _figure(name: str, metric: Measure, comparisons: Sequence[Comparison]) -> Figure:
     """Return the chart of comparisons that all have the same A."""
-    metric, a = analysis.main, comparisons[0].a
+    a = comparisons[0].a
     side = "right" if metric.better == "higher" else "left"
     return Figure(
         caption=f"{a} minus the method of the row; {side} of the line at zero favours {a}. Filled dot: "

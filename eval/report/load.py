@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from program.task import get_task
 from program.text import counted
 
 _NOT_RUN = "not attempted"
+
+_MOST_PROBABILITY = 1.01
+"""Largest sum of one answer's probabilities; a model may have rounded them."""
 
 
 def load(path: Path) -> Study:
@@ -105,7 +109,7 @@ def _method_run(
         family=entry.name,
         trivial=entry.floor,
         settings=entry.settings,
-        answers=[_answer_row(query, run.answer(label, query), pseudonyms) for query in queries],
+        answers=[_answer_row(run, label, query, pseudonyms) for query in queries],
         personas=[
             _persona(pseudonyms[user], persona, result)
             for user, result in learned.items()
@@ -122,8 +126,9 @@ def _method_run(
 
 
 def _answer_row(
-    query: records.QueryRecord, record: records.AnswerRecord | None, pseudonyms: Mapping[str, str]
+    run: records.Run, label: str, query: records.QueryRecord, pseudonyms: Mapping[str, str]
 ) -> AnswerRow:
+    record = run.answer(label, query)
     failed = record.failed if record else None
     return AnswerRow(
         user=pseudonyms[query.user_id],
@@ -131,8 +136,26 @@ def _answer_row(
         gold=query.gold or "",
         prediction=record.text if record and not failed else None,
         valid=record is None or record.valid,
+        probabilities=_probabilities(run, record) if record and not failed else None,
         failure=f"{failed.stage}: {failed.kind}" if failed else "" if record else _NOT_RUN,
     )
+
+
+def _probabilities(run: records.Run, record: records.AnswerRecord) -> Mapping[str, float] | None:
+    """Return an answer's probabilities; ``None`` if it has none. Raises `DataError` if they are not."""
+    given = record.probabilities or {}
+    location = (
+        f"`{run.path / records.ANSWERS}`, method {record.method!r}, user {record.user_id!r}, "
+        f"query {record.query_id!r}: field `probabilities`"
+    )
+    advice = "correct the method, and run again into another folder"
+    for name, value in given.items():
+        if not 0.0 <= value <= 1.0:
+            raise DataError(f"{location} has {value!r} for {name[:80]!r}, not a number from 0 to 1; {advice}")
+    total = math.fsum(given.values())
+    if total > _MOST_PROBABILITY:
+        raise DataError(f"{location} sums to {total:.3g}, more than 1; {advice}")
+    return given or None
 
 
 def _persona(user: str, final: str, learned: Learned) -> Persona:

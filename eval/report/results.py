@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from eval.metrics import Metric
+from eval.metrics import LOG_LIKELIHOOD, Measure
 from eval.report.analysis import Analysis
 from eval.report.charts import ForestRow, forest
-from eval.report.compare import Comparison, invalid_share
+from eval.report.compare import Comparison, answers_with_probabilities, invalid_share
 from eval.report.costs import cost_cells, total_cells, usd_column
 from eval.report.data import MethodRun, ReportRun
 from eval.report.section import Figure, Section
@@ -22,9 +22,16 @@ from eval.report.table import (
     interval_column,
     invalid_column,
     key_column,
+    show,
 )
 
 _ALPHA = 0.05
+_WITH_PROBABILITIES = f"{LOG_LIKELIHOOD.name}_n"
+_LIKELIHOOD_NOTE = (
+    "Log-likelihood: mean natural logarithm of the probability that the method gives to the true answer, "
+    "counted as at least 1e-9. It is empty for a method that does not give probabilities "
+    "for all of its scored answers; in parentheses, for how many of them it does."
+)
 
 
 def section(analysis: Analysis) -> Section:
@@ -33,7 +40,7 @@ def section(analysis: Analysis) -> Section:
     return Section(
         id="results",
         title="Results",
-        text=findings(analysis.against_reference, analysis.main),
+        text=[*findings(analysis.against_reference, analysis.main), *_likelihood_findings(analysis)],
         tables=[table, *_missing_table(analysis.run)],
         figures=[_figure(analysis, table)],
     )
@@ -51,6 +58,7 @@ def main_table(analysis: Analysis) -> Table:
             key_column("n", "n"),
             key_column("users", "Users"),
             *(interval_column(metric.name, heading(metric)) for metric in analysis.metrics),
+            *([_likelihood_column()] if analysis.has_likelihood else []),
             invalid_column(),
             key_column("missing", "Missing"),
             key_column("prepare_calls_each", "Calls to prepare a user", digits=1),
@@ -63,6 +71,7 @@ def main_table(analysis: Analysis) -> Table:
             "Brackets: 95 % intervals over users. n: scored answers.",
             "Invalid: share of scored answers that do not fit the answer's type; they are scored as LaMP's "
             "scorer does. Missing: queries without an answer; never scored as wrong.",
+            *([_LIKELIHOOD_NOTE] if analysis.has_likelihood else []),
             "Tokens and USD: preparing and answering together.",
             "“floor” marks a trivial baseline: it needs no model, and a method that does not beat it is not "
             "worth its calls.",
@@ -70,7 +79,15 @@ def main_table(analysis: Analysis) -> Table:
     )
 
 
-def findings(comparisons: Sequence[Comparison], metric: Metric) -> list[str]:
+def _likelihood_findings(analysis: Analysis) -> list[str]:
+    """Return the findings for the log-likelihood, without the methods that give no probabilities."""
+    if not analysis.has_likelihood:
+        return []
+    compared = [comparison for comparison in analysis.against(LOG_LIKELIHOOD) if not comparison.refused]
+    return findings(compared, LOG_LIKELIHOOD)
+
+
+def findings(comparisons: Sequence[Comparison], metric: Measure) -> list[str]:
     """Return one sentence for each verdict on the reference, which is A in every comparison."""
     if not comparisons:
         return []
@@ -90,8 +107,8 @@ def findings(comparisons: Sequence[Comparison], metric: Metric) -> list[str]:
     weak = [c.b for c in comparisons if c.p_holm and c.p_holm >= _ALPHA and c.verdict.endswith("better")]
     if weak:
         lines.append(
-            f"After Holm's correction over all pairs of the run, the difference from {_join(weak)} could "
-            f"still be chance (p of {_ALPHA} or more)."
+            f"After Holm's correction over all pairs of the run, the difference from {_join(weak)} in "
+            f"{metric.title} could still be chance (p of {_ALPHA} or more)."
         )
     return lines
 
@@ -106,6 +123,8 @@ def _row(analysis: Analysis, method: MethodRun) -> Row:
     cells: dict[str, Scalar] = {}
     for name, scores in analysis.scores.items():
         cells |= interval_cells(name, scores[index].interval)
+    if analysis.has_likelihood:
+        cells[_WITH_PROBABILITIES] = answers_with_probabilities(method)
     return {
         "method": method.name,
         "floor": int(method.trivial),
@@ -121,6 +140,18 @@ def _row(analysis: Analysis, method: MethodRun) -> Row:
             for key, value in cost_cells(method, stage).items()
         },
     }
+
+
+def _likelihood_column() -> Column:
+    """Return the column of the log-likelihood; an empty cell says how many answers have probabilities."""
+    interval = interval_column(LOG_LIKELIHOOD.name, heading(LOG_LIKELIHOOD))
+
+    def text(row: Row) -> str:
+        if row[LOG_LIKELIHOOD.name] is not None or not row["n"]:
+            return interval.show(row)
+        return f"{show(None)} ({show(row[_WITH_PROBABILITIES])} of {show(row['n'])})"
+
+    return Column(interval.title, text)
 
 
 def _missing_table(run: ReportRun) -> list[Table]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.metrics import Metric
+from eval.metrics import Measure
 from eval.report.escape import DASH, MINUS, escape_csv, escape_latex, escape_markdown
 from eval.statistics import Interval
 
@@ -88,8 +88,8 @@ def p_value(p: Scalar) -> str:
     return "< 0.001" if p < 0.001 else show(p)
 
 
-def heading(metric: Metric) -> str:
-    """Return a metric's column heading with its unit and direction: ``MAE (stars, lower is better)``."""
+def heading(metric: Measure) -> str:
+    """Return a measure's column heading with its unit and direction: ``MAE (stars, lower is better)``."""
     unit = "" if metric.unit == "share" else f"{metric.unit}, "
     return f"{metric.title} ({unit}{metric.better} is better)"
 

@@ -224,3 +224,21 @@ def test_any_wrong_value_anywhere_is_one_error_or_a_report(run: Path, name: str)
         with contextlib.suppress(PersonaAgentError):
             analyse(load(run).any_run)
         (run / name).write_text(whole, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"classic": 1.5}, "field `probabilities` has 1.5 for 'classic', not a number from 0 to 1"),
+        ({"classic": -0.1}, "field `probabilities` has -0.1 for 'classic', not a number from 0 to 1"),
+        ({"classic": 0.9, "romance": 0.3}, "field `probabilities` sums to 1.2, more than 1"),
+    ],
+)
+def test_probabilities_that_are_none_name_method_user_and_query(
+    run: Path, given: dict[str, float], message: str
+) -> None:
+    rewrite(run / "answers.jsonl", setting("probabilities", to=given))
+    with pytest.raises(DataError) as caught:
+        load(run)
+    start = f"`{run / 'answers.jsonl'}`, method 'constant', user 'ana', query '1101': {message}"
+    assert str(caught.value) == f"{start}; correct the method, and run again into another folder"

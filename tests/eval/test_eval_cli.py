@@ -424,7 +424,7 @@ def test_prediction_with_unknown_id_is_refused(cli: Cli, oppu_folder: Path, tmp_
     (tmp_path / "p.json").write_text(json.dumps(content))
     code, _, stderr = cli("score", tmp_path / "p.json", "--golds", golds, "--task", "LaMP-2M")
     assert code == FAILED
-    assert "1 unknown query ids ('stranger')" in stderr
+    assert "1 unknown query id ('stranger')" in stderr
 
 
 def test_failing_method_is_partial_failure(
@@ -616,3 +616,56 @@ def test_new_report_removes_stale_tables(cli: Cli, oppu_folder: Path, tmp_path: 
     assert cli("report", run, "--out", out)[0] == OK
     (out / "tables" / "mine.csv").unlink()
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == files
+
+
+HEDGES = """
+from eval import Answer, BaseMethod
+
+class Bold(BaseMethod):
+    name, trivial = "bold", True
+    def answer(self, prepared, query):
+        return Answer(text="comedy", probabilities={"comedy": 0.9, "action": 0.1})
+
+class Shy(BaseMethod):
+    name, trivial = "shy", True
+    def answer(self, prepared, query):
+        return Answer(text="classic", probabilities={"comedy": 0.5, "action": 0.5})
+"""
+
+
+def test_log_likelihood_is_compared_and_its_signs_are_counted(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, own_module: Callable[[str, str], None]
+) -> None:
+    own_module("hedges", HEDGES)
+    folder = tmp_path / "run"
+    run_it(cli, oppu_folder, folder, method="hedges:Bold,hedges:Shy,constant")
+    _, stdout, _ = cli("compare", folder, "hedges:Bold", "hedges:Shy", "--metric", "log-likelihood", "--json")
+    (row,) = json.loads(stdout)
+    # Golds are half comedy and half action: (ln 0.9 + ln 0.1) / 2 - ln 0.5 = ln 0.3 - ln 0.5.
+    assert (row["metric"], row["n"], row["users"]) == ("log-likelihood", 8, 4)
+    assert row["difference"] == pytest.approx(-0.5108256238)
+    # Bold is right in half of the cases and Shy never, but Shy is the likelier one.
+    code, stdout, _ = cli("compare", folder, "--signs", "--json")
+    counts = {"pairs": 1, "same": 0, "opposite": 1, "zero": 0}
+    first, second = json.loads(stdout)
+    assert (code, first) == (OK, {"metric": "accuracy", "which": "all", **counts})
+    assert second["pairs"] == 0  # Four users are too few for a verdict.
+    _, stdout, _ = cli("compare", folder, "--signs", "--format", "csv")
+    assert stdout.splitlines()[:2] == ["metric,which,pairs,same,opposite,zero", "accuracy,all,1,0,1,0"]
+    assert cli("report", folder)[0] == OK
+    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert '<h2 id="agreement">Log-likelihood against Accuracy</h2>' in page
+    assert (folder / "report" / "tables" / "agreement.csv").read_text(encoding="utf-8") == stdout
+
+
+def test_unknown_metric_and_signs_of_one_pair_are_refused(
+    cli: Cli, oppu_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    run_it(cli, oppu_folder, folder, method="user-majority,constant")
+    code, _, stderr = cli("compare", folder, "--metric", "log-likelihood")
+    assert (code, "choose one of: accuracy, f1 (log-likelihood needs" in stderr) == (USAGE, True)
+    code, _, stderr = cli("compare", folder, "constant", "--signs")
+    assert (code, "leave out A, B and `--metric`" in stderr) == (USAGE, True)
+    code, _, stderr = cli("compare", folder, "--signs")
+    assert (code, "no answer of this run has probabilities" in stderr) == (USAGE, True)

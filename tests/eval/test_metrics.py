@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, mean_squared_error
 
-from eval.metrics import METRICS, as_number, get_metric, invalid_share, is_valid, metrics_of, scores
+from eval.metrics import (
+    LOG_LIKELIHOOD,
+    METRICS,
+    as_number,
+    get_metric,
+    invalid_share,
+    is_valid,
+    likelihood_rows,
+    metrics_of,
+    scores,
+)
 from eval.submission import read_outputs, score_files, write_predictions
 from eval.tasks.lamp_1 import TASK as CITATION
 from eval.tasks.lamp_2m import TASK as MOVIES
@@ -262,8 +272,8 @@ def test_numbers_as_ids_and_outputs_are_read_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("predicted", "message"),
     [
-        ({"1": "5"}, r"1 missing query ids \('2'\)"),
-        ({"1": "5", "2": "5", "9": "5"}, r"1 unknown query ids \('9'\)"),
+        ({"1": "5"}, r"1 missing query id \('2'\)"),
+        ({"1": "5", "2": "5", "9": "5"}, r"1 unknown query id \('9'\)"),
     ],
 )
 def test_rejects_different_sets_of_ids(tmp_path, predicted, message):
@@ -478,3 +488,32 @@ def test_half_unknown_golds_are_scored(tmp_path):
 def test_predictions_cannot_be_written_into_a_missing_folder(tmp_path):
     with pytest.raises(DataError, match=r"cannot write `.*p\.json`: No such file or directory"):
         write_predictions(tmp_path / "absent" / "p.json", {"1": "5"}, RATING)
+
+
+def test_log_likelihood_is_the_mean_natural_logarithm_of_the_true_answers_probability():
+    rows = likelihood_rows([{"4": 0.5, "5": 0.5}, {"4": 0.25, "5": 0.75}], ["5", "4"], RATING)
+    # (ln 1/2 + ln 1/4) / 2 = -1.5 ln 2
+    assert float(LOG_LIKELIHOOD.formula(rows.sum(axis=0))) == pytest.approx(-1.0397207708)
+    assert (LOG_LIKELIHOOD.unit, LOG_LIKELIHOOD.better) == ("nats", "higher")
+
+
+@pytest.mark.parametrize("given", [{"4": 1.0, "5": 0.0}, {"4": 1.0}, {"4": 0.9, "5": 1e-12}])
+def test_probability_of_a_true_answer_counts_as_at_least_one_in_a_billion(given):
+    assert likelihood_rows([given], ["5"], RATING).tolist() == [[pytest.approx(-20.7232658369), 1.0]]
+
+
+def test_true_answer_is_found_despite_white_space_around_it():
+    assert likelihood_rows([{"5": 1.0}], [" 5\n"], RATING).tolist() == [[0.0, 1.0]]
+
+
+def test_true_answer_that_is_no_label_counts_the_same_for_every_method():
+    rows = [likelihood_rows([given], ["9"], RATING).tolist() for given in ({"5": 1.0}, {"1": 0.5, "2": 0.5})]
+    assert rows[0] == rows[1] == [[pytest.approx(math.log(1e-9)), 1.0]]
+
+
+def test_log_likelihood_needs_labels_and_as_many_golds_as_probabilities():
+    with pytest.raises(ConfigError, match="answers of `LaMP-4` are free text"):
+        likelihood_rows([{"a": 1.0}], ["a"], get_task("LaMP-4"))
+    for probabilities, golds in (([], []), ([{"5": 1.0}], ["5", "4"])):
+        with pytest.raises(ConfigError, match="as many golds as probabilities and at least one"):
+            likelihood_rows(probabilities, golds, RATING)

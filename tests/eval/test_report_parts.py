@@ -11,17 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics import get_metric
+from eval.metrics import LOG_LIKELIHOOD, get_metric
 from eval.records import Cost
+from eval.report.agreement import SignCounts, count_signs, sign_table
+from eval.report.agreement import section as agreement_section
 from eval.report.analysis import analyse
 from eval.report.case_studies import diff_words, select_users
-from eval.report.compare import compare, correct, invalid_share, score_method
+from eval.report.compare import compare, correct, invalid_share, score_likelihood, score_method
 from eval.report.costs import cost_cells, usd_column
 from eval.report.data import AnswerRow, MethodRun, Persona, ReportRun
+from eval.report.differences import section as differences_section
 from eval.report.escape import escape_csv
 from eval.report.persona_figures import jaccard, map_figure, project
 from eval.report.persona_figures import section as personas_section
-from eval.report.results import findings
+from eval.report.results import findings, main_table
 from eval.report.section import Change
 from eval.report.table import (
     DASH,
@@ -496,3 +499,181 @@ def test_empty_table_has_a_header_in_markdown_and_no_csv_columns():
 def test_latex_cell_has_no_active_characters(text, latex):
     table = Table(name="t", title="T", rows=[{"a": text}], columns=[key_column("a", "A", number=False)])
     assert f"{latex} \\\\\n" in to_latex(table)
+
+
+def sure(**given):
+    """Answers with a probability for "comedy", the true answer, by user: ``a=[0.5, None]``.
+
+    Above one half the answer is "comedy". ``None`` is an answer without probabilities, ``-`` no answer.
+    """
+    return [
+        AnswerRow(
+            user=user,
+            key=(user, str(number)),
+            gold="comedy",
+            prediction=None if p == "-" else "comedy" if p is None or p > 0.5 else "romance",
+            probabilities={"comedy": p, "romance": 1 - p} if isinstance(p, float) else None,
+        )
+        for user, values in given.items()
+        for number, p in enumerate(values)
+    ]
+
+
+def six(values):
+    return sure(**{f"u{n}": values for n in range(6)})
+
+
+def likelihood(answers, name="m"):
+    return score_likelihood(method(answers, name), MOVIES)
+
+
+def test_log_likelihood_is_over_the_answers_that_are_scored():
+    scores = likelihood(sure(a=[0.5, 0.25], b=["-", 1.0]))
+    # (ln 1/2 + ln 1/4 + ln 1) / 3 = -ln 2
+    assert (scores.interval.value, scores.interval.n) == (pytest.approx(-np.log(2)), 3)
+
+
+def test_difference_in_log_likelihood_is_paired_by_query():
+    # Query 0 was answered by A only, query 2 by B only; on query 1, ln 1/2 - ln 1/4 = ln 2.
+    a, b = likelihood(six([0.9, 0.5, "-"]), "a"), likelihood(six(["-", 0.25, 0.9]), "b")
+    comparison = compare(a, b)
+    found = comparison.difference.interval
+    assert (found.n, found.users) == (6, 6)
+    assert (found.value, found.low, found.high) == pytest.approx((np.log(2),) * 3)
+    assert (comparison.verdict, comparison.mcnemar) == ("a is better", None)
+
+
+def test_interval_of_log_likelihood_is_over_users():
+    # Two users with ln 1 and ln 1/4: each resample is one of 0, -ln 2 and -ln 4.
+    found = likelihood(sure(a=[1.0] * 50, b=[0.25] * 50)).interval
+    assert (found.value, found.low, found.high) == pytest.approx((-np.log(2), -np.log(4), 0.0))
+
+
+def test_method_without_probabilities_for_some_answers_has_no_log_likelihood():
+    some, all_ = likelihood(six([0.5, None]), "some"), likelihood(six([0.5, 0.9]), "all")
+    assert (some.rows, some.interval) == (None, None)
+    assert compare(all_, some).verdict == "refused: some gives probabilities for 6 of 12 answers"
+    assert compare(some, likelihood(six([None, None]), "none")).refused == (
+        "some gives probabilities for 6 of 12 answers; none gives probabilities for 0 of 12 answers"
+    )
+
+
+def test_main_table_has_log_likelihood_or_says_how_many_answers_have_probabilities():
+    run = report_run(
+        method(six([0.5, 0.25]), "all"),
+        method(six([0.5, None]), "some"),
+        method(six([None, None]), "none"),
+        method(six(["-", "-"]), "missing"),
+    )
+    table = main_table(analyse(run))
+    (column,) = (number for number, c in enumerate(table.columns) if c.title.startswith("Log-likelihood"))
+    assert table.columns[column].title == "Log-likelihood (nats, higher is better)"
+    assert [cells[column] for cells in table.cells] == [
+        f"{MINUS}1.040 [{MINUS}1.040, {MINUS}1.040]",
+        f"{DASH} (6 of 12)",
+        f"{DASH} (0 of 12)",
+        DASH,
+    ]
+    assert [row["log-likelihood_n"] for row in table.rows] == [12, 6, 0, 0]
+    assert [row["log-likelihood"] for row in table.rows] == [
+        pytest.approx(-1.5 * np.log(2)),
+        None,
+        None,
+        None,
+    ]
+
+
+def test_run_without_probabilities_has_no_log_likelihood():
+    analysis = analyse(report_run(method(six([None]), "a"), method(six([None]), "b")))
+    assert list(analysis.scores) == ["accuracy", "f1"]
+    assert not any("ikelihood" in key for row in main_table(analysis).rows for key in row)
+    with pytest.raises(ConfigError, match="no answer of this run has probabilities"):
+        sign_table(analysis)
+
+
+def test_probabilities_of_a_text_task_are_not_scored():
+    row = AnswerRow(user="u", key=("u", "0"), gold="a", prediction="a", probabilities={"a": 1.0})
+    run = ReportRun(task=get_task("LaMP-4"), lamp_like=True, model="", methods=[method([row])], facts=[])
+    assert not analyse(run).has_likelihood
+
+
+def test_differences_show_log_likelihood_of_the_methods_that_have_it():
+    run = report_run(*(method(six([p]), name) for name, p in (("a", 0.5), ("b", 0.25), ("c", None))))
+    section = differences_section(analyse(run))
+    _, figure = section.figures
+    assert figure.numbers.name == "differences-log-likelihood"
+    assert [row["b"] for row in figure.numbers.rows] == ["b"]
+    assert [table.name for table in section.folded_tables] == [
+        "pairs-accuracy",
+        "pairs-f1",
+        "pairs-log-likelihood",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("differences", "counts"),
+    [
+        ([], (0, 0, 0)),
+        ([(0.5, 0.1), (-0.5, -0.1), (2.0, 1e-9)], (3, 0, 0)),
+        ([(0.5, -0.1), (-0.5, 0.1)], (0, 2, 0)),
+        ([(0.5, 0.0), (0.0, -0.1), (0.0, 0.0), (0.5, 1e-17)], (0, 0, 4)),
+    ],
+)
+def test_signs_are_the_same_opposite_or_zero(differences, counts):
+    same, opposite, zero = counts
+    found = count_signs(differences)
+    assert found == SignCounts(same=same, opposite=opposite, zero=zero)
+    assert found.pairs == len(differences)
+
+
+def test_signs_are_counted_over_all_pairs_and_over_those_that_log_likelihood_decides():
+    half = {f"u{n}": [0.4 if n % 2 else 0.3, 0.3 if n % 2 else 0.4] for n in range(6)}
+    mixed = {f"u{n}": [0.4 if n % 2 else 0.2, 0.6] for n in range(6)}
+    run = report_run(
+        method(six([0.9, 0.9]), "best"),  # accuracy 1, every answer ln 0.9
+        method(six([0.6, 0.01]), "bold"),  # accuracy 0.5, sum for each user ln 0.006
+        method(sure(**half), "shy"),  # accuracy 0, sum for each user ln 0.12
+        method(sure(**mixed), "uneven"),  # accuracy 0.5, sums ln 0.12 and ln 0.24 in turn
+        method(six([None, None]), "none"),
+    )
+    # Log-likelihood: best > uneven > shy > bold. Accuracy: best > bold = uneven > shy.
+    # best is first in both (3 same); uneven-shy same; uneven-bold zero; shy-bold opposite. The pairs with
+    # `none` are left out. uneven-shy is 0 for three users, so 1 of 64 resamples is 0, which the interval
+    # (0.24 % at each end, by Student's t) includes: undecided.
+    analysis = analyse(run)
+    all_pairs, decided = sign_table(analysis).rows
+    assert {key: all_pairs[key] for key in ("pairs", "same", "opposite", "zero")} == {
+        "pairs": 6,
+        "same": 4,
+        "opposite": 1,
+        "zero": 1,
+    }
+    (open_,) = [
+        c
+        for c in analysis.comparisons[LOG_LIKELIHOOD.name]
+        if c.difference and c.difference.verdict == "undecided"
+    ]
+    assert {open_.a, open_.b} == {"shy", "uneven"}
+    assert [decided[key] for key in ("pairs", "same", "opposite", "zero")] == [5, 3, 1, 1]
+    assert sign_table(analysis).cells[0] == ["all", "6", "4 (67 %)", "1 (17 %)", "1 (17 %)"]
+    assert agreement_section(analysis).tables[0].rows == [all_pairs, decided]
+
+
+def test_signs_follow_the_better_method_if_lower_is_better():
+    def rated(prediction, p):
+        return [
+            AnswerRow(
+                user=f"u{n}", key=(f"u{n}", "0"), gold="5", prediction=prediction, probabilities={"5": p}
+            )
+            for n in range(6)
+        ]
+
+    methods = [method(rated("4", 0.6), "near"), method(rated("1", 0.2), "far")]
+    run = ReportRun(task=get_task("LaMP-3"), lamp_like=True, model="", methods=methods, facts=[])
+    # Near has the lower error, 1 against 4, and the higher likelihood.
+    assert [row["same"] for row in sign_table(analyse(run)).rows] == [1, 1]
+
+
+def test_one_method_with_probabilities_has_no_section_of_signs():
+    run = report_run(method(six([0.5]), "a"), method(six([None]), "b"))
+    assert agreement_section(analyse(run)) is None
