@@ -16,6 +16,7 @@ from eval.data.layout import Layout
 from eval.data.selection import Selection
 from eval.manifest import make_manifest
 from eval.methods.registry import METHODS, make_methods
+from eval.metrics import has_likelihood
 from eval.publish import publish_run
 from eval.records import Run, read_run
 from eval.runner import Limits, Outcome, run_methods
@@ -61,7 +62,8 @@ class Evaluation:
     def scores(self) -> dict[str, dict[str, Interval | None]]:
         """Return the score of each method under each metric: its value and an interval over users.
 
-        A score is ``None`` if the method has no answers.
+        ``log-likelihood`` is one of the metrics if any answer has probabilities. A score is ``None`` if the
+        method has no answers, or does not give the probabilities of all of them.
 
         Raises:
             DataError: The data hold no true answers (golds) to score against.
@@ -85,6 +87,7 @@ def evaluate(
     out: str | Path,
     model: Any = None,
     temperature: float | None = None,
+    calibrate: bool = False,
     settings: Mapping[str, str] | None = None,
     selection: Selection | None = None,
     layout: Layout = "auto",
@@ -115,6 +118,8 @@ def evaluate(
         model: The model that answers: a name as for ``--model``, or a `dspy.LM`; ``None`` for the
             embedded model. It is loaded only if a method needs a model.
         temperature: Sampling temperature, 0 or more; ``None`` for the model's default.
+        calibrate: Whether to divide the probabilities of labels and ratings by their prior; needs a model
+            that can, such as the embedded one. Helps methods without examples in the prompt, hurts others.
         settings: Settings as text, such as ``{"k": "8"}``. Each goes to every method that has it and is
             given as a spec.
         selection: Which users, history items and queries to use; ``None`` for all.
@@ -155,7 +160,7 @@ def evaluate(
     task = get_task(spec)
     by_label = _make_methods(methods, task, settings)
     dataset = open_data(data, task, layout=layout, split=split, selection=selection or Selection())
-    lm = _resolve_model(model, temperature, seed, by_label)
+    lm = _resolve_model(model, temperature, seed, by_label, task, calibrate)
     manifest = make_manifest(
         task=task,
         data=dataset.manifest,
@@ -194,6 +199,7 @@ def check_methods(
     *,
     model: Any = None,
     temperature: float | None = None,
+    calibrate: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> None:
     """Raise `ConfigError` if the methods, their settings or the model cannot be used; call no model.
@@ -205,7 +211,7 @@ def check_methods(
         program.errors.ConfigError: `user-median` needs a rating task, and `LaMP-2M` is not one
     """
     task = get_task(task_spec(task))
-    _resolve_model(model, temperature, 0, _make_methods(methods, task, settings))
+    _resolve_model(model, temperature, 0, _make_methods(methods, task, settings), task, calibrate)
 
 
 def _make_methods(
@@ -224,15 +230,28 @@ def _make_methods(
     return by_label
 
 
-def _resolve_model(model: Any, temperature: float | None, seed: int, methods: Mapping[str, Method]) -> Any:
+def _resolve_model(
+    model: Any,
+    temperature: float | None,
+    seed: int,
+    methods: Mapping[str, Method],
+    task: Task,
+    calibrate: bool,
+) -> Any:
     """Return the model; ``None`` if no method needs one."""
+    if calibrate and not has_likelihood(task):
+        raise ConfigError(
+            f"`calibrate` needs a task with labels or ratings, but answers of `{task.name}` are free text: "
+            "leave it out"
+        )
     if all(method.trivial for method in methods.values()):
         return None
     from program.models.cache import use_cache
-    from program.models.resolve import resolve_lm, with_seed
+    from program.models.resolve import resolve_lm, with_calibration, with_seed
 
     use_cache(home())
-    return with_seed(resolve_lm(model, temperature=temperature), seed)
+    lm = resolve_lm(model, temperature=temperature)
+    return with_seed(with_calibration(lm) if calibrate else lm, seed)
 
 
 @contextmanager

@@ -75,7 +75,10 @@ def make_manifest(
 
 
 def describe_model(lm: Any) -> dict[str, Any]:
-    """Return a model's name and generation settings, without API keys, addresses and objects."""
+    """Return a model's name and generation settings, without API keys, addresses and objects.
+
+    ``calibrate`` is there only if it is on, so that runs from before this setting can be resumed.
+    """
     from dspy.clients.backend_selection import CLIENT_KEYS
 
     plain = (str, int, float, bool)
@@ -84,7 +87,8 @@ def describe_model(lm: Any) -> dict[str, Any]:
         for name, value in sorted(lm.kwargs.items())
         if isinstance(value, plain) and name not in CLIENT_KEYS and "key" not in name
     }
-    return {"name": str(lm.model), **kwargs}
+    calibrate = {"calibrate": True} if getattr(lm, "calibrate", False) is True else {}
+    return {"name": str(lm.model), **kwargs, **calibrate}
 
 
 def check_resumable(stored: Manifest, now: Manifest, path: Path) -> None:

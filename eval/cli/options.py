@@ -65,6 +65,13 @@ PromptModel = Annotated[
     str | None, typer.Option(help="Model of feedback and rewrites; default: the model that answers.")
 ]
 Temperature = Annotated[float | None, typer.Option(min=0, help="Sampling temperature; default: the model's.")]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate",
+        help="Divide the probabilities of labels by their prior; for models that score labels: `embedded`.",
+    ),
+]
 Threads = Annotated[
     int, typer.Option(max=MOST_STEPS, help="Jobs (one user, one method) that run at the same time.")
 ]

@@ -51,6 +51,7 @@ def run(
     model: Model = None,
     prompt_model: o.PromptModel = None,
     temperature: o.Temperature = None,
+    calibrate: o.Calibrate = False,
     threads: o.Threads = 1,
     seed: o.Seed = 0,
     max_calls: o.MaxCalls = None,
@@ -83,6 +84,7 @@ def run(
         official=official,
         model=model,
         temperature=temperature,
+        calibrate=calibrate,
         seed=seed,
         limits=Limits(threads=threads, max_calls=max_calls, max_usd=max_usd),
         trace=trace,
@@ -128,6 +130,7 @@ def _sweep(options: dict[str, Any], over: str, json: bool) -> int:
             run["task"],
             model=run["model"],
             temperature=run["temperature"],
+            calibrate=run["calibrate"],
             settings=run["settings"],
         )
     tracker = UsageTracker()

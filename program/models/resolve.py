@@ -106,6 +106,31 @@ def with_seed(lm: Any, seed: int) -> Any:
     return lm
 
 
+def with_calibration(lm: Any) -> Any:
+    """Return a copy of ``lm`` that divides the probabilities of labels by their prior.
+
+    The prior of a label is its probability without inputs, persona and examples. Calibration helps if
+    the prompt has no examples, and hurts if it has some.
+
+    Raises:
+        ModelSetupError: The model does not score labels, or cannot be calibrated.
+
+    Example:
+        >>> with_calibration(dspy.LM("openai/gpt-4o"))
+        Traceback (most recent call last):
+        program.errors.ModelSetupError: openai/gpt-4o cannot calibrate the probabilities of labels: leave ...
+    """
+    if not isinstance(getattr(lm, "calibrate", None), bool) or getattr(lm, "decisions", None) is None:
+        name = getattr(lm, "model", None) or type(lm).__name__
+        raise ModelSetupError(
+            f"{name} cannot calibrate the probabilities of labels: leave the setting out, or use `embedded` "
+            "or `gguf:PATH`"
+        )
+    calibrated = lm.copy()
+    calibrated.calibrate = True
+    return calibrated
+
+
 def _timeout() -> float:
     text = os.environ.get("PERSONAAGENT_TIMEOUT", "")
     try:

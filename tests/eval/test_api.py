@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from eval import Answer, BaseMethod, Evaluation, Limits, Selection, UserView, ev
 from eval.api import check_methods
 from eval.methods.baselines import Constant, UserMajority
 from eval.methods.rag import Rag
-from program.errors import BudgetExceededError, ConfigError, DataError, UnknownTaskError
+from program.errors import BudgetExceededError, ConfigError, DataError, ModelSetupError, UnknownTaskError
 from program.models.scripted import scripted_lm
 from program.task import get_task
 from program.usage import UsageTracker
@@ -30,6 +31,18 @@ class Latest(BaseMethod):
 
     def answer(self, prepared: UserView, query: Any) -> Answer:
         return Answer(text=prepared.history[-self.back].response)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hedge(BaseMethod):
+    """Says comedy, with a probability, and leaves the rest to action."""
+
+    name: ClassVar[str] = "hedge"
+    trivial: ClassVar[bool] = True
+    p: float = 0.5
+
+    def answer(self, prepared: UserView, query: Any) -> Answer:
+        return Answer(text="comedy", probabilities={"comedy": self.p, "action": 1 - self.p})
 
 
 @pytest.fixture
@@ -62,6 +75,46 @@ def test_scores_are_accuracy_over_golds(run: Callable[..., Evaluation]) -> None:
     constant = scores["constant:value=classic"]["accuracy"]
     assert constant is not None
     assert constant.value == 0.0
+
+
+def test_scores_have_log_likelihood_if_a_method_gives_probabilities(run: Callable[..., Evaluation]) -> None:
+    scores = run(Hedge(p=0.8), "constant").scores()
+    hedge = scores[f"{__name__}:Hedge:p=0.8"]["log-likelihood"]
+    assert hedge is not None
+    # Golds are half comedy and half action: (ln 0.8 + ln 0.2) / 2 = ln 0.4.
+    assert hedge.value == pytest.approx(math.log(0.4))
+    assert (hedge.n, hedge.users) == (8, 4)
+    assert scores["constant"]["log-likelihood"] is None
+
+
+def test_calibration_is_a_setting_that_a_resumed_run_must_share(
+    run: Callable[..., Evaluation], tmp_path: Path
+) -> None:
+    one = {"selection": Selection(users=1, queries=1)}
+    calibrated = run("direct", calibrate=True, **one).run()
+    plain = run("direct", out=tmp_path / "plain", **one).run()
+    assert (calibrated.manifest.model["calibrate"], plain.manifest.model.get("calibrate")) == (True, None)
+    (with_,), (without,) = (list(r.answers.values()) for r in (calibrated, plain))
+    assert with_.probabilities is not None
+    assert sum(with_.probabilities.values()) == pytest.approx(1.0)
+    assert with_.probabilities != without.probabilities
+    assert run("direct", calibrate=True, **one).run().spent() == calibrated.spent()
+    with pytest.raises(ConfigError, match=r"was run with `model\.calibrate` True, not None"):
+        run("direct", **one)
+
+
+def test_calibration_is_refused_before_any_call(
+    run: Callable[..., Evaluation], obliging: Any, tmp_path: Path
+) -> None:
+    lm = scripted_lm(obliging)
+    with pytest.raises(ModelSetupError, match="cannot calibrate the probabilities of labels"):
+        run("direct", model=lm, calibrate=True)
+    with pytest.raises(ModelSetupError, match="cannot calibrate the probabilities of labels"):
+        check_methods(["direct"], "LaMP-2M", model=lm, calibrate=True)
+    with pytest.raises(ConfigError, match="answers of `LaMP-4` are free text: leave it out"):
+        check_methods(["direct"], "LaMP-4", calibrate=True)
+    assert not lm.engine.prompts
+    assert not (tmp_path / "run").exists()
 
 
 def test_scores_of_method_without_answers_are_none(run: Callable[..., Evaluation], obliging: Any) -> None:

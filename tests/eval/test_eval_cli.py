@@ -669,3 +669,12 @@ def test_unknown_metric_and_signs_of_one_pair_are_refused(
     assert (code, "leave out A, B and `--metric`" in stderr) == (USAGE, True)
     code, _, stderr = cli("compare", folder, "--signs")
     assert (code, "no answer of this run has probabilities" in stderr) == (USAGE, True)
+
+
+def test_calibration_is_refused_for_a_model_that_cannot(
+    cli: Cli, oppu_folder: Path, tmp_path: Path, model: Any, obliging: Any
+) -> None:
+    lm = model(obliging)
+    code, _, stderr = run_it(cli, oppu_folder, tmp_path / "run", "--calibrate", method="rag")
+    assert (code, "cannot calibrate the probabilities of labels" in stderr) == (USAGE, True)
+    assert not lm.engine.prompts

@@ -12,6 +12,7 @@ from eval.manifest import check_resumable, describe_model, make_manifest, source
 from eval.methods.rag import Rag
 from eval.records import Manifest, read_manifest, write_json
 from program.errors import ConfigError
+from program.models.embedded import EmbeddedLM
 from program.models.scripted import scripted_lm
 from program.task import Task
 
@@ -40,6 +41,18 @@ def test_adapter_is_in_the_model_description_only_if_it_is_chosen(movies: Task) 
     assert text.model == {**free.model, "adapter": "text"}
     with pytest.raises(ConfigError, match=r"`model.adapter` None, not 'text'"):
         check_resumable(free, text, Path("run"))
+
+
+def test_calibration_is_in_the_model_description_only_if_it_is_on(movies: Task) -> None:
+    off, on = EmbeddedLM(), EmbeddedLM(calibrate=True)
+    assert "calibrate" not in describe_model(off)
+    assert describe_model(on) == {**describe_model(off), "calibrate": True}
+    plain, calibrated = (
+        make_manifest(task=movies, data={}, methods={"rag": Rag()}, lm=lm) for lm in (off, on)
+    )
+    check_resumable(calibrated, calibrated, Path("run"))
+    with pytest.raises(ConfigError, match=r"`model.calibrate` None, not True"):
+        check_resumable(plain, calibrated, Path("run"))
 
 
 def test_error_names_selection_before_its_consequences(

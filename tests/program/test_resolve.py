@@ -17,7 +17,7 @@ import pytest
 from program.errors import ModelSetupError
 from program.models import weights
 from program.models.embedded import EmbeddedLM
-from program.models.resolve import explain, resolve_lm, with_seed
+from program.models.resolve import explain, resolve_lm, with_calibration, with_seed
 from program.models.weights import LANGUAGE_MODEL, Weights, find_model, locate, main
 
 
@@ -31,6 +31,22 @@ def test_default_is_the_embedded_model() -> None:
 def test_lm_object_is_returned_unchanged() -> None:
     lm = dspy.LM("openai/gpt-4o")
     assert resolve_lm(lm) is lm
+
+
+def test_calibration_makes_a_copy_that_is_calibrated() -> None:
+    lm = EmbeddedLM(max_tokens=32)
+    calibrated = with_calibration(lm)
+    assert (calibrated.calibrate, calibrated.decisions.calibrate, lm.calibrate) == (True, True, False)
+    assert (calibrated.model, calibrated.kwargs) == (lm.model, lm.kwargs)
+
+
+def test_calibration_is_refused_for_a_model_that_cannot() -> None:
+    with pytest.raises(ModelSetupError) as caught:
+        with_calibration(dspy.LM("openai/gpt-4o"))
+    assert str(caught.value) == (
+        "openai/gpt-4o cannot calibrate the probabilities of labels: leave the setting out, or use "
+        "`embedded` or `gguf:PATH`"
+    )
 
 
 def test_python_path_loads_an_lm_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
