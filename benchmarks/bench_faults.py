@@ -375,7 +375,7 @@ def texts_of(home: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             loaded = json.loads(value)
             if not isinstance(loaded, str | int | float):
                 yield from _strings(loaded)

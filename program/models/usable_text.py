@@ -50,9 +50,13 @@ _SERVE = (
 )
 _REFUSAL = re.compile(_APOLOGY + _CANNOT + _SERVE, re.I)
 _HTML = re.compile(r"^\s*(?:<!doctype\s+html|<html[\s>]|<\?xml\b|<head[\s>]|<body[\s>])", re.I)
+_ONE_CHARACTER = re.compile(r"([^\s\-_=*#~.])\1{39,}")
 _NULLS = frozenset(("none", "null", "undefined", "nan", "n/a", "[object object]"))
+# As programming languages write a missing value: "none" or "None." may be a user's answer.
+_NULL_VALUES = frozenset(("None", "null", "undefined", "NaN", "[object Object]"))
 _MOST_REFUSAL_CHARS = 600
 _MOST_NOISE = 0.5
+_MOST_UNDECODED = 0.05
 _REPEATS = 12
 
 
@@ -70,7 +74,7 @@ def usable_text(reply: str, *, field: str = "", prose: bool = True) -> str:
 
     Raises:
         UnusableTextError: It is empty, only thoughts, a refusal, a page of HTML, JSON, the word
-            ``None``, or noise.
+            ``None``, undecodable, or noise.
 
     Example:
         >>> usable_text("<think>She likes tea.</think>\n\nAnswer in one word.")
@@ -85,12 +89,16 @@ def usable_text(reply: str, *, field: str = "", prose: bool = True) -> str:
     text = _without_chat(text)
     if not text:
         raise UnusableTextError("the reply is empty")
-    if text.lower() in _NULLS and prose:
+    if text in _NULL_VALUES or (prose and text.lower() in _NULLS):
         raise UnusableTextError(f"the reply is the word {text!r}")
     if _HTML.match(text):
         raise UnusableTextError("the reply is a page of HTML or XML")
     if is_refusal(text):
         raise UnusableTextError("the model refused")
+    if text.count("\ufffd") > _MOST_UNDECODED * len(text):
+        raise UnusableTextError("the reply cannot be decoded")
+    if _ONE_CHARACTER.search(text):
+        raise UnusableTextError("the reply repeats one character")
     if prose and (reason := _noise(text)):
         raise UnusableTextError(reason)
     return text
@@ -165,14 +173,10 @@ def _noise(text: str) -> str:
     visible = sum(not character.isspace() for character in text)
     if letters < 1 or letters < (1 - _MOST_NOISE) * visible * 0.8:
         return "the reply is not language"
-    if text.count("\ufffd") > 0.05 * len(text):
-        return "the reply cannot be decoded"
     words = text.split()
     if len(words) >= _REPEATS and Counter(words).most_common(1)[0][1] > 0.7 * len(words):
         return "the reply repeats one word"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) >= _REPEATS and Counter(lines).most_common(1)[0][1] > 0.7 * len(lines):
         return "the reply repeats one line"
-    if max((len(run) for run in re.findall(r"(\S)\1{39,}", text)), default=0):
-        return "the reply repeats one character"
     return ""

@@ -46,6 +46,8 @@ def test_what_is_around_a_text_comes_off(reply: str) -> None:
         ("<think>only thoughts</think>", "empty"),
         ("<think>cut in the middle of", "only thoughts"),
         ("None", "the word 'None'"),
+        ("n/a", "the word 'n/a'"),
+        ("[" * 60_000, "repeats one character"),
         ("null", "the word 'null'"),
         ("I'm sorry, but I can't assist with that.", "refused"),
         ("I cannot help with this request.", "refused"),
@@ -56,7 +58,7 @@ def test_what_is_around_a_text_comes_off(reply: str) -> None:
         ('<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "HTML"),
         ('{"error": {"message": "overloaded", "type": "server_error"}}', "JSON"),
         ('[{"a": 1}]', "JSON"),
-        ("\ufffd\ufffd\ufffd\ufffdabc\ufffd\ufffd", "not language"),
+        ("\ufffd\ufffd\ufffd\ufffdabc\ufffd\ufffd", "cannot be decoded"),
         ("}}}}]]]]((((&&&&####", "not language"),
         ("the " * 200, "repeats one word"),
         ("You like tea.\n" * 40, "repeats"),
@@ -87,7 +89,7 @@ def test_real_text_is_not_changed(text: str) -> None:
     assert usable_text(text) == text
 
 
-@pytest.mark.parametrize("answer", ["🍵", "4", "N/A", "[1]", "?", "null"])
+@pytest.mark.parametrize("answer", ["🍵", "4", "N/A", "[1]", "?", "none"])
 def test_a_short_answer_need_not_be_prose(answer: str) -> None:
     assert usable_text(answer, prose=False) == answer
 
@@ -108,3 +110,23 @@ def test_any_reply_gives_a_clean_text_or_a_reason(reply: str) -> None:
 
 def test_a_long_text_that_begins_like_a_refusal_is_not_one() -> None:
     assert not is_refusal("I cannot help but notice that " + "this user likes long stories. " * 30)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("None", "the word 'None'"),
+        ("null", "the word 'null'"),
+        ("[object Object]", "the word"),
+        ("\ufffd\ufffd}}}}]]]\ufffd&&&&", "cannot be decoded"),
+        ("[" * 100, "repeats one character"),
+    ],
+)
+def test_a_missing_value_and_noise_are_no_answers_either(answer: str, reason: str) -> None:
+    with pytest.raises(UnusableTextError, match=reason):
+        usable_text(answer, prose=False)
+
+
+@pytest.mark.parametrize("answer", ["none", "None.", "N/A", "👍", "7", "?!", "-" * 60])
+def test_what_a_user_might_say_is_an_answer(answer: str) -> None:
+    assert usable_text(answer, prose=False) == answer
