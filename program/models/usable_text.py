@@ -95,7 +95,8 @@ def usable_text(reply: str, *, field: str = "", prose: bool = True) -> str:
         raise UnusableTextError("the reply is a page of HTML or XML")
     if is_refusal(text):
         raise UnusableTextError("the model refused")
-    if text.count("\ufffd") > _MOST_UNDECODED * len(text):
+    # A word that lost half an emoji is still an answer.
+    if text.count("\ufffd") > max(_MOST_UNDECODED * len(text), 0 if prose else 2):
         raise UnusableTextError("the reply cannot be decoded")
     if _ONE_CHARACTER.search(text):
         raise UnusableTextError("the reply repeats one character")
