@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select
@@ -13,6 +13,7 @@ from program.processes import is_dead, process_name
 from program.store import personas, users
 from program.store.records import AlignmentRow, AlignmentStatus, PersonaVersion
 from program.store.schema import alignments, steps
+from program.store.schema import trials as all_trials
 
 
 def start(connection: Connection, user_id: str, config: Mapping[str, Any]) -> str:
@@ -63,10 +64,26 @@ def finish(
     alignment_id: str,
     record: Mapping[str, Any],
     persona: tuple[str, str] | None,
+    *,
+    parts: Mapping[str, Any] | None = None,
+    trials: Sequence[tuple[float, float]] = (),
+    cohort: str = "",
 ) -> PersonaVersion | None:
-    """End a running alignment and add its new persona, if any."""
+    """End a running alignment and add its trials and its new persona, if any."""
     row = _running(connection, user_id, alignment_id)
-    _set(connection, row, status="done", ended_at=users.now(), record=dict(record))
+    ended = users.now()
+    _set(connection, row, status="done", ended_at=ended, record=dict(record))
+    for number, (n_plus, n_minus) in enumerate(trials, 1):
+        values = {
+            "user_id": user_id,
+            "alignment_id": alignment_id,
+            "number": number,
+            "cohort": cohort,
+            "n_plus": n_plus,
+            "n_minus": n_minus,
+            "created_at": ended,
+        }
+        connection.execute(insert(all_trials), values)
     if persona is not None:
         text, why = persona
         return personas.add(
@@ -78,11 +95,23 @@ def finish(
             expect_head=row.head,
             settled=row.interactions,
             alignment_id=alignment_id,
+            parts=parts,
         )
     # The run confirmed the persona on these interactions: they no longer make it stale.
     settled = users.get(connection, user_id).settled
     users.change(connection, user_id, settled=max(settled, row.interactions))
     return None
+
+
+def read_trials(connection: Connection, cohort: str, excluding: str, limit: int) -> list[tuple[float, float]]:
+    """Return gains and losses of the cohort's trials, but those of one user, newest first."""
+    query = (
+        select(all_trials.c.n_plus, all_trials.c.n_minus)
+        .where(all_trials.c.cohort == cohort, all_trials.c.user_id != excluding)
+        .order_by(all_trials.c.created_at.desc(), all_trials.c.user_id, all_trials.c.number)
+        .limit(limit)
+    )
+    return [(float(row.n_plus), float(row.n_minus)) for row in connection.execute(query)]
 
 
 def fail(connection: Connection, user_id: str, alignment_id: str, error: str) -> None:

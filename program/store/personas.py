@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
 from program.errors import StoreError, UnknownVersionError
 from program.store import users
+from program.store.checks import DamagedValueError
 from program.store.records import PersonaSource, PersonaVersion
 from program.store.schema import personas
 
@@ -23,6 +25,7 @@ def add(
     expect_head: int | None = None,
     settled: int = 0,
     alignment_id: str | None = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> PersonaVersion:
     """Add a version and make it the current one (see `UserStore.add_persona`).
 
@@ -47,10 +50,17 @@ def add(
         "why": why,
         "created_at": users.now(),
         "alignment_id": alignment_id,
+        "parts": None if parts is None else _with_origin(parts, version),
     }
     connection.execute(insert(personas), row)
     users.change(connection, user_id, head=version, settled=max(user.settled, settled))
     return get(connection, user_id, version)
+
+
+def _with_origin(parts: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """Return the parts with ``version`` as the origin of lines that have none."""
+    lines = [{**line, "since": line.get("since") or version} for line in parts.get("lines", ())]
+    return {**parts, "lines": lines}
 
 
 def get(connection: Connection, user_id: str, version: int) -> PersonaVersion:
@@ -78,4 +88,6 @@ def history(connection: Connection, user_id: str) -> list[PersonaVersion]:
 
 
 def _version(row: Row[Any]) -> PersonaVersion:
+    if row.parts is not None and not isinstance(row.parts, dict):
+        raise DamagedValueError("the parts of a persona")
     return PersonaVersion(**row._mapping)

@@ -55,6 +55,7 @@ class PersonaVersion:
         source: The kind of change.
         why: The reason for the change, in words.
         alignment_id: The alignment run that wrote it; ``None`` for other sources.
+        parts: The parts behind the text (see `program.persona.Persona`); ``None`` if it was written freely.
 
     Example:
         >>> from program import UserStore
@@ -73,6 +74,7 @@ class PersonaVersion:
     why: str
     created_at: datetime
     alignment_id: str | None = None
+    parts: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         parent = f", from v{self.parent}" if self.parent else ""

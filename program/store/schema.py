@@ -9,6 +9,7 @@ from sqlalchemy import (
     JSON,
     Column,
     Dialect,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -23,7 +24,7 @@ from sqlalchemy import (
 
 from program.store.checks import MAX_ID_CHARS, DamagedValueError
 
-SCHEMA = "v0001"
+SCHEMA = "v0002"
 """The newest migration; a test compares it with `program/store/migrations`."""
 
 VERSION_TABLE = "pa_schema"
@@ -145,6 +146,8 @@ personas = Table(
     Column("why", StoredText, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("alignment_id", StoredName(32)),
+    # The parts behind the text (`program.persona.Persona`); null for a text written freely.
+    Column("parts", JSON(none_as_null=True)),
 )
 
 alignments = Table(
@@ -178,3 +181,20 @@ steps = Table(
         ["user_id", "alignment_id"], ["pa_alignments.user_id", "pa_alignments.id"], ondelete="CASCADE"
     ),
 )
+
+trials = Table(
+    "pa_trials",
+    metadata,
+    Column("user_id", StoredId, primary_key=True),
+    Column("alignment_id", StoredName(32), primary_key=True),
+    Column("number", StoredInteger, primary_key=True, autoincrement=False),
+    # Trials of one cohort can be compared: the same task, model and settings.
+    Column("cohort", StoredName(512), nullable=False),
+    Column("n_plus", Float, nullable=False),
+    Column("n_minus", Float, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    ForeignKeyConstraint(
+        ["user_id", "alignment_id"], ["pa_alignments.user_id", "pa_alignments.id"], ondelete="CASCADE"
+    ),
+)
+Index("pa_trials_cohort", trials.c.cohort, trials.c.created_at)

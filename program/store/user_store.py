@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,6 +248,7 @@ class UserStore:
         expect_head: int | None = None,
         settled: int | None = None,
         alignment_id: str | None = None,
+        parts: Mapping[str, Any] | None = None,
     ) -> PersonaVersion:
         """Add a version and make it the current one.
 
@@ -264,6 +265,7 @@ class UserStore:
             settled: How many interactions the text accounts for; they no longer make the user stale.
                 ``None``: all that are stored if the source is ``initial`` or ``alignment``, else none.
             alignment_id: The alignment that wrote the text.
+            parts: The parts behind the text, as JSON data. Lines without an origin get this version.
 
         Raises:
             StoreError: ``expect_head`` is not the current version.
@@ -283,6 +285,7 @@ class UserStore:
                 expect_head=expect_head,
                 settled=settled,
                 alignment_id=alignment_id,
+                parts=parts,
             )
 
     def persona(self, user_id: str, version: int | None = None) -> PersonaVersion | None:
@@ -312,7 +315,12 @@ class UserStore:
             users.get(connection, user_id, lock=True)
             old = personas.get(connection, user_id, version)
             return personas.add(
-                connection, user_id, old.text, source="rollback", why=f"back to version {version}"
+                connection,
+                user_id,
+                old.text,
+                source="rollback",
+                why=f"back to version {version}",
+                parts=old.parts,
             )
 
     # Alignments
@@ -353,14 +361,21 @@ class UserStore:
         alignment_id: str,
         record: Mapping[str, Any],
         persona: tuple[str, str] | None = None,
+        *,
+        parts: Mapping[str, Any] | None = None,
+        trials: Sequence[tuple[float, float]] = (),
+        cohort: str = "",
     ) -> PersonaVersion | None:
-        """End an alignment and store its record, status and persona, all or none.
+        """End an alignment and store its record, status, persona and trials, all or none.
 
         Args:
             user_id: The user.
             alignment_id: The running alignment.
             record: The finished run, as JSON data.
             persona: The new text and the reason for it; ``None`` keeps the current persona.
+            parts: The parts behind the new text.
+            trials: Gains and losses of each candidate that was tested.
+            cohort: What the trials can be compared by: task, model and settings.
 
         Returns:
             The new version, or ``None`` if the current persona is kept.
@@ -370,7 +385,23 @@ class UserStore:
                 stored one changed since the alignment started.
         """
         with self._database.write() as connection:
-            return alignments.finish(connection, user_id, alignment_id, record, persona)
+            return alignments.finish(
+                connection, user_id, alignment_id, record, persona, parts=parts, trials=trials, cohort=cohort
+            )
+
+    def trials(self, cohort: str, *, excluding: str, limit: int = 2000) -> list[tuple[float, float]]:
+        """Return the gains and losses of other users' candidates, newest first: numbers alone.
+
+        It is the only read that spans users. It returns no id and no text, and never a number of
+        ``excluding``, whose own trials must not decide what is expected of them.
+
+        Args:
+            cohort: As in `finish_alignment`.
+            excluding: A user whose trials are left out.
+            limit: At most this many.
+        """
+        with self._database.read() as connection:
+            return alignments.read_trials(connection, cohort, excluding, limit)
 
     def fail_alignment(self, user_id: str, alignment_id: str, error: str) -> None:
         """End an alignment as failed.

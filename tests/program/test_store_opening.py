@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from program.errors import ConfigError, StoreError
+from program.persona import Persona
 from program.store import UserStore
 from program.store.schema import SCHEMA, VERSION_TABLE, metadata
 
@@ -35,6 +37,33 @@ def test_migrations_create_the_declared_tables(tmp_path: Path) -> None:
     with UserStore(tmp_path / "store.db") as store, store._database.read() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
+
+
+def test_an_older_store_is_migrated_with_its_personas_and_takes_parts(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests/fixtures/v0_1/users.db", tmp_path / "users.db")
+    with closing(sqlite3.connect(tmp_path / "users.db")) as old:
+        texts = dict(old.execute("SELECT user_id || version, text FROM pa_personas"))
+        user = old.execute("SELECT user_id FROM pa_personas").fetchone()[0]
+        assert old.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone() == ("v0001",)
+    with UserStore(tmp_path / "users.db") as store:
+        versions = [version for row in store.users() for version in store.persona_history(row.user_id)]
+        assert {f"{v.user_id}{v.version}": v.text for v in versions} == texts
+        assert {v.parts for v in versions} == {None}
+        parts = Persona().with_line("Likes tea.", ["7"]).as_dict()
+        added = store.add_persona(user, "Likes tea.", source="edit", why="a test", parts=parts)
+        assert added.parts is not None
+        assert added.parts["lines"][0]["since"] == added.version
+        assert store.rollback(user, added.version).parts == added.parts
+
+
+def test_damaged_parts_of_a_persona_are_named(tmp_path: Path) -> None:
+    with UserStore(tmp_path / "users.db") as store:
+        store.add_user("ann", task="free-text")
+        store.add_persona("ann", "Be brief.", source="edit", why="a test", parts=Persona().as_dict())
+    with closing(sqlite3.connect(tmp_path / "users.db")) as db, db:
+        db.execute("UPDATE pa_personas SET parts = '[7]'")
+    with UserStore(tmp_path / "users.db") as store, pytest.raises(StoreError, match="is damaged"):
+        store.persona("ann")
 
 
 def test_schema_constant_is_the_newest_migration() -> None:
