@@ -12,6 +12,8 @@ from .memory.semantic import Profile as Profile
 from .memory.summary import build_profile as build_profile
 from .models.resolve import resolve_lm as resolve_lm
 from .models.scripted import scripted_lm as scripted_lm
+from .persona import Persona as Persona
+from .persona import first_persona as first_persona
 from .persona import initial_persona as initial_persona
 from .session import Session as Session
 from .session import aopen_session as aopen_session

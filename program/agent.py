@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from program.answers import Text
 from program.errors import ConfigError
-from program.loop import AgentSettings, Unreadable, run_loop
+from program.final_question import FinalQuestion, can_be_examples, final_question
+from program.loop import AgentSettings, Step, Unreadable, run_loop
 from program.memory.base import Before, Memory
+from program.memory.interaction import Interaction
 from program.memory.semantic import Profile, count_facts
-from program.models.adapter import UnusableReply, program_adapter
-from program.models.label_probabilities import decision_client, record_probabilities
-from program.persona import initial_persona, validate_persona
+from program.models.adapter import UnusableReply, adapter_for, program_adapter
+from program.models.label_probabilities import (
+    TextScorer,
+    decision_client,
+    record_probabilities,
+    text_scorer,
+)
+from program.persona import Persona, initial_persona, validate_persona
 from program.renamed import RenamedAttributes
 from program.saved import check_saved, explain_load_errors, without_secrets, write_private
-from program.signatures import Act, conclusion
+from program.signatures import Act, with_instructions
 from program.spans import about, span
 from program.sync import run_now
 from program.task import Task
@@ -29,6 +38,11 @@ from program.tools import Tools, make_tools
 from program.tools.base import ToolContext
 from program.tools.toolset import Observation, ToolSet
 from program.usage import current_tracker, reserve_call, track_lm
+
+if TYPE_CHECKING:  # it brings regex
+    from program.evidence import Evidence
+
+_REMEMBERED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +52,24 @@ class AgentState:
     task: Task
     memory: Memory
     profile: Profile
-    persona: str
+    persona: str | Persona
+
+
+class EvidenceCache:
+    """Remembers what was counted for the latest prompts: each step of an agent has the same facts."""
+
+    def __init__(self) -> None:
+        self._latest: dict[Hashable, Sequence[Evidence]] = {}
+
+    def get(self, key: Hashable, count: Callable[[], Sequence[Evidence]]) -> Sequence[Evidence]:
+        """Return the evidence of ``key``, counted at most once while it is among the latest."""
+        if key not in self._latest:
+            evidence = count()
+            while len(self._latest) >= _REMEMBERED:
+                self._latest.pop(next(iter(self._latest)), None)
+            self._latest[key] = evidence
+            return evidence
+        return self._latest.get(key) or count()
 
 
 @dataclass(frozen=True)
@@ -52,6 +83,7 @@ class AgentContext:
         profile: The user's semantic memory.
         settings: Limits and sizes.
         source: Reads the user's current state from the store; ``None`` without a store.
+        evidence: Remembers what was counted last.
     """
 
     task: Task
@@ -60,19 +92,32 @@ class AgentContext:
     profile: Profile
     settings: AgentSettings
     source: Callable[[], AgentState] | None = None
+    evidence: EvidenceCache = field(default_factory=EvidenceCache)
 
     def __deepcopy__(self, memo: object) -> AgentContext:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         # A saved program has the state that it was saved with; it cannot carry an open store.
-        return {**vars(self), "source": None}
+        return {**vars(self), "source": None, "evidence": EvidenceCache()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({"evidence": EvidenceCache(), **state})
 
     def profile_at(self, before: Before) -> Profile:
         """Return the profile of the interactions before ``before``."""
         if before is None:
             return self.profile
         return self.profile.restricted_to(self.memory.latest(before=before), self.task.response_type)
+
+    def evidence_at(self, before: Before, exclude: Collection[str]) -> Sequence[Evidence]:
+        """Return what code counts in the interactions before ``before``."""
+        from program.evidence import collect
+
+        key = (before, tuple(sorted(exclude)), len(self.memory))
+        return self.evidence.get(
+            key, lambda: collect(self.memory.latest(before=before, exclude=exclude), self.task)
+        )
 
     def tool_context(self, before: Before, exclude: Collection[str]) -> ToolContext:
         """Return the context that the tools get for one query."""
@@ -96,7 +141,8 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
     Args:
         task: The user's task.
         memory: The user's past interactions.
-        persona: The system prompt.
+        persona: The system prompt: a text, or parts (`program.persona.Persona`) of which the facts are
+            counted again for every prompt, from what may be seen then.
         tools: Functions or tools beside the default ones; a `ToolSet` replaces those.
         profile: The user's semantic memory; ``None`` counts it from ``memory``.
         settings: Limits of the tool loop.
@@ -115,13 +161,15 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
     """
 
     _renamed: ClassVar[Mapping[str, str]] = {"surroundings": "context"}
+    # A persona's text and its parts; they are of no use once an optimizer has rewritten the text.
+    _parts: tuple[str, Persona] | None = None
 
     def __init__(
         self,
         *,
         task: Task,
         memory: Memory,
-        persona: str,
+        persona: str | Persona,
         tools: Tools = None,
         profile: Profile | None = None,
         settings: AgentSettings | None = None,
@@ -147,7 +195,7 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
         *,
         task: Task,
         profile: Profile | None = None,
-        persona: str | None = None,
+        persona: str | Persona | None = None,
         settings: AgentSettings | None = None,
     ) -> PersonaAgent:
         """Return an agent for ``user``; without a ``persona`` it starts from `initial_persona`.
@@ -228,6 +276,17 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
         else:
             write(path)
 
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """Return the state that `save` writes: the predictor's, and the persona's parts if it has some."""
+        state: dict[str, Any] = super().dump_state(json_mode=json_mode)
+        return state if self.parts is None else {**state, "parts": self.parts.as_dict()}
+
+    def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
+        """Restore what `dump_state` returned."""
+        parts = Persona.from_dict(state["parts"]) if "parts" in state else None
+        super().load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        self._parts = (self.persona, parts) if parts is not None else None
+
     def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
         """Load a persona that `save` wrote, as `dspy.Module.load` does.
 
@@ -246,32 +305,60 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
 
     def calls_per_answer(self) -> tuple[int, int]:
         """Return the fewest and most model calls per answer, with DSPy's configured model."""
-        settings = self.context.settings
-        if not self.context.tools.tools:
+        settings = self._settings()
+        answers_at_once = settings.search_first and not getattr(dspy.settings.lm, "uses_tools", True)
+        if not self.context.tools.tools or answers_at_once:
             return 1, 1
         return settings.min_actions + 1 + int(self._always_concludes()), settings.max_steps + 1
 
     @property
     def persona(self) -> str:
-        """The user's system prompt."""
+        """The user's system prompt; assign a text, or parts of which it is the text as of now."""
         return str(self.act.signature.instructions)
 
     @persona.setter
-    def persona(self, text: str) -> None:
+    def persona(self, persona: str | Persona) -> None:
+        text = persona.render(self.context.evidence_at(None, ())) if isinstance(persona, Persona) else persona
         # Copies of an agent share the signature class: rebind it, never change it in place.
         self.act.signature = self.act.signature.with_instructions(validate_persona(text))
+        self._parts = (self.persona, persona) if isinstance(persona, Persona) else None
 
-    def forward(self, query: str, before: Before = None, exclude: Collection[str] = ()) -> dspy.Prediction:
+    @property
+    def parts(self) -> Persona | None:
+        """The parts of the persona; ``None`` if its text was written freely, by a person or a model."""
+        if self._parts is None or self._parts[0] != self.persona:
+            return None
+        return self._parts[1]
+
+    def prompt(self, before: Before = None, exclude: Collection[str] = ()) -> str:
+        """Return the persona as the model reads it, with facts of the interactions before ``before``."""
+        parts = self.parts
+        return self.persona if parts is None else parts.render(self.context.evidence_at(before, exclude))
+
+    def forward(
+        self,
+        query: str,
+        before: Before = None,
+        exclude: Collection[str] = (),
+        *,
+        truth: str | None = None,
+        steps: Sequence[Step] | None = None,
+    ) -> dspy.Prediction:
         """Answer one query.
 
         Args:
             query: The query text, without the task's question.
-            before: Tools show only interactions before this (see `program.memory.base.Before`).
-            exclude: Ids of interactions that no tool shows.
+            before: Only interactions before this are seen (see `program.memory.base.Before`): by tools
+                and in the persona's facts.
+            exclude: Ids of interactions that are not seen.
+            truth: The user's true response, to score: it reaches no prompt that an answer comes from.
+            steps: Steps of an earlier answer to conclude from, instead of new tool calls.
 
         Returns:
-            A prediction with ``answer`` (text), ``steps`` (tuple of `program.loop.Step`) and
-            ``probabilities`` (label to probability, or ``None`` if the model does not provide them).
+            A prediction with ``answer`` (text), ``steps`` (tuple of `program.loop.Step`),
+            ``probabilities`` (label to probability, or ``None`` if the model does not provide them) and
+            ``likelihood`` (of ``truth``, in [0, 1]: the probability of a label, or the mean one of a
+            text's tokens; ``None`` without ``truth`` or if the model provides none).
 
         Raises:
             UnparsableAnswerError: The final answer does not fit the task's answer type, or the model
@@ -279,40 +366,45 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
             BudgetExceededError: A model call would exceed the budget.
             dspy.LMError: The model failed.
         """
-        return run_now(self._answer(query, before, exclude, wait=False))
+        return run_now(self._answer(_Asked(query, before, exclude, truth, steps), wait=False))
 
     async def aforward(
-        self, query: str, before: Before = None, exclude: Collection[str] = ()
+        self,
+        query: str,
+        before: Before = None,
+        exclude: Collection[str] = (),
+        *,
+        truth: str | None = None,
+        steps: Sequence[Step] | None = None,
     ) -> dspy.Prediction:
         """Answer one query like `forward`, without blocking the event loop."""
-        return await self._answer(query, before, exclude, wait=True)
+        return await self._answer(_Asked(query, before, exclude, truth, steps), wait=True)
 
-    async def _answer(
-        self, query: str, before: Before, exclude: Collection[str], *, wait: bool
-    ) -> dspy.Prediction:
+    async def _answer(self, asked: _Asked, *, wait: bool) -> dspy.Prediction:
         with _configured(self.act.lm):
-            return await self._answer_with_model(query, before, exclude, wait=wait)
+            return await self._answer_with_model(asked, wait=wait)
 
-    async def _answer_with_model(
-        self, query: str, before: Before, exclude: Collection[str], *, wait: bool
-    ) -> dspy.Prediction:
+    async def _answer_with_model(self, asked: _Asked, *, wait: bool) -> dspy.Prediction:
         context = self.context
-        tool_context = context.tool_context(before, exclude)
-        fixed = {"task": context.task.question, "query": query}
-        decisions = decision_client(dspy.settings.lm, context.task.answer)
+        tool_context = context.tool_context(asked.before, asked.exclude)
+        persona = self.prompt(asked.before, asked.exclude)
+        fixed: dict[str, Any] = {"task": context.task.question, "query": asked.query}
+        if persona != self.persona:
+            fixed["signature"] = with_instructions(self.act.signature, persona)
 
         async def think(steps: str) -> Any:
             return await self._predict({**fixed, "tools": context.tools.render(), "steps": steps}, wait)
 
-        async def conclude(steps: str) -> Any:
-            signature = conclusion(self.persona, context.task.answer)
-            inputs = {**fixed, "steps": steps, "signature": signature}
-            if decisions is None:
-                return await self._predict(inputs, wait)
-            with record_probabilities() as read_probabilities:
-                prediction = await self._predict({**inputs, "lm": decisions}, wait)
-            prediction.probabilities = read_probabilities()
-            return prediction
+        async def conclude(steps: Sequence[Step]) -> Any:
+            question = final_question(
+                persona,
+                context.task,
+                asked.query,
+                steps=steps,
+                shown=self._shown(asked, steps, tool_context),
+                settings=context.settings,
+            )
+            return await self._conclude(question, asked.truth, wait)
 
         async def use(action: Any) -> Observation:
             with span("tool", action=action) as trace:
@@ -324,24 +416,85 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
                 return observation
 
         user = about(user_id=context.memory.user_id)
-        with user, span("agent", query=query) as trace, program_adapter():
+        with user, span("agent", query=asked.query) as trace, program_adapter():
             result = await run_loop(
-                query,
+                asked.query,
                 tools=context.tools,
                 answer_type=context.task.answer,
-                settings=context.settings,
+                settings=self._settings(),
                 think=think,
                 use=use,
                 conclude=conclude,
                 always_conclude=self._always_concludes(),
+                uses_tools=getattr(dspy.settings.lm, "uses_tools", True),
+                steps=asked.steps,
             )
             trace.output(finished=result)
-        return dspy.Prediction(answer=result.answer, steps=result.steps, probabilities=result.probabilities)
+        return dspy.Prediction(
+            answer=result.answer,
+            steps=result.steps,
+            probabilities=result.probabilities,
+            likelihood=result.likelihood,
+        )
+
+    def _shown(
+        self, asked: _Asked, steps: Sequence[Step], tool_context: ToolContext
+    ) -> dict[str, Interaction]:
+        """Return the interactions that the steps may show, by id; in time order if the newest stands last."""
+        if asked.steps is None and self.context.settings.last == "similar":
+            return {item.id: item for item in tool_context.shown}
+        seen = {interaction_id for step in steps for interaction_id in step.interaction_ids}
+        visible = self.context.memory.latest(before=asked.before, exclude=asked.exclude)
+        return {item.id: item for item in visible if item.id in seen}
+
+    async def _conclude(self, question: FinalQuestion, truth: str | None, wait: bool) -> Any:
+        """Return a prediction with ``answer``, and with ``probabilities`` and ``likelihood`` if possible."""
+        lm, answer_type = dspy.settings.lm, self.context.task.answer
+        decisions = decision_client(lm, answer_type)
+        if decisions is not None:
+            with record_probabilities() as read_probabilities:
+                prediction = await self._predict({**question.arguments(), "lm": decisions}, wait)
+            prediction.probabilities = read_probabilities()
+            if truth is not None and prediction.probabilities is not None:
+                prediction.likelihood = prediction.probabilities.get(truth)
+            return prediction
+        prediction = await self._predict(question.arguments(), wait)
+        scorer = text_scorer(lm) if truth is not None and isinstance(answer_type, Text) else None
+        if scorer is not None and not isinstance(prediction, Unreadable):
+            prediction.likelihood = await self._text_likelihood(scorer, question, str(truth), wait)
+        return prediction
+
+    async def _text_likelihood(
+        self, scorer: TextScorer, question: FinalQuestion, truth: str, wait: bool
+    ) -> float | None:
+        if not truth.strip():
+            return None
+        reserve_call()
+        messages = adapter_for(dspy.settings.lm).format(
+            question.signature, list(question.demos), dict(question.inputs)
+        )
+        if wait:
+            score = await scorer.atext_likelihood(messages, truth)
+        else:
+            score = scorer.text_likelihood(messages, truth)
+        return math.exp(score.mean)
+
+    def _settings(self) -> AgentSettings:
+        """Return the settings with the choice whether to search first made."""
+        settings = self.context.settings
+        if settings.search_first is not None:
+            return settings
+        return replace(settings, search_first=self.parts is not None)
 
     def _always_concludes(self) -> bool:
-        """Whether the final answer takes a separate call: by setting, or because the model scores labels."""
-        scores_labels = decision_client(dspy.settings.lm, self.context.task.answer) is not None
-        return self.context.settings.conclude_apart or scores_labels
+        """Whether the final answer takes a separate call.
+
+        It does by setting, if the model scores labels, and if a first search gives examples.
+        """
+        settings, task = self._settings(), self.context.task
+        gives_examples = settings.search_first and settings.history == "examples" and can_be_examples(task)
+        scores_labels = decision_client(dspy.settings.lm, task.answer) is not None
+        return settings.conclude_apart or scores_labels or bool(gives_examples)
 
     async def _predict(self, inputs: Mapping[str, Any], wait: bool) -> Any:
         reserve_call()
@@ -355,6 +508,17 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
                 prediction = Unreadable(str(error.lm_response))
             trace.output(prediction=prediction)
             return prediction
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of one answer (see `PersonaAgent.forward`)."""
+
+    query: str
+    before: Before
+    exclude: Collection[str]
+    truth: str | None
+    steps: Sequence[Step] | None
 
 
 @contextmanager

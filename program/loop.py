@@ -16,6 +16,8 @@ from program.text import one_line
 from program.tools.toolset import Observation, ToolSet
 
 NO_STEPS = "nothing yet"
+HISTORY_FORMS = ("examples", "findings")
+LAST = ("similar", "newest")
 _ARGUMENT_CHARS = 80
 
 
@@ -31,6 +33,12 @@ class AgentSettings:
         max_input_chars: Most characters of a response in the profile's prompt, and of each text that
             feedback is written from; longer ones are cut, so that one long text does not exceed what
             the model takes. At least 200.
+        history: The form in which interactions that memory search showed reach the final question:
+            ``examples`` as DSPy demos in the form of the query, ``findings`` as a tool's text.
+        last: Which example stands next to the query: the most ``similar`` or the ``newest``.
+        search_first: Search memory with the query before the model's first step; ``None``: if the persona
+            has parts. A model that says that its tool calls are not worth their time (``uses_tools`` is
+            false) then answers at once.
         conclude_apart: Always request the final answer in a separate call, with its type and hint, even
             if a step already gave one. Methods without steps ask the same question.
 
@@ -48,9 +56,15 @@ class AgentSettings:
     k: int = 4
     item_chars: int = 300
     max_input_chars: int = 12_000
+    history: str = "examples"
+    last: str = "similar"
+    search_first: bool | None = None
     conclude_apart: bool = False
 
     def __post_init__(self) -> None:
+        for name, values in (("history", HISTORY_FORMS), ("last", LAST)):
+            if getattr(self, name) not in values:
+                raise ConfigError(f"`{name}` must be {' or '.join(values)}, got {getattr(self, name)!r}")
         if not 0 <= self.min_actions <= self.max_steps:
             raise ConfigError(
                 f"`min_actions` must be between 0 and `max_steps`, "
@@ -73,8 +87,10 @@ class Step:
 
     Attributes:
         forced: Why the loop replaced the model's action: it could not be parsed (``"unreadable"``), it
-            finished before ``min_actions`` (``"too early"``), or it repeated an earlier call
-            (``"repeated"``). Empty if the model chose the action.
+            finished before ``min_actions`` (``"too early"``), it repeated an earlier call
+            (``"repeated"``), or the settings search before its first step (``"first"``). Empty if the
+            model chose the action.
+        interaction_ids: The interactions that a memory search showed, best match first.
     """
 
     thought: str
@@ -83,6 +99,7 @@ class Step:
     observation: str
     failed: bool = False
     forced: str = ""
+    interaction_ids: tuple[str, ...] = ()
 
     @property
     def call(self) -> str:
@@ -116,18 +133,20 @@ class LoopResult:
 
     Attributes:
         probabilities: Label to probability; ``None`` if the model does not provide them.
+        likelihood: Of the user's true response; ``None`` if it was not given or cannot be scored.
     """
 
     answer: str
     steps: tuple[Step, ...] = ()
     probabilities: Mapping[str, float] | None = None
+    likelihood: float | None = None
 
 
 Think = Callable[[str], Awaitable[Any]]
 """Returns a prediction with ``thought`` and ``action``, or `Unreadable`, for the rendered steps."""
 
-Conclude = Callable[[str], Awaitable[Any]]
-"""Returns a prediction with ``answer``, or `Unreadable`, for the rendered steps."""
+Conclude = Callable[[Sequence[Step]], Awaitable[Any]]
+"""Returns a prediction with ``answer``, or `Unreadable`, for the steps."""
 
 Use = Callable[[Any], Awaitable[Observation]]
 """Runs the tool of an action."""
@@ -143,12 +162,14 @@ async def run_loop(
     use: Use,
     conclude: Conclude,
     always_conclude: bool = False,
+    uses_tools: bool = True,
+    steps: Sequence[Step] | None = None,
 ) -> LoopResult:
     """Answer ``query`` in at most ``max_steps`` tool calls.
 
     The loop ends when the model finishes, after ``max_steps``, or after ``min_actions`` if a tool call
     shows nothing new. Unless the model finished, `conclude` then gives the answer. Without tools
-    `conclude` is called at once.
+    `conclude` is called at once. A first search by setting is not one of the ``max_steps``.
 
     Args:
         query: The query text.
@@ -159,43 +180,25 @@ async def run_loop(
         use: Runs the tool of an action.
         conclude: Gives the final answer from the steps.
         always_conclude: Call `conclude` even if the model finished, for models that score labels.
+        uses_tools: Whether the model's tool calls are worth their time; only if the settings search first.
+        steps: Steps of an earlier answer to conclude from; ``None`` to take new ones.
 
     Raises:
         UnparsableAnswerError: The final answer does not fit ``answer_type``.
     """
-    steps: list[Step] = []
-    for _ in range(settings.max_steps if tools.tools else 0):
-        prediction = await think(render(steps))
-        readable = not isinstance(prediction, Unreadable)
-        action = prediction.action if readable else None
-        forced = "" if readable else "unreadable"
-        if action is not None and action.tool == "finish":
-            if len(steps) >= settings.min_actions:
-                if always_conclude:
-                    break
-                return LoopResult(answer=answer_type.parse(action.answer), steps=tuple(steps))
-            forced = "too early"
-        elif action is not None and _is_repeated(action.tool, action.model_dump(exclude={"tool"}), steps):
-            forced = "repeated"
-        if forced:
-            action = _fallback_action(query, tools, steps)
-            if action is None:
-                break
-        observation = await use(action)
-        duplicate_of = 0 if observation.failed else _step_with(observation.text, steps)
-        steps.append(
-            Step(
-                thought=str(prediction.thought) if readable else "",
-                tool=observation.tool,
-                arguments=observation.arguments,
-                observation=f"(the same as in step {duplicate_of})" if duplicate_of else observation.text,
-                failed=observation.failed,
-                forced=forced,
-            )
+    if steps is None:
+        answer, steps = await _take_steps(
+            query,
+            tools=tools,
+            settings=settings,
+            think=think,
+            use=use,
+            always_conclude=always_conclude,
+            uses_tools=uses_tools,
         )
-        if duplicate_of and len(steps) >= settings.min_actions:
-            break
-    prediction = await conclude(render(steps))
+        if answer is not None:
+            return LoopResult(answer=answer_type.parse(answer), steps=tuple(steps))
+    prediction = await conclude(steps)
     if isinstance(prediction, Unreadable):
         if prediction.unusable:
             raise UnparsableAnswerError(
@@ -206,6 +209,68 @@ async def run_loop(
         answer=answer_type.parse(prediction.answer),
         steps=tuple(steps),
         probabilities=prediction.get("probabilities"),
+        likelihood=prediction.get("likelihood"),
+    )
+
+
+async def _take_steps(
+    query: str,
+    *,
+    tools: ToolSet,
+    settings: AgentSettings,
+    think: Think,
+    use: Use,
+    always_conclude: bool,
+    uses_tools: bool,
+) -> tuple[Any, list[Step]]:
+    """Return the model's answer, ``None`` if it gave none, and the steps before it."""
+    steps: list[Step] = []
+    if settings.search_first and "search_memory" in tools.call_models:
+        observation = await use(tools.call("search_memory", query=query))
+        steps.append(_step(observation, forced="first"))
+        if not uses_tools:
+            return None, steps
+    for _ in range(settings.max_steps if tools.tools else 0):
+        prediction = await think(render(steps))
+        readable = not isinstance(prediction, Unreadable)
+        action = prediction.action if readable else None
+        forced = "" if readable else "unreadable"
+        if action is not None and action.tool == "finish":
+            if len(steps) >= settings.min_actions:
+                if always_conclude:
+                    break
+                return action.answer, steps
+            forced = "too early"
+        elif action is not None and _is_repeated(action.tool, action.model_dump(exclude={"tool"}), steps):
+            forced = "repeated"
+        if forced:
+            action = _fallback_action(query, tools, steps)
+            if action is None:
+                break
+        observation = await use(action)
+        duplicate_of = 0 if observation.failed else _step_with(observation.text, steps)
+        steps.append(
+            _step(
+                observation,
+                thought=str(prediction.thought) if readable else "",
+                duplicate_of=duplicate_of,
+                forced=forced,
+            )
+        )
+        if duplicate_of and len(steps) >= settings.min_actions:
+            break
+    return None, steps
+
+
+def _step(observation: Observation, *, thought: str = "", duplicate_of: int = 0, forced: str = "") -> Step:
+    return Step(
+        thought=thought,
+        tool=observation.tool,
+        arguments=observation.arguments,
+        observation=f"(the same as in step {duplicate_of})" if duplicate_of else observation.text,
+        failed=observation.failed,
+        forced=forced,
+        interaction_ids=observation.interaction_ids,
     )
 
 

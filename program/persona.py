@@ -1,15 +1,25 @@
-"""The persona, a user's system prompt: its initial text, and validation.
+"""The persona, a user's system prompt: its first texts, its parts, and validation.
 
-The initial persona has the parts of the paper's (appendix B), in new wording: role, user summary,
-rules for using tools.
+A persona is one text, the instructions of the agent's predictor. It may have parts (`Persona`): facts that
+code counts again for every prompt, and learned lines, each with the interactions that it rests on. A text
+without parts, such as a model's free rewrite, is a persona too, of which nothing is known but the text.
+
+The paper's initial persona (its appendix B, in new wording) has a role, a user summary and rules for
+using tools.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from program.errors import PersonaError
+from program.errors import DataError, PersonaError
 from program.memory.semantic import Profile, render
+
+if TYPE_CHECKING:  # it brings regex
+    from program.evidence import Evidence
 
 MAX_CHARS = 4000
 """Default cap on a persona's length, in characters."""
@@ -27,10 +37,149 @@ Rules for using tools:
 3. Choose each tool and its words with care, and take the most accurate information from different tools.
 4. Give the final answer clearly and briefly, with no explanation."""
 
+ROLE = "You are the personal assistant of one user. Answer exactly as this user would."
+FACTS = "Facts about this user, counted in the history:"
+LEARNED = "What this user's answers show:"
+RULES = """\
+Search the user's memory before you answer, and choose the words of a search with care. Give the final \
+answer clearly and briefly, with no explanation."""
+
 GENERIC = """\
 You are a helpful assistant. Use the tools to find what you need, then answer clearly and briefly, with no \
 explanation."""
 """A system prompt without any user information, for an agent without a persona."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A learned line of a persona.
+
+    Attributes:
+        text: One line.
+        interaction_ids: The interactions that it rests on.
+        since: The persona version that brought it; 0 until it is stored.
+
+    Example:
+        >>> Line(text="Calls every heist action.", interaction_ids=("7", "9")).since
+        0
+    """
+
+    text: str
+    interaction_ids: tuple[str, ...]
+    since: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Persona:
+    """The parts of a persona that can be edited.
+
+    Attributes:
+        role: What the agent is.
+        facts: Keys or kinds of the evidence that the persona shows (see `program.evidence`). Code owns
+            these lines: they are counted again for every prompt, and no rewrite can change them.
+        lines: What was learned.
+        rules: How to use tools and how to answer.
+
+    Example:
+        >>> persona = first_persona().with_line("Likes heists.", ["7"])
+        >>> print(persona.render([]))  # doctest: +ELLIPSIS
+        You are the personal assistant of one user. Answer exactly as this user would.
+        <BLANKLINE>
+        What this user's answers show:
+        - Likes heists.
+        <BLANKLINE>
+        Search the user's memory...
+    """
+
+    role: str = ROLE
+    facts: tuple[str, ...] = ()
+    lines: tuple[Line, ...] = ()
+    rules: str = RULES
+
+    def render(self, evidence: Sequence[Evidence]) -> str:
+        """Return the persona's text.
+
+        Args:
+            evidence: Of the interactions that may be seen; those that `facts` names are shown.
+        """
+        facts = [f"- {item.text}" for item in self.shown_facts(evidence)]
+        learned = [f"- {line.text}" for line in self.lines]
+        blocks = [
+            self.role,
+            "\n".join([FACTS, *facts]) if facts else "",
+            "\n".join([LEARNED, *learned]) if learned else "",
+            self.rules,
+        ]
+        return normalize("\n\n".join(filter(None, blocks)))
+
+    def shown_facts(self, evidence: Sequence[Evidence]) -> list[Evidence]:
+        """Return the evidence that the persona shows, in its order."""
+        return [item for name in self.facts for item in evidence if name in (item.key, item.kind)]
+
+    def with_facts(self, *names: str) -> Persona:
+        """Return the persona with these facts in place of its own."""
+        return replace(self, facts=tuple(dict.fromkeys(names)))
+
+    def with_line(self, text: str, interaction_ids: Sequence[str]) -> Persona:
+        """Return the persona with another learned line."""
+        return replace(self, lines=(*self.lines, Line(text=text, interaction_ids=tuple(interaction_ids))))
+
+    def stored_as(self, version: int) -> Persona:
+        """Return the persona with ``version`` as the origin of its new lines."""
+        return replace(self, lines=tuple(replace(line, since=line.since or version) for line in self.lines))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the parts as JSON data."""
+        lines = [
+            {"text": line.text, "interaction_ids": list(line.interaction_ids), "since": line.since}
+            for line in self.lines
+        ]
+        return {"role": self.role, "facts": list(self.facts), "lines": lines, "rules": self.rules}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Persona:
+        """Return the parts that `as_dict` gave.
+
+        Raises:
+            DataError: Something is missing or has another type.
+        """
+        try:
+            return cls(
+                role=_text(data["role"]),
+                facts=tuple(_text(name) for name in data["facts"]),
+                lines=tuple(
+                    Line(
+                        text=_text(line["text"]),
+                        interaction_ids=tuple(_text(name) for name in line["interaction_ids"]),
+                        since=int(line["since"]),
+                    )
+                    for line in data["lines"]
+                ),
+                rules=_text(data["rules"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the parts of a persona are damaged: {error!r}") from error
+
+    @classmethod
+    def of_text(cls, text: str) -> Persona:
+        """Return a text without parts as a persona that lines can be added to."""
+        return cls(role=text, rules="")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value
+
+
+def first_persona() -> Persona:
+    """Return the persona that grounded alignment starts from: the counts of the user's answers.
+
+    Example:
+        >>> first_persona().facts
+        ('counts',)
+    """
+    return Persona(facts=("counts",))
 
 
 def initial_persona(profile: Profile) -> str:

@@ -13,7 +13,7 @@ from program.loop import AgentSettings
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
 from program.memory.summary import build_profile
-from program.persona import initial_persona, is_initial
+from program.persona import Persona, first_persona, initial_persona, is_initial
 from program.store import UserStore
 from program.store.records import PersonaVersion
 from program.task import get_task
@@ -48,12 +48,15 @@ class Session:
         prose: bool | None = None,
         settings: AgentSettings | None = None,
         learns: bool = True,
+        parts: bool = False,
     ) -> None:
         self._store = store
         self._user_id = user_id
         self._prose = prose
         # Whether an initial persona counts as learning from the history.
         self._learns = learns
+        # Whether an initial persona is made of parts, which can be edited.
+        self._with_parts = parts
         self._max_input_chars = (settings or AgentSettings()).max_input_chars
         self._task = get_task(store.user(user_id).task)
         self._memory = store.memory(user_id, retrieval=retrieval)
@@ -77,7 +80,7 @@ class Session:
             if user.interactions != self._arrived or user.persona_version != self.version.version:
                 self._read_interactions()
                 self.version = self._store.persona(self._user_id) or self.version
-                self._agent.persona = self.version.text
+                self._agent.persona = _persona_of(self.version)
         return self._agent
 
     def observe(self, query: str, response: str) -> Interaction:
@@ -101,7 +104,8 @@ class Session:
         self._read_interactions()
         profile = self._current_profile()
         self.version = self._current_version(profile)
-        return AgentState(task=self._task, memory=self._memory, profile=profile, persona=self.version.text)
+        persona = _persona_of(self.version)
+        return AgentState(task=self._task, memory=self._memory, profile=profile, persona=persona)
 
     def _read_interactions(self) -> None:
         start = self._arrived
@@ -119,20 +123,35 @@ class Session:
             self._store.save_profile(self._user_id, profile)
         return profile
 
+    def _first_persona(self, profile: Profile) -> tuple[str, dict[str, Any] | None]:
+        """Return the text of the persona that a user begins with, and its parts."""
+        if not self._with_parts:
+            return initial_persona(profile), None
+        from program.evidence import collect
+
+        persona = first_persona()
+        return persona.render(collect(self._memory.latest(), self._task)), persona.as_dict()
+
     def _current_version(self, profile: Profile) -> PersonaVersion:
         """Return the newest version; the initial persona is written if none is stored or it is outdated."""
-        version, text = self._store.persona(self._user_id), initial_persona(profile)
+        version, (text, parts) = self._store.persona(self._user_id), self._first_persona(profile)
         if version is None:
             why, settled = "made from the user's profile", profile.facts.interactions if self._learns else 0
         elif version.source == "initial" and is_initial(version.text) and version.text != text:
             # Its counts would contradict the profile. The new answers are still to be learned from.
-            why, settled = "the user's profile has changed", 0
+            why, settled = "the user's profile has changed" if parts is None else "made of parts", 0
         else:
             return version
         head = version.version if version else 0
         try:
             return self._store.add_persona(
-                self._user_id, text, source="initial", why=why, expect_head=head, settled=settled
+                self._user_id,
+                text,
+                source="initial",
+                why=why,
+                expect_head=head,
+                settled=settled,
+                parts=parts,
             )
         except StoreError:
             # Another session was faster.
@@ -140,6 +159,10 @@ class Session:
             if newest is None or newest.version == head:
                 raise
             return newest
+
+
+def _persona_of(version: PersonaVersion) -> str | Persona:
+    return version.text if version.parts is None else Persona.from_dict(version.parts)
 
 
 def open_session(

@@ -1,4 +1,4 @@
-"""DSPy signatures of the agent: one step, and the final answer.
+"""DSPy signatures of the agent: one step, and the final answer in its two forms.
 
 Their docstrings are placeholders: the user's persona replaces them.
 """
@@ -31,6 +31,40 @@ class Conclude(dspy.Signature):  # type: ignore[misc]
     steps: str = dspy.InputField(desc="what was found out about the user")
     query: str = dspy.InputField(desc="what to answer")
     answer: Any = dspy.OutputField(desc="the final answer")
+
+
+class Continue(dspy.Signature):  # type: ignore[misc]
+    """You are a personal assistant."""
+
+    query: str = dspy.InputField(desc="what to answer")
+    answer: Any = dspy.OutputField(desc="the final answer")
+
+
+@lru_cache(maxsize=4096)
+def with_instructions(signature: Any, text: str) -> Any:
+    """Return ``signature`` with other instructions. Cached: a class takes longer than a prompt."""
+    return signature.with_instructions(text)
+
+
+@lru_cache(maxsize=4096)
+def continuation(persona: str, question: str, answer: AnswerType, *, findings: bool) -> Any:
+    """Return the signature of a final answer that follows examples in its own form.
+
+    The question stands with the persona, so that an example needs a query and an answer alone.
+
+    Args:
+        persona: The instructions.
+        question: The task's question.
+        answer: The type of the answer.
+        findings: Whether the query comes with what tools found besides the examples.
+    """
+    signature = Continue.with_updated_fields(
+        "answer", type_=answer.annotation, desc=f"the final answer, {answer.hint}"
+    )
+    if findings:
+        field = dspy.InputField(desc="what was found out about the user")
+        signature = signature.prepend("steps", field, str)
+    return signature.with_instructions(f"{persona}\n\n{question}")
 
 
 @lru_cache(maxsize=4096)

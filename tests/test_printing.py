@@ -27,7 +27,9 @@ import personaagent
 from eval.demo import SAMPLE
 from program import console
 from program.cli.options import guarded
+from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
+from program.persona import Persona
 from program.store import UserStore
 from program.text_safety import printable
 from program.tracing.server.http_server import TraceServer
@@ -191,6 +193,7 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
         "users list": [(), ("--store", w.out / HOSTILE_PATH / "x"), ("--store", f"{HOSTILE}://")],
         "users show": [(ANN,), ("--", BOB), (HOSTILE,)],
         "persona show": [(ANN,), ("forgotten",), (HOSTILE,)],
+        "persona why": [(ANN,), ("forgotten",), (HOSTILE,)],
         "persona history": [(ANN,), (HOSTILE,)],
         "persona diff": [(ANN,), ("forgotten",), (ANN, HOSTILE)],
         "persona rollback": [(ANN, 1), (ANN, 99), (ANN, HOSTILE)],
@@ -342,6 +345,22 @@ def test_ids_are_shown_as_they_are(world: World, run: Run) -> None:
     assert MARKUP.encode() in run("persona", "show", ANN).out
 
 
+def test_what_a_line_rests_on_is_printed_escaped(run: Run, tmp_path: Path) -> None:
+    parts = Persona(facts=("counts",)).with_line(f"Likes {CONTROLS} tea.", ["1", "gone"]).as_dict()
+    with UserStore(tmp_path / "users.db") as store:
+        store.add_user("ana", task="free-text")
+        store.append("ana", [Interaction(id="1", user_id="ana", query=MARKUP, response="Mint.")])
+        store.add_persona("ana", "Likes tea.", source="edit", why="a test", parts=parts)
+    shown = run("persona", "why", "ana", "--store", tmp_path / "users.db").out.decode()
+    assert printable(CONTROLS)[:80] in shown
+    assert not any(control in shown for control in CONTROLS if not control.isprintable())
+    assert f"1: {MARKUP}"[:60] in shown
+    assert "gone: forgotten" in shown
+    assert "counted by code, since v1" in shown
+    rows = strict_json(run("persona", "why", "ana", "--json", "--store", tmp_path / "users.db").out)["lines"]
+    assert [row["interaction_ids"] for row in rows] == [["1"], ["1", "gone"]]
+
+
 def test_persona_is_printed_with_its_own_spaces_and_kept_exactly_in_json(world: World, run: Run) -> None:
     text = f"a\tb  c \n\n  [x]{CONTROLS}"
     with UserStore(world.home / "users.db") as store:
@@ -387,6 +406,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "users show": ("ana",),
     "users forget": ("ana", "--yes"),
     "persona show": ("ana",),
+    "persona why": ("ana",),
     "persona history": ("ana",),
     "persona diff": ("ana",),
     "persona rollback": ("ana", "1"),

@@ -21,10 +21,15 @@ from program.loop import AgentSettings
 from program.memory.base import Memory
 from program.memory.semantic import Profile
 from program.memory.summary import build_profile
-from program.persona import initial_persona
+from program.persona import Persona, initial_persona
 from program.task import Task
 from program.tools import default_tools
 from program.tools.toolset import ToolSet
+
+
+def persona_as_dict(agent: PersonaAgent) -> dict[str, Any]:
+    """Return the agent's persona as JSON data: the text, and its parts, ``None`` if it has none."""
+    return {"persona": agent.persona, "parts": agent.parts.as_dict() if agent.parts else None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,10 @@ class AgentMethod(BaseMethod):
             summaries are known to be unreliable.
         wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
         item_chars: Most characters shown of one interaction.
+        history: The form of shown interactions in the final question: examples or findings.
+        last: Which example stands next to the query: similar or newest.
+        search_first: Search memory with the query before the model's first step (see
+            `program.loop.AgentSettings`).
     """
 
     k: int = AgentSettings.k
@@ -51,9 +60,12 @@ class AgentMethod(BaseMethod):
     prose: bool | None = None
     wikipedia: bool = False
     item_chars: int = AgentSettings.item_chars
+    history: str = AgentSettings.history
+    last: str = AgentSettings.last
+    search_first: bool | None = AgentSettings.search_first
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval, self.item_chars)
+        check_retrieval(self.retrieval)
         self._agent_settings()
 
     def prepare(self, user: UserView) -> Mapping[str, Any]:
@@ -63,7 +75,7 @@ class AgentMethod(BaseMethod):
         trainset = examples(make_memory(user), user.task, seed=user.seed)
         optimized = self._optimize(agent, trainset, user) if trainset else {}
         return {
-            "persona": agent.persona,
+            **persona_as_dict(agent),
             "profile": profile_as_dict(profile),
             "persona_initial": agent.persona,
             **optimized,
@@ -71,7 +83,8 @@ class AgentMethod(BaseMethod):
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> PersonaAgent:
         """Return the user's agent under the final persona."""
-        return self._make_agent(user, restore_profile(learned["profile"], user), learned["persona"])
+        persona = Persona.from_dict(learned["parts"]) if learned.get("parts") else learned["persona"]
+        return self._make_agent(user, restore_profile(learned["profile"], user), persona)
 
     def answer(self, prepared: PersonaAgent, query: Query) -> Answer:
         """Run the agent on the query; an unparsable answer is kept as invalid."""
@@ -102,7 +115,7 @@ class AgentMethod(BaseMethod):
     def _profile(self, user: UserView) -> Profile:
         return build_profile(make_memory(user), user.task, prose=self.prose)
 
-    def _initial_persona(self, profile: Profile) -> str:
+    def _initial_persona(self, profile: Profile) -> str | Persona:
         return initial_persona(profile)
 
     def _memory(self, user: UserView) -> Memory:
@@ -111,7 +124,7 @@ class AgentMethod(BaseMethod):
     def _tools(self) -> ToolSet:
         return default_tools(home() / "cache", wikipedia=self.wikipedia)
 
-    def _make_agent(self, user: UserView, profile: Profile, persona: str) -> PersonaAgent:
+    def _make_agent(self, user: UserView, profile: Profile, persona: str | Persona) -> PersonaAgent:
         return PersonaAgent.for_user(
             user.user_id,
             self._memory(user),
@@ -129,6 +142,9 @@ class AgentMethod(BaseMethod):
             min_actions=self.min_actions,
             k=self.k,
             item_chars=self.item_chars,
+            history=self.history,
+            last=self.last,
+            search_first=self.search_first,
             conclude_apart=True,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from eval.contracts import Answer, Query, UserView
+from program.loop import AgentSettings
 from program.task import Task
 
 
@@ -54,3 +55,28 @@ class BaseMethod(ABC):
     @abstractmethod
     def answer(self, prepared: Any, query: Query) -> Answer:
         """Answer one query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowsHistory(BaseMethod):
+    """A method without an agent that shows some of the user's interactions with the query.
+
+    Attributes:
+        k: Interactions shown with a query.
+        item_chars: Most characters shown of one interaction.
+        history: Their form in the question: examples or findings (see `program.loop.AgentSettings`).
+        last: Which example stands next to the query: similar or newest.
+    """
+
+    k: int = AgentSettings.k
+    item_chars: int = AgentSettings.item_chars
+    history: str = AgentSettings.history
+    last: str = AgentSettings.last
+
+    def __post_init__(self) -> None:
+        _ = self.form  # checks the settings
+
+    @property
+    def form(self) -> AgentSettings:
+        """The settings of the final question."""
+        return AgentSettings(k=self.k, item_chars=self.item_chars, history=self.history, last=self.last)

@@ -7,35 +7,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eval.contracts import Answer, Query, UserView
-from eval.methods.base import BaseMethod
+from eval.methods.base import ShowsHistory
 from eval.methods.final_answer import final_answer
-from eval.methods.retrieval import check_retrieval, examples_step
-from program.loop import AgentSettings, Step
+from eval.methods.retrieval import Shown, show_examples
 from program.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class InContext(BaseMethod):
-    """The user's latest interactions as examples, whatever the query.
-
-    Attributes:
-        k: Number of examples.
-        item_chars: Most characters shown of one interaction.
-    """
+class InContext(ShowsHistory):
+    """The user's latest interactions, whatever the query."""
 
     name: ClassVar[str] = "icl"
-    k: int = 4
-    item_chars: int = AgentSettings.item_chars
 
-    def __post_init__(self) -> None:
-        check_retrieval(self.k, "recency", self.item_chars)
-
-    def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, Step]:
+    def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, Shown]:
         """Return the task and the examples."""
         latest = user.history[-self.k :]
-        return user.task, examples_step(user.user_id, latest, user.task, item_chars=self.item_chars)
+        return user.task, show_examples(user.user_id, latest, user.task, self.form)
 
-    def answer(self, prepared: tuple[Task, Step], query: Query) -> Answer:
+    def answer(self, prepared: tuple[Task, Shown], query: Query) -> Answer:
         """Answer in one call."""
-        task, examples = prepared
-        return final_answer(task, query.text, steps=[examples])
+        task, latest = prepared
+        return final_answer(task, query.text, steps=[latest.step], shown=latest.items, settings=self.form)

@@ -21,11 +21,10 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from eval.contracts import Answer, Query, UserView
-from eval.methods.base import BaseMethod
 from eval.methods.final_answer import final_answer
-from eval.methods.retrieval import check_retrieval, examples_step, make_memory, search_words, text_step
+from eval.methods.retrieval import SearchesHistory, make_memory, search_words, show_examples, text_step
 from program.errors import ConfigError
-from program.loop import AgentSettings, Step
+from program.loop import Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.summary import MAX_ITEM_CHARS
@@ -56,26 +55,22 @@ class DescribeUser(dspy.Signature):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryBank(BaseMethod):
+class MemoryBank(SearchesHistory):
     """Memories weighted by retention, beside a portrait made from daily summaries.
 
+    The search gives the candidates that retention ranks again.
+
     Attributes:
-        k: Memories shown with a query.
         days: How many of the latest days are summarised, at most; ``k`` undated interactions make a day.
         strength: Strength S of a memory that was never recalled, in active days.
-        retrieval: How memories are searched before retention reranks them.
-        item_chars: Most characters shown of one interaction.
     """
 
     name: ClassVar[str] = "membank"
-    k: int = 4
     days: int = 5
     strength: float = 5.0
-    retrieval: str = "hybrid"
-    item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval, self.item_chars)
+        super().__post_init__()
         if self.days < 1 or self.strength <= 0:
             raise ConfigError(
                 f"`days` must be 1 or more and `strength` above 0, got {self.days!r} and {self.strength!r}"
@@ -105,8 +100,9 @@ class MemoryBank(BaseMethod):
         """Recall, then answer in one call."""
         recalled = prepared.recall(query.text, self.k)
         user_id, task = prepared.memory.user_id, prepared.task
-        memories = examples_step(user_id, recalled, task, item_chars=self.item_chars)
-        return final_answer(task, query.text, steps=[prepared.portrait, memories])
+        memories = show_examples(user_id, recalled, task, self.form)
+        steps = [prepared.portrait, memories.step]
+        return final_answer(task, query.text, steps=steps, shown=memories.items, settings=self.form)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eval.contracts import Answer, Query, UserView
-from eval.methods.base import BaseMethod
 from eval.methods.final_answer import final_answer
 from eval.methods.profiles import profile_as_dict, restore_profile
-from eval.methods.retrieval import check_retrieval, make_memory, profile_step, search_step
-from program.loop import AgentSettings, Step
+from eval.methods.retrieval import SearchesHistory, make_memory, profile_step
+from program.loop import Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.summary import build_profile
 from program.task import Task
@@ -20,28 +19,19 @@ Prepared = tuple[Task, EpisodicMemory, Step]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pag(BaseMethod):
+class Pag(SearchesHistory):
     """`rag` plus the profile that PersonaAgent starts from: exact counts and a model's summary.
 
     After Richardson et al. 2023 ("Integrating Summarization and Retrieval for Enhanced
     Personalization"); the profile's wording is ours and the same for all methods.
 
     Attributes:
-        k: Interactions shown with a query.
-        retrieval: As in `rag`.
         prose: Whether a model adds a summary to the profile's counts, with one call for each user;
             ``None``: unless the model's summaries are known to be unreliable.
-        item_chars: Most characters shown of one interaction.
     """
 
     name: ClassVar[str] = "pag"
-    k: int = 4
-    retrieval: str = "hybrid"
     prose: bool | None = None
-    item_chars: int = AgentSettings.item_chars
-
-    def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval, self.item_chars)
 
     def prepare(self, user: UserView) -> Mapping[str, Any]:
         """Summarise the history."""
@@ -56,5 +46,6 @@ class Pag(BaseMethod):
     def answer(self, prepared: Prepared, query: Query) -> Answer:
         """Search, then answer in one call."""
         task, memory, profile = prepared
-        search = search_step(memory, task, query.text, k=self.k, item_chars=self.item_chars)
-        return final_answer(task, query.text, steps=[profile, search])
+        found = self.search(memory, task, query.text)
+        steps = [profile, found.step]
+        return final_answer(task, query.text, steps=steps, shown=found.items, settings=self.form)

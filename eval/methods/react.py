@@ -53,7 +53,8 @@ class React(BaseMethod):
     item_chars: int = AgentSettings.item_chars
 
     def __post_init__(self) -> None:
-        check_retrieval(self.k, self.retrieval, self.item_chars)
+        AgentSettings(k=self.k, item_chars=self.item_chars)
+        check_retrieval(self.retrieval)
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> tuple[Task, dspy.ReAct]:
         """Return the task and an agent with the user's tools."""

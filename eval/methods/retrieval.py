@@ -5,9 +5,11 @@ A baseline and the agent therefore read a user's history in the same form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from eval.contracts import UserView
+from eval.methods.base import ShowsHistory
 from eval.methods.profiles import EMPTY_PROFILE
 from eval.tasks.base import LampTask
 from program.errors import DataError
@@ -21,17 +23,44 @@ from program.tools.base import ToolContext
 from program.tools.search_memory import search_memory
 
 
-def check_retrieval(k: int, retrieval: str, item_chars: int) -> None:
-    """Check retrieval settings without a model call.
+def check_retrieval(retrieval: str) -> None:
+    """Check the name of a retriever without a model call.
 
     Raises:
-        ConfigError: The retriever is unknown, ``k`` is below 1, or ``item_chars`` is too small.
+        ConfigError: The retriever is unknown.
         ModelSetupError: The retriever's encoder cannot be used.
     """
     from program.memory.retrieval import make_retriever
 
-    AgentSettings(k=k, item_chars=item_chars)
     make_retriever(retrieval)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A step of a method without an agent, and the interactions that it shows, by id and in time order."""
+
+    step: Step
+    items: Mapping[str, Interaction]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchesHistory(ShowsHistory):
+    """A method without an agent that searches the user's history for each query.
+
+    Attributes:
+        retrieval: hybrid, bm25, static, dense or recency (see `program.memory.retrieval.make_retriever`).
+    """
+
+    retrieval: str = "hybrid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_retrieval(self.retrieval)
+
+    def search(self, memory: Memory, task: Task, query: str) -> Shown:
+        """Return a memory search for ``query`` and its results."""
+        words = search_words(task, query)
+        return _show("search_memory", {"query": words}, memory, task, words, self.form)
 
 
 def make_memory(user: UserView, retrieval: str = "hybrid") -> EpisodicMemory:
@@ -55,16 +84,10 @@ def search_words(task: Task, query: str) -> str:
         return query
 
 
-def search_step(memory: Memory, task: Task, query: str, *, k: int, item_chars: int) -> Step:
-    """Return a memory search for ``query`` and its results."""
-    words = search_words(task, query)
-    return _make_step("search_memory", {"query": words}, _search(memory, task, words, k, item_chars))
-
-
-def examples_step(user_id: str, examples: Sequence[Interaction], task: Task, *, item_chars: int) -> Step:
-    """Return the given interactions in the form of search results, newest first."""
+def show_examples(user_id: str, examples: Sequence[Interaction], task: Task, form: AgentSettings) -> Shown:
+    """Return the given interactions as if a search had found them, newest first."""
     memory = EpisodicMemory(user_id, examples, retrieval="recency")
-    return _make_step("read_examples", {}, _search(memory, task, "", len(examples) or 1, item_chars))
+    return _show("read_examples", {}, memory, task, "", form)
 
 
 def profile_step(profile: Profile) -> Step:
@@ -77,15 +100,20 @@ def text_step(tool: str, text: str) -> Step:
     return _make_step(tool, {}, text)
 
 
-def _search(memory: Memory, task: Task, words: str, k: int, item_chars: int) -> str:
+def _show(
+    tool: str, arguments: dict[str, str], memory: Memory, task: Task, words: str, form: AgentSettings
+) -> Shown:
     context = ToolContext(
         memory=memory,
         profile=_empty_profile,
-        k=k,
-        max_chars=item_chars,
+        k=form.k,
+        max_chars=form.item_chars,
         response_noun=task.response_noun,
     )
-    return search_memory(context, words)
+    step = _make_step(tool, arguments, search_memory(context, words))
+    ids = tuple(item.id for item in context.shown)
+    shown = [item for item in memory.latest() if item.id in ids]
+    return Shown(replace(step, interaction_ids=ids), {item.id: item for item in shown})
 
 
 def _make_step(tool: str, arguments: dict[str, str], observation: str) -> Step:

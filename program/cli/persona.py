@@ -1,4 +1,4 @@
-"""`personaagent persona`: show, history, diff, rollback."""
+"""`personaagent persona`: show, why, history, diff, rollback."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ import typer
 from program.cli.options import MAX_INTEGER, Json, Store, User, open_store
 from program.console import out, print_json
 from program.errors import UnknownVersionError
+from program.persona import Persona
 from program.printer import command, make_table
+from program.provenance import explain_lines
 from program.store import UserStore
 from program.store.records import PersonaVersion
+from program.task import get_task
+from program.text import counted, one_line
+
+_SHOWN = 5
+_QUERY_CHARS = 70
 
 app = typer.Typer(no_args_is_help=True, help="Show a user's persona and undo changes.")
 
@@ -39,6 +46,37 @@ def show(user: User, version: Version = None, store: Store = None, json: Json = 
         print_json(vars(persona))
     else:
         out.print_text(persona.text)
+
+
+@app.command()
+def why(user: User, version: Version = None, store: Store = None, json: Json = False) -> None:
+    """Print each line of a persona, the version that brought it, and the interactions behind it."""
+    with open_store(store) as users:
+        task = get_task(users.user(user).task)
+        persona = _persona(users, user, version)
+        past = users.interactions(user)
+        versions = [
+            (row.version, Persona.from_dict(row.parts) if row.parts else None)
+            for row in users.persona_history(user)
+            if row.version <= persona.version
+        ]
+    if persona.parts is None:
+        if json:
+            print_json({"version": persona.version, "lines": None})
+        else:
+            out.print_line(f"v{persona.version} was written freely: nothing is known of what it rests on")
+        return
+    rows = [vars(row) for row in explain_lines(versions, past, task)]
+    if json:
+        print_json({"version": persona.version, "lines": rows})
+        return
+    queries = {item.id: one_line(item.query, _QUERY_CHARS) for item in past}
+    for row in rows:
+        out.print_line(f"{row['text']}  ({row['origin']})")
+        for interaction_id in row["interaction_ids"][:_SHOWN]:
+            out.print_line(f"    {interaction_id}: {queries.get(interaction_id, 'forgotten')}", style="dim")
+        if (others := len(row["interaction_ids"]) - _SHOWN) > 0:
+            out.print_line(f"    and {counted(others, 'other interaction')}", style="dim")
 
 
 @app.command()

@@ -134,11 +134,14 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
         context: Longest prompt plus answer, in tokens.
         calibrate: Whether `decisions` divides by the labels' prior.
         supports_prefill: Whether it continues a reply whose beginning is given; llama.cpp does.
+        uses_tools: Whether its tool calls are worth their time. Those of a model of this size mostly
+            repeat the query, so an agent that searches first with the query itself answers at once.
         summarises: Whether its prose about a user is worth keeping. The packaged model invents
             facts, so profiles hold only the counted facts unless a caller requests prose.
     """
 
     supports_prefill: ClassVar[bool] = True
+    uses_tools: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -25,11 +25,13 @@ class ScriptedEngine:
     """Answers each request with ``reply`` and records the prompts.
 
     Attributes:
-        prompts: (system, user) of each call, in order of arrival.
+        prompts: System message and last user message of each call, in order of arrival.
+        conversations: All that each call was sent, with the examples before the last user message.
     """
 
     reply: Reply
     prompts: list[tuple[str, str]] = field(default_factory=list)
+    conversations: list[str] = field(default_factory=list)
     supports_response_schema: bool = True
     supported_params: tuple[str, ...] = ("response_format", "temperature", "max_tokens")
 
@@ -40,6 +42,7 @@ class ScriptedEngine:
             system = "".join(part.text for part in system if isinstance(part, TextPart))
         user = [message.text or "" for message in request.messages if message.role == "user"][-1]
         self.prompts.append((system, user))
+        self.conversations.append("\n".join([system, *(message.text or "" for message in request.messages)]))
         answer = self.reply(system, user)
         text = answer if isinstance(answer, str) else json.dumps(answer)
         # A token is about four characters.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from program.errors import ConfigError
 from program.memory.base import Before, Memory
+from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
 
 
@@ -24,6 +25,8 @@ class ToolContext:
         k: Number of interactions that a memory search returns.
         max_chars: Maximum length of an interaction's text, in characters; longer ones are cut.
         response_noun: The word for a response: "tag" (see `program.task.Task`).
+        shown: The interactions that tools have shown for this query, best match first in each search.
+            `search_memory` adds to it; a tool of your own that shows interactions should, too.
 
     Example:
         >>> from program import EpisodicMemory, Interaction
@@ -46,6 +49,7 @@ class ToolContext:
     k: int = 4
     max_chars: int = 600
     response_noun: str = "response"
+    shown: list[Interaction] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ def search_memory(context: ToolContext, query: str) -> str:
     their lines, which are indented: no text can pose as another item or as a heading of a prompt.
     """
     matches = context.memory.search(query, context.k, before=context.before, exclude=context.exclude)
+    context.shown.extend(matches)
     if not matches:
         return "No past interaction of this user was found."
     return "\n".join(f"{number}. {_render(item, context)}" for number, item in enumerate(matches, 1))

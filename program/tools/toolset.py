@@ -35,6 +35,7 @@ class Observation:
         text: The text for the model: the tool's result or its error.
         failed: Whether the tool raised.
         seconds: Wall time of the call.
+        interaction_ids: The interactions that the tool showed (see `ToolContext.shown`).
     """
 
     tool: str
@@ -42,6 +43,7 @@ class Observation:
     text: str
     failed: bool
     seconds: float
+    interaction_ids: tuple[str, ...] = ()
 
 
 class ToolSet:
@@ -164,6 +166,7 @@ class _Call:
         self._arguments = {name: getattr(action, name) for name in self._tool.arguments}
         self._context = context
         self._max_chars = tools.max_chars
+        self._n_shown = len(context.shown)
         self._start_time = time.perf_counter()
 
     @property
@@ -190,6 +193,7 @@ class _Call:
             text=cut(text, self._max_chars),
             failed=failed,
             seconds=time.perf_counter() - self._start_time,
+            interaction_ids=tuple(item.id for item in self._context.shown[self._n_shown :]),
         )
 
 

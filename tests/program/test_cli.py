@@ -46,6 +46,12 @@ def polite(system: str, user: str) -> Any:
     return {"thought": "", "action": {"tool": "finish", "answer": "short"}}
 
 
+def edit(system: str, user: str) -> Any:
+    if "You maintain the list" in system:
+        return {"edits": [{"op": "add", "line": 0, "text": "Answers in one word.", "cites": [1]}]}
+    return "short" if "write the answer" in user else polite(system, user)
+
+
 def outage(system: str, user: str) -> Any:
     raise dspy.LMServerError("down")
 
@@ -56,6 +62,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     models.polite = scripted_lm(polite)  # type: ignore[attr-defined]
     models.cached = scripted_lm(polite).copy()  # type: ignore[attr-defined]
     models.cached.cache = True
+    models.editor = scripted_lm(edit)  # type: ignore[attr-defined]
     models.outage = scripted_lm(outage)  # type: ignore[attr-defined]
     models.garbage = scripted_lm(lambda system, user: " ")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_models", models)
@@ -407,3 +414,26 @@ def marked(system: str, user: str) -> Any:
         return answer
     fields = {**answer, "action": json.dumps(answer["action"]), "answer": "short", "completed": ""}
     return "\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items())
+
+
+def test_grounded_preset_edits_lines_that_why_explains(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    refused = run("align", "ana", "--preset", "papr", *MODEL)
+    assert (refused.code, "must be one of paper, grounded" in refused.err) == (2, True)
+    editor = ("--model", "python:my_models:editor", *MODEL[2:])
+    done = run("align", "ana", "--preset", "grounded", "--gate", "always", *editor)
+    assert done.code == 0, done.err
+    why = run("persona", "why", "ana")
+    assert "Answers in one word.  (learned, since v2)" in why.out
+    assert "2: what about number 2" in why.out
+    assert "counted by code, since v1" in why.out
+    assert "- Answers in one word." in run("persona", "show", "ana").out
+    run("persona", "rollback", "ana", "1")
+    assert "learned" not in run("persona", "why", "ana").out
+
+
+def test_why_says_that_nothing_is_known_of_a_free_rewrite(run: Run, history: Path) -> None:
+    run("users", "import", str(history))
+    run("align", "ana", *MODEL)
+    assert "written freely" in run("persona", "why", "ana").out
+    assert json.loads(run("persona", "why", "ana", "--json").out) == {"version": 2, "lines": None}

@@ -1,0 +1,67 @@
+"""What each line of a persona rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from program.evidence import Evidence, collect
+from program.memory.interaction import Interaction
+from program.persona import Persona
+from program.task import Task
+
+
+@dataclass(frozen=True)
+class ExplainedLine:
+    """A line of a persona.
+
+    Attributes:
+        text: As the model reads it now.
+        origin: Who wrote it, and the persona version that brought it.
+        interaction_ids: What it rests on, in time order for code.
+    """
+
+    text: str
+    origin: str
+    interaction_ids: tuple[str, ...]
+
+
+def explain_lines(
+    versions: Sequence[tuple[int, Persona | None]], history: Sequence[Interaction], task: Task
+) -> list[ExplainedLine]:
+    """Return the facts and learned lines of a persona, in its order.
+
+    Args:
+        versions: The numbers and parts of the persona's versions, oldest first; ``None`` for a text that
+            was written freely. The last one is explained and has parts.
+        history: The user's interactions, in time order.
+        task: The user's task.
+
+    Example:
+        >>> from program import get_task
+        >>> persona = Persona().with_line("Likes heists.", ["7"]).stored_as(2)
+        >>> explain_lines([(1, Persona()), (2, persona)], [], get_task("LaMP-2M"))
+        [ExplainedLine(text='Likes heists.', origin='learned, since v2', interaction_ids=('7',))]
+    """
+    persona = versions[-1][1]
+    if persona is None:
+        return []
+    facts = [
+        ExplainedLine(item.text, f"counted by code, since v{_since(item, versions)}", item.interaction_ids)
+        for item in persona.shown_facts(collect(history, task))
+    ]
+    learned = [
+        ExplainedLine(line.text, f"learned, since v{line.since}", line.interaction_ids)
+        for line in persona.lines
+    ]
+    return [*facts, *learned]
+
+
+def _since(item: Evidence, versions: Sequence[tuple[int, Persona | None]]) -> int:
+    """Return the first of the latest versions that show a fact."""
+    since = versions[-1][0]
+    for number, persona in reversed(versions):
+        if persona is None or not persona.shown_facts([item]):
+            break
+        since = number
+    return since
