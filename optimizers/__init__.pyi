@@ -1,10 +1,14 @@
 from .alignment import PersonaAlignment as PersonaAlignment
+from .config import GROUNDED as GROUNDED
 from .config import PAPER as PAPER
 from .config import AlignmentConfig as AlignmentConfig
 from .config import Plan as Plan
 from .contracts import BatchSelector as BatchSelector
+from .contracts import Candidate as Candidate
+from .contracts import CheckingGate as CheckingGate
 from .contracts import Decision as Decision
 from .contracts import Gate as Gate
+from .contracts import Trial as Trial
 from .dspy_optimizers import OptimizableAgent as OptimizableAgent
 from .dspy_optimizers import PersonaProposer as PersonaProposer
 from .dspy_optimizers import persona_metric as persona_metric

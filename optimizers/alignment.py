@@ -10,11 +10,14 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.callback import with_callbacks
 
+from optimizers.checking import Choice, choose, review_pending
 from optimizers.config import PAPER, AlignmentConfig, Plan, make_plan
-from optimizers.contracts import Decision
+from optimizers.contracts import Candidate
 from optimizers.record import AlignmentRecord, AlignmentStep, Rollout
-from optimizers.run import AlignmentRun
+from optimizers.run import AlignmentRun, writes
 from optimizers.trainset import check_trainset
+from optimizers.trials import Past
+from optimizers.updates import propose
 from program.agent import PersonaAgent
 from program.errors import ConfigError, EmptyHistoryError
 from program.spans import about, span
@@ -30,6 +33,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
     Args:
         config: Settings; the default `PAPER` is Algorithm 1.
         prompt_model: The model of feedback and update; ``None`` for the agent's model.
+        past: What earlier alignments of this user left; `optimizers.align_user` reads it from the store.
         budget: Limits of one compile, which stops before the call that would exceed them.
         on_step: Called with each finished step, to show progress or to save it.
         **options: Single settings in place of those in ``config``, such as ``steps=3``.
@@ -62,6 +66,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         config: AlignmentConfig = PAPER,
         *,
         prompt_model: Any = None,
+        past: Past | None = None,
         budget: Budget | None = None,
         on_step: Callable[[AlignmentStep], None] | None = None,
         **options: Any,
@@ -72,6 +77,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         except TypeError as error:
             raise ConfigError(f"unknown alignment setting: {error}") from error
         self.prompt_model = prompt_model
+        self.past = past or Past()
         self.budget = budget
         self.on_step = on_step
 
@@ -82,6 +88,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
             trainset=len(trainset),
             valset=len(valset),
             calls_per_rollout=student.calls_per_answer(),
+            writes=writes(self.prompt_model),
         )
 
     def compile(
@@ -139,7 +146,10 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
             about(user_id=student.context.memory.user_id),
             span("align", config=self.config.as_dict(), plan=plan.as_dict()) as trace,
         ):
-            run = AlignmentRun(self.config, student.deepcopy(), trainset, valset, self.prompt_model, wait)
+            run = AlignmentRun(
+                self.config, student.deepcopy(), trainset, valset, self.prompt_model, self.past, wait
+            )
+            review = await review_pending(run)
             steps = await self._algorithm_1(run)
             record = AlignmentRecord(
                 config=self.config,
@@ -148,6 +158,8 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
                 n_rollouts=run.n_rollouts,
                 usage=tracker.by_stage(),
                 seconds=tracker.seconds,
+                review=review,
+                pending=run.pending,
                 **run.models(),
             )
             trace.output(record=record.as_dict())
@@ -160,24 +172,28 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         for number in range(1, self.config.steps + 1):
             tracker = UsageTracker(parent=current_tracker())
             with track_usage(tracker), span("step", number=number) as trace:
-                persona = run.agent.persona
+                before = run.agent.persona
                 rollouts = await run.roll_out_batch()
                 feedback = await run.textual_losses(rollouts)
-                candidate, note = await run.update(feedback)
-                decision = await self._decide(run, rollouts, candidate)
-                if decision.accept:
-                    with span("persona", text=candidate):
-                        run.agent.persona = candidate
+                proposal = await propose(run, feedback)
+                choice = await self._decide(run, rollouts, proposal.candidates)
+                if choice.decision.accept and choice.candidate is not None:
+                    with span("persona", text=choice.text):
+                        run.agent.persona = choice.candidate.persona
+                    run.pending = choice.pending
                 step = AlignmentStep(
                     number=number,
-                    persona_before=persona,
-                    candidate=candidate,
+                    persona_before=before,
+                    candidate=choice.text,
                     persona_after=run.agent.persona,
                     rollouts=rollouts,
                     feedback=feedback,
-                    decision=decision,
-                    note=note,
+                    decision=choice.decision,
+                    note=proposal.note,
                     usage=tracker.by_stage(),
+                    parts=run.agent.parts.as_dict() if run.agent.parts else None,
+                    checks=list(choice.checks),
+                    refusals=list(proposal.refusals),
                 )
                 trace.output(step=step.as_dict())
             steps.append(step)
@@ -185,13 +201,11 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
                 self.on_step(step)
         return steps
 
-    async def _decide(self, run: AlignmentRun, rollouts: list[Rollout], candidate: str) -> Decision:
-        """Ask the gate whether ``candidate`` becomes the persona."""
+    async def _decide(
+        self, run: AlignmentRun, rollouts: list[Rollout], candidates: Sequence[Candidate]
+    ) -> Choice:
+        """Ask the gate which candidate becomes the persona, if any."""
         with span("gate", rule=self.config.as_dict()["gate"]) as trace:
-            if candidate == run.agent.persona:
-                decision = Decision(accept=False, reason="the rewrite is the same text")
-            else:
-                parent_scores, candidate_scores = await run.score_both(rollouts, candidate)
-                decision = self.config.gate_rule.decide(parent_scores, candidate_scores)
-            trace.output(decision=decision)
-        return decision
+            choice = await choose(run, rollouts, candidates)
+            trace.output(decision=choice.decision)
+        return choice

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from optimizers.batches import BATCH_RULES
-from optimizers.config import PAPER, AlignmentConfig
+from optimizers.config import PRESETS, AlignmentConfig
 from optimizers.gates import GATES
 from optimizers.record import AlignmentRecord
 from optimizers.stored import align_user
@@ -62,16 +63,37 @@ def align(
     prompt_model: Annotated[
         str | None, typer.Option(help="Model of feedback and update; default: the agent's model.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Iterations E.")] = PAPER.steps,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Settings to start from: `paper` is Algorithm 1; `grounded` edits single lines, shows facts "
+            "from code, and tests each change on older interactions."
+        ),
+    ] = "paper",
+    steps: Annotated[int | None, typer.Option(help="Iterations E; by default 1.")] = None,
     batch: Annotated[
-        int,
-        typer.Option(help="Interactions n that are answered again in each step (`batch_size` in Python)."),
-    ] = PAPER.batch_size,
+        int | None,
+        typer.Option(
+            help="Interactions n that are answered again in each step (`batch_size` in Python); by default 3."
+        ),
+    ] = None,
     choice: Annotated[
-        str, typer.Option(help=f"Which interactions (`batch` in Python): {_names(BATCH_RULES)}")
-    ] = "latest",
-    gate: Annotated[str, typer.Option(help=f"Which rewrites to keep: {_names(GATES)}")] = "always",
-    skip_right: Annotated[bool, typer.Option(help="Make no feedback if the answer was right.")] = False,
+        str | None,
+        typer.Option(
+            help=f"Which interactions (`batch` in Python): {_names(BATCH_RULES)} By default the latest."
+        ),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(help=f"Which rewrites to keep: {_names(GATES)} By default that of the preset."),
+    ] = None,
+    skip_right: Annotated[
+        bool | None,
+        typer.Option(
+            "--skip-right/--no-skip-right",
+            help="Make no feedback if the answer was right; by default as in the preset.",
+        ),
+    ] = None,
     negatives: Annotated[
         Path | None, typer.Option(help="LaMP-1: a file of paper titles, one per line, cited by no user here.")
     ] = None,
@@ -86,7 +108,16 @@ def align(
     json: Json = False,
 ) -> None:
     """Align personas with what users really answered (the paper's Algorithm 1)."""
-    config = AlignmentConfig(steps=steps, batch_size=batch, batch=choice, gate=gate, skip_right=skip_right)
+    if preset not in PRESETS:
+        raise ConfigError(f"`--preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
+    given: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": batch,
+        "batch": choice,
+        "gate": gate,
+        "skip_right": skip_right,
+    }
+    config = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
     settings = AgentSettings(max_input_chars=max_input_chars)
     if bool(users) == all_:
         raise ConfigError("name the users to align, or use `--all`")

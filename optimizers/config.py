@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from optimizers.batches import BATCH_RULES
-from optimizers.contracts import BatchSelector, Gate
+from optimizers.contracts import BatchSelector, CheckingGate, Gate
 from optimizers.gates import GATES
 from program.errors import ConfigError
 from program.limits import MANY, MOST_STEPS, check_at_most
@@ -26,6 +26,16 @@ class AlignmentConfig:
             command line.
         skip_right: Make no feedback for an interaction whose rollout gave the user's own answer.
         gate: Which rewrites are kept: a gate, or its name (see `optimizers.gates`).
+        edits: Edit single lines of the persona, each with the interactions that it rests on, instead of
+            rewriting the whole text. If the model of feedback and update cannot write (its ``summarises``
+            is false), the edits show other facts, without a call.
+        candidates: Most such edits that are tested in one step, 1 or more.
+        max_edits: Most lines that one step changes, 1 or more.
+        evidence: Show facts from code (`program.evidence`) to feedback and update.
+        graded: Score rollouts by the likelihood of the user's true answer if the model gives it, and by
+            agreement otherwise. Only gates with `check_items` use these scores.
+        replay: Score a candidate on an older interaction from the tool calls of its parent, with one call.
+            Otherwise the agent chooses its tools again.
         max_chars: Longest persona that is accepted, in characters, 200 or more.
         seed: Seed of every random choice (LaMP-1 draws its wrong options).
 
@@ -43,6 +53,12 @@ class AlignmentConfig:
     batch: str | BatchSelector = "latest"
     skip_right: bool = False
     gate: str | Gate = "always"
+    edits: bool = False
+    candidates: int = 4
+    max_edits: int = 3
+    evidence: bool = False
+    graded: bool = False
+    replay: bool = False
     max_chars: int = MAX_CHARS
     seed: int = 0
 
@@ -50,6 +66,8 @@ class AlignmentConfig:
         for name, least, most in (
             ("steps", 0, MOST_STEPS),
             ("batch_size", 1, MANY),
+            ("candidates", 1, MANY),
+            ("max_edits", 1, MANY),
             ("max_chars", 200, MANY),
         ):
             if getattr(self, name) < least:
@@ -82,6 +100,19 @@ class AlignmentConfig:
 PAPER = AlignmentConfig()
 """Algorithm 1 with the paper's n = 3 and E = 1."""
 
+GROUNDED = AlignmentConfig(
+    skip_right=True, gate="evidence", edits=True, evidence=True, graded=True, replay=True
+)
+"""Edits that rest on interactions, facts from code, and a gate with error rates."""
+
+PRESETS = {"paper": PAPER, "grounded": GROUNDED}
+"""Name to settings."""
+
+
+def checking_gate(gate: Gate) -> CheckingGate | None:
+    """Return a gate that tests candidates on older interactions as such; ``None`` for any other."""
+    return cast(CheckingGate, gate) if hasattr(gate, "judge") else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -95,6 +126,9 @@ class Plan:
         loss_calls: Model calls for feedback.
         update_calls: Model calls for rewrites.
         calls_per_rollout: Fewest and most model calls of one rollout.
+        n_checks: Most answers that test candidates on older interactions. They are rollouts, or one call
+            each (see `AlignmentConfig.replay`).
+        calls_per_check: Fewest and most model calls of one of them.
 
     Example:
         >>> Plan(n_rollouts=3, loss_calls=3, update_calls=1, calls_per_rollout=(3, 6)).calls
@@ -105,13 +139,19 @@ class Plan:
     loss_calls: int
     update_calls: int
     calls_per_rollout: tuple[int, int]
+    n_checks: int = 0
+    calls_per_check: tuple[int, int] = (0, 0)
 
     @property
     def calls(self) -> tuple[int, int]:
-        """Fewest and most model calls, not counting repeats of unreadable replies."""
+        """Fewest and most model calls, not counting repeats of unreadable replies.
+
+        A test of candidates may end early: the fewest are those without it.
+        """
         low, high = self.calls_per_rollout
         other = self.loss_calls + self.update_calls
-        return self.n_rollouts * low + other, self.n_rollouts * high + other
+        checks = self.n_checks * self.calls_per_check[1]
+        return self.n_rollouts * low + other, self.n_rollouts * high + other + checks
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain data, under the names that stored records use."""
@@ -120,11 +160,18 @@ class Plan:
             "loss_calls": self.loss_calls,
             "update_calls": self.update_calls,
             "calls_per_run": list(self.calls_per_rollout),
+            "n_checks": self.n_checks,
+            "calls_per_check": list(self.calls_per_check),
         }
 
 
 def make_plan(
-    config: AlignmentConfig, *, trainset: int, valset: int = 0, calls_per_rollout: tuple[int, int]
+    config: AlignmentConfig,
+    *,
+    trainset: int,
+    valset: int = 0,
+    calls_per_rollout: tuple[int, int],
+    writes: bool = True,
 ) -> Plan:
     """Return the plan of an alignment.
 
@@ -133,6 +180,7 @@ def make_plan(
         trainset: Number of interactions that can be learned from.
         valset: Number of validation interactions; only a gate that needs scores uses them.
         calls_per_rollout: Fewest and most model calls of one rollout.
+        writes: Whether the model of feedback and update can write; only edits ask.
 
     Example:
         >>> make_plan(PAPER, trainset=50, calls_per_rollout=(3, 6)).calls
@@ -140,14 +188,23 @@ def make_plan(
     """
     n = min(config.batch_size, trainset)
     pool = min(config.batch_rule.pool_size(config.batch_size), trainset) if config.steps else 0
-    rollouts = config.steps * n
-    if config.gate_rule.needs_scores and config.steps:
+    asks = writes or not config.edits
+    rollouts, n_checks = config.steps * n, 0
+    if (gate := checking_gate(config.gate_rule)) is not None:
+        items = valset or min(gate.check_items, trainset - n)
+        candidates = config.candidates if config.edits and not writes else 1
+        # The parent answers each check item once, from its own tool calls.
+        rollouts += min(config.steps, 1) * items
+        n_checks = config.steps * candidates * items
+    elif config.gate_rule.needs_scores and config.steps:
         # The step itself scores the parent on the batch, and a kept rewrite is the next parent.
         rollouts += (config.steps + 1) * valset if valset else n
     return Plan(
         # The pool holds the first batch.
         n_rollouts=rollouts + max(pool - n, 0),
-        loss_calls=config.steps * n,
-        update_calls=config.steps,
+        loss_calls=config.steps * n * asks,
+        update_calls=config.steps * asks,
         calls_per_rollout=calls_per_rollout,
+        n_checks=n_checks,
+        calls_per_check=(1, 1) if config.replay else calls_per_rollout,
     )

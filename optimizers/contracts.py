@@ -14,6 +14,8 @@ from typing import ClassVar, Literal, Protocol
 
 import dspy
 
+from program.persona import Persona
+
 Score = float | None
 """Agreement with the user's true response, in [0, 1]; ``None`` if a rollout gave no answer."""
 
@@ -71,6 +73,23 @@ class BatchSelector(Protocol):
             size: At most this many examples.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A persona that an update proposes.
+
+    Attributes:
+        persona: The whole text, or the persona's parts after the edits.
+        changes: What was edited, each as ``+ line`` or ``- line``; empty for a free rewrite.
+
+    Example:
+        >>> Candidate(persona="Be brief.").changes
+        ()
+    """
+
+    persona: str | Persona
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

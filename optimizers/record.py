@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from optimizers.config import AlignmentConfig, Plan
 from optimizers.contracts import Decision
+from optimizers.trials import Check, Pending, Refusal
 from program.renamed import RenamedAttributes
 from program.text import counted
 from program.usage import Usage
@@ -23,6 +24,8 @@ class Rollout:
         truth: What the user really answered.
         answer: What the agent answered; empty if ``error`` is set.
         score: Agreement in [0, 1]; ``None`` if there is no answer. It is never 0 for a failure.
+        likelihood: Of the user's true answer, in [0, 1]: the probability of a label, or the mean one of a
+            text's tokens; ``None`` unless scores are graded and the model gives it.
         error: Why there is no answer: the model's output could not be read.
         tools: The tool calls, each as ``name(argument)``.
 
@@ -39,6 +42,7 @@ class Rollout:
     score: float | None = None
     error: str = ""
     tools: Sequence[str] = ()
+    likelihood: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the rollout as plain data."""
@@ -78,6 +82,9 @@ class AlignmentStep(RenamedAttributes):
         decision: What the gate decided.
         note: What went wrong without stopping the step; empty otherwise.
         usage: Cost of this step by stage.
+        parts: The parts of ``persona_after`` as JSON data; ``None`` for a text without parts.
+        checks: One for each candidate that was tested on older interactions.
+        refusals: Edits that code refused.
 
     Example:
         >>> right = Rollout(interaction_id="1", query="A heist.", truth="action", answer="action", score=1.0)
@@ -100,6 +107,15 @@ class AlignmentStep(RenamedAttributes):
     decision: Decision
     note: str = ""
     usage: Mapping[str, Usage] = field(default_factory=dict)
+    parts: Mapping[str, Any] | None = None
+    checks: Sequence[Check] = field(default_factory=list)
+    refusals: Sequence[Refusal] = field(default_factory=list)
+
+    @property
+    def rejected(self) -> list[str]:
+        """Edits that were refused or did not help, as the next update reads them."""
+        checks = [check for check in self.checks if not check.decision.accept]
+        return [*map(str, self.refusals), *(check.label for check in checks)]
 
     @property
     def score(self) -> float | None:
@@ -126,6 +142,9 @@ class AlignmentRecord(RenamedAttributes):
         seconds: Wall time.
         model: The agent's model.
         prompt_model: The model of feedback and update.
+        review: What later interactions said of the persona that the alignment started from; ``None`` if
+            it was not tested further.
+        pending: What the next alignment needs to test the persona further; ``None`` if it is not.
         versions: Versions of the packages that decide the outcome.
 
     Example:
@@ -146,6 +165,18 @@ class AlignmentRecord(RenamedAttributes):
     model: str = ""
     prompt_model: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    review: Decision | None = None
+    pending: Pending | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the persona is what it is now, in a few words."""
+        kept = [step.decision for step in self.steps if step.decision.accept]
+        if kept:
+            return kept[-1].reason
+        if self.review is not None and self.review.outcome == "rolled back":
+            return self.review.reason
+        return self.steps[-1].decision.reason if self.steps else "no step"
 
     def __str__(self) -> str:
         scores = [step.score for step in self.steps]
@@ -171,4 +202,7 @@ class AlignmentRecord(RenamedAttributes):
             "model": self.model,
             "prompt_model": self.prompt_model,
             "versions": dict(self.versions),
+            "review": None if self.review is None else asdict(self.review),
+            "rejected": [text for step in self.steps for text in step.rejected],
+            "pending": None if self.pending is None else asdict(self.pending),
         }

@@ -1,4 +1,7 @@
-"""The parts of one alignment: rollouts, textual loss, update, scores. `alignment` puts them in order."""
+"""The parts of one alignment that call the agent: rollouts, textual loss, scores.
+
+`alignment` puts them in order; `updates` has the update, and `checking` the tests of candidates.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,18 @@ from typing import Any, TypeVar
 
 import dspy
 
-from optimizers.config import AlignmentConfig
-from optimizers.loss import TextualLoss, UpdatePersona
-from optimizers.prompting import ask_text, number_feedback
+from optimizers.config import AlignmentConfig, checking_gate
+from optimizers.contracts import Candidate
+from optimizers.edits import GroundedLoss
+from optimizers.evidence import agent_bias
+from optimizers.loss import TextualLoss
+from optimizers.prompting import ask_text
 from optimizers.record import Feedback, Rollout
+from optimizers.trials import Past
 from program.agent import PersonaAgent
 from program.errors import AlignmentFailedError, ConfigError, UnparsableAnswerError
+from program.evidence import Evidence
+from program.loop import Step
 from program.spans import span
 from program.text import counted, cut
 from program.usage import stage
@@ -23,11 +32,24 @@ from program.usage import stage
 T = TypeVar("T")
 
 
+def writes(prompt_model: Any) -> bool:
+    """Return whether the model of feedback and update can write; one that cannot says so."""
+    lm = dspy.settings.lm if prompt_model is None else prompt_model
+    return bool(getattr(lm, "summarises", True))
+
+
 class AlignmentRun:
     """One alignment of one user's agent, in progress.
 
     Attributes:
-        agent: The copy that is aligned; only `PersonaAlignment` changes its persona.
+        agent: The copy that is aligned; only `PersonaAlignment` and `optimizers.checking` change its persona.
+        past: What earlier alignments of the user left.
+        pending: A kept persona that later interactions test further.
+        batch: The interactions that are learned from; empty before the first rollouts.
+        rejected: Edits that were refused or did not help, newest last.
+        n_tests: Steps in which candidates were tested, earlier alignments included.
+        n_cut: Texts that were cut for the feedback of this step.
+        tool_steps: Tool calls by interaction, to answer again from them.
         n_rollouts: How often the agent has answered a past interaction so far.
     """
 
@@ -38,25 +60,32 @@ class AlignmentRun:
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example],
         prompt_model: Any,
+        past: Past,
         wait: bool,
     ) -> None:
         self.config = config
         self.agent = agent
+        self.past = past
+        self.pending = past.pending
         self.n_rollouts = 0
-        self._trainset = list(trainset)
-        self._valset = list(valset)
-        self._prompt_model = prompt_model
-        self._wait = wait
-        self._batch: list[dspy.Example] = []
+        self.trainset = list(trainset)
+        self.valset = list(valset)
+        self.prompt_model = prompt_model
+        self.wait = wait
+        self.batch: list[dspy.Example] = []
         # Texts that were cut for the feedback of this step.
-        self._n_cut = 0
+        self.n_cut = 0
         # Rollouts by persona and interaction: a gate or a batch rule may need one again.
         self._rollouts: dict[tuple[str, str], Rollout] = {}
+        # Tool calls by interaction, to answer again from them.
+        self.tool_steps: dict[str, Sequence[Step]] = {}
+        self.rejected = list(past.rejected)
+        self.n_tests = past.n_tests
 
     def models(self) -> dict[str, Any]:
         """Return the names of the models and the versions of the packages that decide the outcome."""
         agent_model = str(dspy.settings.lm.model)
-        prompt_model = agent_model if self._prompt_model is None else str(self._prompt_model.model)
+        prompt_model = agent_model if self.prompt_model is None else str(self.prompt_model.model)
         return {
             "model": agent_model,
             "prompt_model": prompt_model,
@@ -70,8 +99,8 @@ class AlignmentRun:
             AlignmentFailedError: None of the answers can be read.
             ConfigError: The batch rule returned something other than a part of the trainset.
         """
-        self._batch = self._batch or await self._select_batch()
-        rollouts = await self._roll_out_all(self.agent, self._batch)
+        self.batch = self.batch or await self._select_batch()
+        rollouts = await self._roll_out_all(self.agent, self.batch)
         if all(rollout.score is None for rollout in rollouts):
             raise AlignmentFailedError(
                 f"none of {counted(len(rollouts), 'rollout')} gave an answer that could be read "
@@ -83,33 +112,11 @@ class AlignmentRun:
     async def textual_losses(self, rollouts: Sequence[Rollout]) -> list[Feedback]:
         """Return one feedback for each rollout that has an answer."""
         answered = [rollout for rollout in rollouts if rollout.score is not None]
-        self._n_cut = 0
-        return await self._each(self._textual_loss(rollout) for rollout in answered)
-
-    async def update(self, feedback: Sequence[Feedback]) -> tuple[str, str]:
-        """Return the rewritten persona and a note; the old persona if there is no usable rewrite."""
-        candidate, note = await self._update(feedback)
-        limit = self.agent.context.settings.max_input_chars
-        cuts = f"feedback saw {counted(self._n_cut, 'text')} cut to {limit} characters" if self._n_cut else ""
-        return candidate, "; ".join(filter(None, (note, cuts)))
-
-    async def _update(self, feedback: Sequence[Feedback]) -> tuple[str, str]:
-        persona = self.agent.persona
-        texts = [item.text for item in feedback if item.text]
-        if not texts:
-            return persona, "no feedback, so nothing to change"
-        numbered = number_feedback(texts)
-        with span("update", persona=persona, feedback=numbered) as trace:
-            rewrite = await self._ask(
-                "update", UpdatePersona, current_system_prompt=persona, feedback=numbered
-            )
-            trace.output(persona=rewrite)
-        if rewrite is None:
-            return persona, "the rewrite could not be used twice, the old persona stays"
-        return rewrite, ""
+        self.n_cut = 0
+        return await self.each(self._textual_loss(rollout) for rollout in answered)
 
     async def score_both(
-        self, rollouts: Sequence[Rollout], candidate: str
+        self, rollouts: Sequence[Rollout], candidate: Candidate
     ) -> tuple[list[float], list[float]]:
         """Return the scores of the current persona and of ``candidate`` on the same interactions.
 
@@ -118,14 +125,13 @@ class AlignmentRun:
 
         Args:
             rollouts: Of the batch, under the current persona.
-            candidate: The rewrite.
+            candidate: The rewrite, or the edited persona.
         """
         if not self.config.gate_rule.needs_scores:
             return [], []
-        changed = self.agent.deepcopy()
-        changed.persona = candidate
-        parent = await self._roll_out_all(self.agent, self._valset) if self._valset else rollouts
-        rewritten = await self._roll_out_all(changed, self._valset or self._batch)
+        changed = self.changed(candidate)
+        parent = await self._roll_out_all(self.agent, self.valset) if self.valset else rollouts
+        rewritten = await self._roll_out_all(changed, self.valset or self.batch)
         pairs = [
             (before.score, after.score)
             for before, after in zip(parent, rewritten, strict=True)
@@ -133,13 +139,47 @@ class AlignmentRun:
         ]
         return [before for before, _ in pairs], [after for _, after in pairs]
 
+    def changed(self, candidate: Candidate) -> PersonaAgent:
+        """Return a copy of the agent under a candidate."""
+        changed: PersonaAgent = self.agent.deepcopy()
+        changed.persona = candidate.persona
+        return changed
+
+    def check_items(self) -> list[dspy.Example]:
+        """Return the interactions that test candidates, newest first: older than the batch, never in it."""
+        gate = checking_gate(self.config.gate_rule)
+        if gate is None:
+            return []
+        if self.valset:
+            return self.valset[::-1]
+        learned_from = {example.before for example in self.batch}
+        first = next(n for n, example in enumerate(self.trainset) if example.before in learned_from)
+        return self.trainset[max(0, first - gate.check_items) : first][::-1]
+
+    def evidence(self) -> list[Evidence]:
+        """Return the facts that learning may see: none of them rests on a check item."""
+        if not self.config.evidence:
+            return []
+        checked = {str(example.before) for example in self.check_items()}
+        return list(self.agent.context.evidence_at(None, checked))
+
+    def facts(self) -> str:
+        """Return the facts as the model of feedback and update reads them."""
+        learned_from = {str(example.before) for example in self.batch}
+        rollouts = [
+            rollout
+            for (persona, interaction_id), rollout in self._rollouts.items()
+            if persona == self.agent.persona and interaction_id in learned_from
+        ]
+        return "\n".join(f"- {item.text}" for item in [*self.evidence(), *agent_bias(rollouts)]) or "none yet"
+
     async def _select_batch(self) -> list[dspy.Example]:
         rule, size = self.config.batch_rule, self.config.batch_size
         pool_size = rule.pool_size(size)
-        pool = await self._roll_out_all(self.agent, self._trainset[-pool_size:] if pool_size else [])
-        batch = rule.select(self._trainset, [rollout.score for rollout in pool], size)
+        pool = await self._roll_out_all(self.agent, self.trainset[-pool_size:] if pool_size else [])
+        batch = rule.select(self.trainset, [rollout.score for rollout in pool], size)
         ids = [example.before for example in batch]
-        known = {example.before for example in self._trainset}
+        known = {example.before for example in self.trainset}
         if not ids or len(ids) > size or len(set(ids)) < len(ids) or not known.issuperset(ids):
             raise ConfigError(
                 f"batch rule {type(rule).__name__!r} must return 1 to {size} different examples of the "
@@ -148,9 +188,18 @@ class AlignmentRun:
         return batch
 
     async def _roll_out_all(self, agent: PersonaAgent, examples: Sequence[dspy.Example]) -> list[Rollout]:
-        return await self._each(self._roll_out(agent, example) for example in examples)
+        return await self.each(self.roll_out(agent, example) for example in examples)
 
-    async def _roll_out(self, agent: PersonaAgent, example: dspy.Example) -> Rollout:
+    async def roll_out(
+        self, agent: PersonaAgent, example: dspy.Example, steps: Sequence[Step] | None = None
+    ) -> Rollout:
+        """Let an agent answer one past interaction as if it were new.
+
+        Args:
+            agent: The agent, under its persona.
+            example: The interaction.
+            steps: Tool calls of an earlier rollout, to answer from them; ``None`` for new ones.
+        """
         key = (agent.persona, str(example.before))
         reusable = self.config.gate_rule.needs_scores or self.config.batch_rule.pool_size(
             self.config.batch_size
@@ -162,8 +211,10 @@ class AlignmentRun:
         rollout = Rollout(interaction_id=str(example.before), query=str(example.query), truth=truth)
         with stage("simulate"), span("simulate", interaction_id=rollout.interaction_id) as trace:
             try:
-                inputs = example.inputs()
-                prediction = await agent.acall(**inputs) if self._wait else agent(**inputs)
+                inputs = {**example.inputs(), **({"truth": truth} if self.config.graded else {})}
+                if steps is not None:
+                    inputs["steps"] = steps
+                prediction = await agent.acall(**inputs) if self.wait else agent(**inputs)
             except UnparsableAnswerError as error:
                 rollout = replace(rollout, error=str(error))
             else:
@@ -172,7 +223,9 @@ class AlignmentRun:
                     answer=prediction.answer,
                     score=agent.context.task.answer.agreement(prediction.answer, truth),
                     tools=[step.call for step in prediction.steps],
+                    likelihood=prediction.likelihood,
                 )
+                self.tool_steps.setdefault(rollout.interaction_id, prediction.steps)
             trace.output(simulation=rollout)
         self._rollouts[key] = rollout
         return rollout
@@ -180,13 +233,16 @@ class AlignmentRun:
     async def _textual_loss(self, rollout: Rollout) -> Feedback:
         if self.config.skip_right and rollout.score == 1.0:
             return Feedback(interaction_id=rollout.interaction_id, skipped="the answer was right")
+        if self.config.edits and not writes(self.prompt_model):
+            return Feedback(interaction_id=rollout.interaction_id, skipped="the model cannot write")
         with span("textual_loss", interaction_id=rollout.interaction_id) as trace:
-            text = await self._ask(
+            text = await self.ask(
                 "textual_loss",
-                TextualLoss,
+                GroundedLoss if self.config.evidence else TextualLoss,
                 question=f"{self.agent.context.task.question}\n{self._cut(rollout.query)}",
                 expected_answer=self._cut(rollout.truth),
                 agent_response=self._cut(rollout.answer),
+                **({"facts": self.facts()} if self.config.evidence else {}),
             )
             trace.output(feedback=text)
         if text is None:
@@ -195,25 +251,26 @@ class AlignmentRun:
 
     def _cut(self, text: str) -> str:
         shorter = cut(text, self.agent.context.settings.max_input_chars)
-        self._n_cut += shorter != text
+        self.n_cut += shorter != text
         return shorter
 
-    async def _ask(self, stage_name: str, signature: Any, **inputs: str) -> str | None:
+    async def ask(self, stage_name: str, signature: Any, **inputs: str) -> str | None:
+        """Return a text of the model of feedback and update; ``None`` if it cannot be used twice."""
         return await ask_text(
             stage_name,
             signature,
-            lm=self._prompt_model,
+            lm=self.prompt_model,
             max_chars=self.config.max_chars,
-            wait=self._wait,
+            wait=self.wait,
             **inputs,
         )
 
-    async def _each(self, jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    async def each(self, jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         """Run all jobs: concurrently if waiting is possible, else one after the other.
 
         The first failure stops the others before their next call.
         """
-        if not self._wait:
+        if not self.wait:
             return [await job for job in jobs]
         tasks = [asyncio.ensure_future(job) for job in jobs]
         try:

@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dspy
+
 from optimizers.alignment import PersonaAlignment
-from optimizers.config import PAPER, AlignmentConfig
+from optimizers.betting import fit_prior
+from optimizers.config import PAPER, AlignmentConfig, checking_gate
+from optimizers.gates import GATES
 from optimizers.trainset import examples
+from optimizers.trials import Past, Pending
 from program.agent import PersonaAgent
 from program.home import home as default_home
 from program.loop import AgentSettings
@@ -16,6 +21,7 @@ from program.session import Session
 from program.spans import about
 from program.store import UserStore
 from program.sync import run_now
+from program.task import Task
 from program.text import one_line
 from program.tools import Tools, make_tools
 from program.usage import Budget
@@ -159,14 +165,17 @@ async def _align(
         tools=make_tools(tools, (home or default_home()) / "cache", wikipedia=wikipedia),
         settings=settings,
         learns=False,  # only an alignment that ends well has learned from new interactions
+        parts=config.edits,
     )
     agent, version = session.agent, session.version
     context = agent.context
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)
+    cohort = _cohort(context.task, config)
     alignment_id = store.start_alignment(user_id, config.as_dict())
     optimizer = PersonaAlignment(
         config,
         prompt_model=prompt_model,
+        past=_past(store, user_id, cohort),
         budget=budget,
         on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
     )
@@ -180,11 +189,37 @@ async def _align(
         store.fail_alignment(user_id, alignment_id, one_line(f"{type(error).__name__}: {error}", _MAX_ERROR))
         raise
     changed = aligned.persona != agent.persona
-    reason = aligned.alignment.steps[-1].decision.reason if aligned.alignment.steps else "no step"
+    record = aligned.alignment
     store.finish_alignment(
         user_id,
         alignment_id,
-        aligned.alignment.as_dict(),
-        persona=(aligned.persona, reason) if changed else None,
+        record.as_dict(),
+        persona=(aligned.persona, record.reason) if changed else None,
+        parts=aligned.parts.as_dict() if aligned.parts else None,
+        trials=[check.gains for step in record.steps for check in step.checks],
+        cohort=cohort,
     )
     return aligned
+
+
+def _cohort(task: Task, config: AlignmentConfig) -> str:
+    """Return what trials can be compared by."""
+    gate = checking_gate(config.gate_rule)
+    return f"{task.name}|{dspy.settings.lm.model}|{GATES.spec_of(gate)}" if gate else ""
+
+
+def _past(store: UserStore, user_id: str, cohort: str) -> Past:
+    """Return what the user's earlier alignments leave for a gate that tests candidates."""
+    if not cohort:
+        return Past()
+    done = [row.record for row in store.alignments(user_id) if row.status == "done"]
+    steps = [step for record in done for step in record.get("steps", ())]
+    # Those of the latest alignment: what did not help long ago may help now.
+    rejected = [text for record in done[-1:] for text in record.get("rejected", ())]
+    trials = store.trials(cohort, excluding=user_id)
+    return Past(
+        rejected=rejected,
+        n_tests=sum(bool(step.get("checks")) for step in steps),
+        prior=fit_prior(trials) if trials else (),
+        pending=Pending.from_dict(done[-1].get("pending")) if done else None,
+    )

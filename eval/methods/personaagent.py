@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import dspy
 
 from eval.contracts import UserView
-from eval.methods.agent import OptimizedAgentMethod
+from eval.methods.agent import OptimizedAgentMethod, persona_as_dict
 from optimizers.alignment import PersonaAlignment
 from optimizers.config import PAPER, AlignmentConfig
 from program.agent import PersonaAgent
@@ -51,7 +51,11 @@ class PersonaAgentMethod(OptimizedAgentMethod):
             # Unreadable rollouts are this method's own failure: it answers with the initial persona.
             return {"agent_runs": error.n_rollouts, "note": str(error)}
         record = aligned.alignment
-        return {"persona": aligned.persona, "agent_runs": record.n_rollouts, "alignment": record.as_dict()}
+        return {
+            **persona_as_dict(aligned),
+            "agent_runs": record.n_rollouts,
+            "alignment": record.as_dict(),
+        }
 
     def _config(self, seed: int) -> AlignmentConfig:
         return AlignmentConfig(

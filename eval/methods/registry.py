@@ -27,6 +27,7 @@ BUILT_IN: Mapping[str, str] = {
     "react": "eval.methods.react:React",
     "membank": "eval.methods.membank:MemoryBank",
     "personaagent": "eval.methods.personaagent:PersonaAgentMethod",
+    "grounded": "eval.methods.grounded:Grounded",
     "personaagent-alignment": "eval.methods.without_alignment:WithoutAlignment",
     "personaagent-persona": "eval.methods.without_persona:WithoutPersona",
     "personaagent-memory": "eval.methods.without_memory:WithoutMemory",

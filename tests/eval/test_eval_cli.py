@@ -23,7 +23,13 @@ from program.tracing.setup import store_path
 from program.tracing.view.reader import list_traces
 
 Cli = Callable[..., tuple[int, str, str]]
-RAG_SETTINGS = {"k": 4, "retrieval": "hybrid", "item_chars": 300}
+RAG_SETTINGS = {
+    "k": 4,
+    "item_chars": 300,
+    "history": "examples",
+    "last": "similar",
+    "retrieval": "hybrid",
+}
 
 
 @pytest.fixture

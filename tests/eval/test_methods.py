@@ -21,7 +21,7 @@ from eval.methods.retrieval import make_memory
 from eval.methods.simba import _max_steps
 from program.agent import PersonaAgent
 from program.errors import ConfigError, ModelSetupError, PersonaError, UnknownTaskError
-from program.loop import Step
+from program.loop import AgentSettings, Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile, count_facts
@@ -52,9 +52,10 @@ def prompts(lm: Any) -> list[tuple[str, str]]:
     return list(lm.engine.prompts)
 
 
+@pytest.mark.parametrize("form", ["examples", "findings"])
 @pytest.mark.parametrize("name", ["LaMP-2M", "LaMP-4"])
 def test_agent_and_baselines_share_the_final_prompt_after_steps(
-    name: str, make_user: Callable[..., EvalUser]
+    name: str, form: str, make_user: Callable[..., EvalUser]
 ) -> None:
     """A comparison must not measure the answer format, even if the agent finishes within a step."""
 
@@ -66,22 +67,20 @@ def test_agent_and_baselines_share_the_final_prompt_after_steps(
         return {"answer": "comedy"} if "`answer`" in user else "comedy"
 
     task = get_task(name)
-    answers, lm, _ = serve("personaagent-persona:prose=false", make_user("anna"), task, reply)
+    user = make_user("anna")
+    answers, lm, _ = serve(f"personaagent-persona:prose=false,history={form}", user, task, reply)
     assert [step["tool"] for step in answers[0].steps] == ["search_memory", "read_profile"]
     alone = scripted_lm(reply)
     with track_usage(UsageTracker(), alone):
-        text = prompts(lm)[-1][1]
-        final_answer(task, make_user("anna").queries[0].text, observations=_steps_in(text))
-    assert prompts(alone) == prompts(lm)[-1:]
+        final_answer(
+            task,
+            user.queries[0].text,
+            steps=[Step(**step) for step in answers[0].steps],
+            shown={item.id: item for item in user.history},
+            settings=AgentSettings(history=form),
+        )
+    assert alone.engine.conversations == lm.engine.conversations[-1:]
     assert len(prompts(lm)) == 4
-
-
-def _steps_in(prompt: str) -> str:
-    marked = re.search(r"\[\[ ## steps ## \]\]\n(.*?)\n\n\[\[ ## query", prompt, re.S)
-    plain = re.search(r"Steps:\n(.*?)\n\nQuery:", prompt, re.S)
-    match = marked or plain
-    assert match is not None, prompt
-    return match[1]
 
 
 def test_agent_and_baselines_share_the_final_prompt(movies: Task, obliging: Reply) -> None:
@@ -101,16 +100,32 @@ def test_answer_outside_labels_is_kept_as_invalid(movies: Task) -> None:
 
 
 @pytest.mark.parametrize("spec", ["rag:k=2", "pag:k=2", "icl:k=2", "membank:k=2,days=2"])
-def test_baseline_shows_history_like_the_agents_tools(
+def test_findings_look_like_the_agents_tools(
     spec: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
 ) -> None:
-    answers, lm, _ = serve(spec, make_user("anna"), movies, obliging)
+    answers, lm, _ = serve(f"{spec},history=findings", make_user("anna"), movies, obliging)
     system, user = prompts(lm)[-1]
     assert GENERIC in system
     steps = user.split("[[ ## steps ## ]]")[1].split("[[ ## query ## ]]")[0]
     assert steps.count("| anna watched") == 2
     assert "tag: comedy |" in steps or "tag: action |" in steps
     assert answers[0].text == "comedy"
+
+
+@pytest.mark.parametrize("spec", ["rag:k=2", "pag:k=2", "icl:k=2", "membank:k=2,days=2", "grounded:k=2"])
+def test_methods_show_history_as_examples_in_the_form_of_the_query(
+    spec: str, movies: Task, make_user: Callable[..., EvalUser], obliging: Reply
+) -> None:
+    _, lm, _ = serve(spec, make_user("anna"), movies, obliging)
+    final = lm.engine.conversations[-1]
+    *examples, query = re.findall(r"\[\[ ## query ## \]\]\n(.*)", final)
+    assert len(examples) == 2
+    assert all(example.startswith("anna watched") for example in examples)
+    assert query.startswith("anna asks")
+    answers = re.findall(r'"answer": "(\w+)"', final)
+    assert len(answers) == 2
+    assert set(answers) <= {"comedy", "action", "classic"}
+    assert "tag: " not in final
 
 
 def test_icl_shows_latest_interactions(
@@ -307,6 +322,8 @@ def test_spec_sets_settings(movies: Task) -> None:
         "k": 8,
         "retrieval": "recency",
         "item_chars": 300,
+        "history": "examples",
+        "last": "similar",
     }
     settings = methods["personaagent:steps=0,prose=false"].settings()
     assert (settings["steps"], settings["prose"]) == (0, False)
@@ -315,7 +332,7 @@ def test_spec_sets_settings(movies: Task) -> None:
 def test_defaults_apply_to_methods_that_have_them(movies: Task) -> None:
     methods = make_methods(["direct,personaagent"], movies, {"prompt_model": "embedded"})
     assert methods["personaagent"].settings()["prompt_model"] == "embedded"
-    assert methods["direct"].settings() == {}
+    assert methods["direct"].settings() == {"history": "examples"}
 
 
 def test_unknown_default_is_refused_and_spec_wins_over_default(movies: Task) -> None:
@@ -340,7 +357,7 @@ def test_floors_are_baselines_that_fit_the_task() -> None:
     ("spec", "message"),
     [
         ("nobody", "unknown method 'nobody'; use one of constant"),
-        ("rag:q=1", "no setting `q`; it has: k, retrieval, item_chars"),
+        ("rag:q=1", "no setting `q`; it has: k, item_chars, history, last, retrieval"),
         ("rag:k=many", "`k` cannot be 'many'"),
         ("rag:k=0", "`k` must be at least 1, got 0"),
         ("rag:retrieval=magic", "unknown `retrieval` 'magic'"),

@@ -73,7 +73,7 @@ def prompts_of(
         limits=Limits(threads=3),
     )
     assert outcome.complete, outcome
-    return ["\n".join(prompt) for prompt in lm.engine.prompts]
+    return list(lm.engine.conversations)
 
 
 @pytest.mark.parametrize("name", PROMPTING)
@@ -118,15 +118,17 @@ def test_rollout_prompt_shows_only_earlier_items(
 ) -> None:
     rollouts = 0
     for prompt in prompts_of(name, tmp_path, obliging):
-        item = re.search(r"(?:\[\[ ## query ## \]\]|\nQuery:)\n\w+-story-(\d)", prompt)
-        if item is None or "new system prompt" in prompt:
+        # The last query is what is asked; those before it are examples.
+        queries = re.findall(r"(?:\[\[ ## query ## \]\]|\nQuery:)\n\w+-(story|query)-(\d)", prompt)
+        if not queries or queries[-1][0] == "query" or "new system prompt" in prompt:
             continue
         rollouts += 1
-        number = int(item[1])
+        number = int(queries[-1][1])
         assert all(int(digit) < number for digit in re.findall(r"-headline-(\d)", prompt))
         assert all(int(digit) <= number for digit in re.findall(r"-story-(\d)", prompt))
     optimizes = name in (
         "personaagent",
+        "grounded",
         "personaagent-memory",
         "personaagent-action",
         "gepa",

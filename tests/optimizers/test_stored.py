@@ -330,7 +330,7 @@ class TestLongTexts:
         self.append(store, "q", "word " * 100_000)
         prompts, step = self.prompts_of(store, None)
         assert len(prompts[0]) < 13_000
-        assert "1 texts cut to 12000" in step.note
+        assert "1 text cut to 12000" in step.note
 
     def test_texts_below_the_limit_are_unchanged(self, store: UserStore) -> None:
         self.append(store, "q" * 5000, "r" * 12_000)
