@@ -23,5 +23,5 @@ def is_outage(error: BaseException) -> bool:
     ):
         return True
     if isinstance(error, dspy.LMInvalidRequestError | LMCollectionLimitError):
-        return bool(error.status == 404)
+        return bool(error.status == 404 or (error.status or 0) >= 500)
     return isinstance(error, dspy.LMError)

@@ -198,7 +198,8 @@ def explain(error: BaseException) -> str | None:
         start = f": is the server running? Start it with `{_LOCAL[provider]}`" if provider in _LOCAL else ""
         at = f" at {address}" if (address := _address(provider)) else ""
         return f"{model} cannot be reached{at}{start or ': check the network and the address'}"
-    if isinstance(error, lm_errors.LMServerError):
+    # LiteLLM passes some of a server's failures on as bad requests.
+    if isinstance(error, lm_errors.LMServerError) or (error.status or 0) >= 500:
         return f"{model} had a server error: try again later"
     return f"{model} failed: {reason}"
 

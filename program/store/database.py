@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from program.errors import ConfigError, StoreError, StoreUnavailableError
+from program.side_files import make_private
 from program.store.checks import DamagedValueError
 from program.store.damage import advice
 
@@ -139,6 +140,7 @@ def _create_private(path: Path) -> None:
     # SQLite would create a file that every user can read; its side files copy the mode.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        make_private(path)  # earlier versions let others read it
     except FileNotFoundError as error:
         raise StoreError(f"store `{path}`: its folder does not exist; create it first") from error
     except OSError as error:

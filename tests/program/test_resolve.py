@@ -375,3 +375,8 @@ def test_a_filtered_prompt_is_said_to_be_filtered() -> None:
         "The response was filtered due to the content management policy.", model="openai/m", status=400
     )
     assert str(explain(error)).startswith("openai/m filtered the request")
+
+
+def test_a_servers_failure_that_is_passed_on_as_a_bad_request_is_explained_as_what_it_is() -> None:
+    error = dspy.LMInvalidRequestError("overloaded", model="openai/gpt-x", status=503)
+    assert explain(error) == "openai/gpt-x had a server error: try again later"

@@ -90,6 +90,14 @@ def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
     assert names == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
 
 
+def test_a_store_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    UserStore(path).close()
+    path.chmod(0o644)
+    UserStore(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_commits_are_durable_and_deletions_overwrite(tmp_path: Path) -> None:
     expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1}
     with UserStore(tmp_path / "store.db") as store:
