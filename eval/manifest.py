@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,10 @@ _VERSIONS = (*_PACKAGES, "source")
 """What is compared of a manifest's versions: older manifests name packages that no longer matter."""
 _SOURCES = ("program", "optimizers", "eval/methods", "eval/tasks", "eval/data")
 _NOT_COMPARED = ("methods", "command", "started_at")
+_RULES = ("gate", "choice")
+"""Settings that may name a class of the user's own."""
+# A module and its attribute, perhaps with settings: not a built-in rule such as ``hardest:pool_factor=6``.
+_PATH = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*(:|$)")
 
 
 def make_manifest(
@@ -60,7 +66,7 @@ def make_manifest(
                 name=method.name,
                 settings=dict(method.settings()),
                 floor=method.trivial,
-                source=_plugin_hash(method),
+                source=_plugin_hash(method, task_spec),
             )
             for label, method in methods.items()
         },
@@ -145,15 +151,25 @@ def source_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def _plugin_hash(method: Method) -> str:
-    """Return a hash of the file of a user's own method; empty for ours, which `source_hash` covers."""
-    plugin = type(method)
-    if plugin.__module__.startswith("eval.methods."):
-        return ""
+def _plugin_hash(method: Method, task_spec: str) -> str:
+    """Return a hash of the user's own files behind a method; empty if there are none.
+
+    They are the method's own, those of rules that its settings name by path (``gate=mine:Careful``), and
+    the task's. `source_hash` covers our files.
+    """
+    plugin = type(method).__module__
+    specs = [*(str(method.settings().get(name, "")) for name in _RULES), task_spec]
+    modules = [plugin] * (not plugin.startswith("eval.methods."))
+    modules += [match[1] for spec in specs if (match := _PATH.match(spec))]
+    contents = [content for module in dict.fromkeys(modules) if (content := _read_module(module))]
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:12] if contents else ""
+
+
+def _read_module(name: str) -> bytes:
     try:
-        return hashlib.sha256(Path(inspect.getfile(plugin)).read_bytes()).hexdigest()[:12]
-    except (OSError, TypeError):
-        return ""
+        return Path(inspect.getfile(import_module(name))).read_bytes()
+    except (ImportError, OSError, TypeError):
+        return b""
 
 
 def _version(package: str) -> str:

@@ -10,11 +10,12 @@ import pytest
 
 from eval.manifest import check_resumable, describe_model, make_manifest, source_hash
 from eval.methods.rag import Rag
+from eval.methods.registry import make_methods
 from eval.records import Manifest, read_manifest, write_json
 from program.errors import ConfigError
 from program.models.embedded import EmbeddedLM
 from program.models.scripted import scripted_lm
-from program.task import Task
+from program.task import Task, get_task
 
 
 @pytest.fixture
@@ -135,3 +136,24 @@ def test_model_is_compared_by_name_and_sampling(manifest: Manifest, movies: Task
         check_resumable(with_model, hot, Path("run"))
     with pytest.raises(ConfigError, match=r"`model.name` None, not 'scripted/"):
         check_resumable(manifest, with_model, Path("run"))
+
+
+def test_a_changed_rule_or_task_of_ones_own_changes_the_hash_of_a_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "own_rules.py"
+
+    def hashes(text: str) -> tuple[str, str, str]:
+        file.write_text("from optimizers.gates import Best as Mine\n" + text, encoding="utf-8")
+        task = get_task("LaMP-2M")
+        methods = make_methods(["personaagent:gate=own_rules:Mine,personaagent:gate=best"], task)
+        made = make_manifest(task=task, data={}, methods=methods, lm=None)
+        own = make_manifest(task=task, data={}, methods=methods, lm=None, task_spec="own_rules:TASK")
+        first, second = made.methods.values()
+        return first.source, second.source, list(own.methods.values())[1].source
+
+    old, new = hashes("# old"), hashes("# new")
+    assert old[0] != new[0]
+    assert old[1] == new[1] == ""
+    assert "" != old[2] != new[2]
