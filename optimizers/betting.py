@@ -270,19 +270,19 @@ def fit_prior(trials: Iterable[tuple[float, float]], *, rounds: int = 100) -> tu
         >>> fit_prior([]) == COLD_PRIOR
         True
     """
-    found = [(float(n_plus), float(n_minus)) for n_plus, n_minus in trials]
-    for pair in found:
+    counts = [(float(n_plus), float(n_minus)) for n_plus, n_minus in trials]
+    for pair in counts:
         if not all(0 <= value < math.inf for value in pair):
             raise ValueError(f"a trial needs two sums of 0 or more, got {pair}")
-    if not found:
+    if not counts:
         return COLD_PRIOR
     import numpy as np
 
-    logs = np.array(found) @ np.array(_LOG_RHO).T
+    logs = np.array(counts) @ np.array(_LOG_RHO).T
     likelihood = np.exp(logs - logs.max(axis=1, keepdims=True))
     weights = COLD_PRIOR
     for _ in range(rounds):
         joint = likelihood * np.array(weights)
         fitted = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
-        weights = _with_pseudo_users(fitted.tolist(), len(found))
+        weights = _with_pseudo_users(fitted.tolist(), len(counts))
     return weights

@@ -127,15 +127,15 @@ class TwoKeys(CheckingGate):
         With ``trial.more`` it decides as soon as no further item can change the outcome, the rewrite is
         confirmed, or a loss is as sure as a gain would have to be.
         """
-        found = betting.evidence(parent, candidate, trial.bound)
+        tally = betting.evidence(parent, candidate, trial.bound)
         keys = _Keys(gate=self, trial=trial)
-        outcome = keys.outcome(found)
-        left = self.check_items - len(found.d)
+        outcome = keys.outcome(tally)
+        left = self.check_items - len(tally.d)
         if trial.more and left > 0 and outcome != "confirmed":
-            lost = len(found.d) >= self.min_items and keys.gain(found) <= -self.gain
-            best, worst = (keys.outcome(_with_more(found, d, left)) for d in (1.0, -1.0))
+            lost = len(tally.d) >= self.min_items and keys.gain(tally) <= -self.gain
+            best, worst = (keys.outcome(_with_more(tally, d, left)) for d in (1.0, -1.0))
             outcome = "refused" if lost else best if best == worst else "undecided"
-        return keys.decision(found, outcome)
+        return keys.decision(tally, outcome)
 
     def review(
         self, parent: Sequence[float], candidate: Sequence[float], trial: Trial, *, later: int
@@ -161,21 +161,21 @@ class TwoKeys(CheckingGate):
         """
         if not 0 <= later <= len(parent):
             raise ConfigError(f"`later` must be 0 to {len(parent)}, the number of items, got {later!r}")
-        found = betting.evidence(parent, candidate, trial.bound)
+        tally = betting.evidence(parent, candidate, trial.bound)
         keys = _Keys(gate=self, trial=trial)
         since = betting.evidence(
             parent[len(parent) - later :], candidate[len(candidate) - later :], trial.bound
         )
-        if keys.shows_loss(since) or keys.gain(found) < 0:
-            return keys.decision(found, "rolled back")
-        outcome = keys.outcome(found)
-        return keys.decision(found, "provisional" if outcome == "refused" else outcome)
+        if keys.shows_loss(since) or keys.gain(tally) < 0:
+            return keys.decision(tally, "rolled back")
+        outcome = keys.outcome(tally)
+        return keys.decision(tally, "provisional" if outcome == "refused" else outcome)
 
 
-def _with_more(found: betting.Evidence, d: float, n: int) -> betting.Evidence:
+def _with_more(tally: betting.Evidence, d: float, n: int) -> betting.Evidence:
     """Return the evidence with ``n`` more items, each a full gain or each a full loss."""
     won = n if d > 0 else 0
-    return betting.Evidence(found.d + (d,) * n, found.n_plus + won, found.n_minus + n - won)
+    return betting.Evidence(tally.d + (d,) * n, tally.n_plus + won, tally.n_minus + n - won)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,43 +193,43 @@ class _Keys:
     def level(self) -> float:
         return betting.level(self.gate.alpha, self.trial.n_before, self.trial.n_candidates)
 
-    def gain(self, found: betting.Evidence) -> float:
-        return betting.gain_over_users(found.n_plus, found.n_minus, self.prior)
+    def gain(self, tally: betting.Evidence) -> float:
+        return betting.gain_over_users(tally.n_plus, tally.n_minus, self.prior)
 
-    def shows_gain(self, found: betting.Evidence) -> bool:
-        return betting.log_wealth(found.d, self.prior) >= -math.log(self.level)
+    def shows_gain(self, tally: betting.Evidence) -> bool:
+        return betting.log_wealth(tally.d, self.prior) >= -math.log(self.level)
 
-    def shows_loss(self, found: betting.Evidence) -> bool:
-        return betting.log_wealth(found.reversed().d, self.prior[::-1]) >= -math.log(self.level)
+    def shows_loss(self, tally: betting.Evidence) -> bool:
+        return betting.log_wealth(tally.reversed().d, self.prior[::-1]) >= -math.log(self.level)
 
-    def outcome(self, found: betting.Evidence) -> Outcome:
+    def outcome(self, tally: betting.Evidence) -> Outcome:
         # Without any item that both personas answered, the rewrite may have broken the agent.
-        if not found.d or self.gain(found) < self.gate.gain:
+        if not tally.d or self.gain(tally) < self.gate.gain:
             return "refused"
-        known = len(found.d) >= self.gate.min_items
-        return "confirmed" if known and self.shows_gain(found) else "provisional"
+        known = len(tally.d) >= self.gate.min_items
+        return "confirmed" if known and self.shows_gain(tally) else "provisional"
 
-    def decision(self, found: betting.Evidence, outcome: Outcome) -> Decision:
+    def decision(self, tally: betting.Evidence, outcome: Outcome) -> Decision:
         return Decision(
             accept=outcome in ("confirmed", "provisional"),
-            reason=self.reason(found, outcome),
+            reason=self.reason(tally, outcome),
             numbers={
-                "n": float(len(found.d)),
-                "n_plus": found.n_plus,
-                "n_minus": found.n_minus,
-                "gain": self.gain(found),
-                "wealth": betting.wealth(betting.log_wealth(found.d, self.prior)),
+                "n": float(len(tally.d)),
+                "n_plus": tally.n_plus,
+                "n_minus": tally.n_minus,
+                "gain": self.gain(tally),
+                "wealth": betting.wealth(betting.log_wealth(tally.d, self.prior)),
                 "level": self.level,
             },
             outcome=outcome,
         )
 
-    def reason(self, found: betting.Evidence, outcome: Outcome) -> str:
-        n, items = len(found.d), counted(len(found.d), "check item")
+    def reason(self, tally: betting.Evidence, outcome: Outcome) -> str:
+        n, items = len(tally.d), counted(len(tally.d), "check item")
         if not n:
             return "no interaction could be scored under both personas"
-        on_items = f"gains {found.n_plus:.1f}, losses {found.n_minus:.1f} on {items}"
-        expected = f"expected gain {self.gain(found):+.2f}"
+        on_items = f"gains {tally.n_plus:.1f}, losses {tally.n_minus:.1f} on {items}"
+        expected = f"expected gain {self.gain(tally):+.2f}"
         needed = max(self.gate.min_items, betting.items_needed(self.level, self.prior))
         if outcome == "confirmed":
             return f"a gain is shown: {on_items}"

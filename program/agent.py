@@ -366,7 +366,7 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
             BudgetExceededError: A model call would exceed the budget.
             dspy.LMError: The model failed.
         """
-        return run_now(self._answer(_Asked(query, before, exclude, truth, steps), wait=False))
+        return run_now(self._answer(_Request(query, before, exclude, truth, steps), wait=False))
 
     async def aforward(
         self,
@@ -378,17 +378,17 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
         steps: Sequence[Step] | None = None,
     ) -> dspy.Prediction:
         """Answer one query like `forward`, without blocking the event loop."""
-        return await self._answer(_Asked(query, before, exclude, truth, steps), wait=True)
+        return await self._answer(_Request(query, before, exclude, truth, steps), wait=True)
 
-    async def _answer(self, asked: _Asked, *, wait: bool) -> dspy.Prediction:
+    async def _answer(self, request: _Request, *, wait: bool) -> dspy.Prediction:
         with _configured(self.act.lm):
-            return await self._answer_with_model(asked, wait=wait)
+            return await self._answer_with_model(request, wait=wait)
 
-    async def _answer_with_model(self, asked: _Asked, *, wait: bool) -> dspy.Prediction:
+    async def _answer_with_model(self, request: _Request, *, wait: bool) -> dspy.Prediction:
         context = self.context
-        tool_context = context.tool_context(asked.before, asked.exclude)
-        persona = self.prompt(asked.before, asked.exclude)
-        fixed: dict[str, Any] = {"task": context.task.question, "query": asked.query}
+        tool_context = context.tool_context(request.before, request.exclude)
+        persona = self.prompt(request.before, request.exclude)
+        fixed: dict[str, Any] = {"task": context.task.question, "query": request.query}
         if persona != self.persona:
             fixed["signature"] = with_instructions(self.act.signature, persona)
 
@@ -399,12 +399,12 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
             question = final_question(
                 persona,
                 context.task,
-                asked.query,
+                request.query,
                 steps=steps,
-                shown=self._shown(asked, steps, tool_context),
+                shown=self._shown(request, steps, tool_context),
                 settings=context.settings,
             )
-            return await self._conclude(question, asked.truth, wait)
+            return await self._conclude(question, request.truth, wait)
 
         async def use(action: Any) -> Observation:
             with span("tool", action=action) as trace:
@@ -416,9 +416,9 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
                 return observation
 
         user = about(user_id=context.memory.user_id)
-        with user, span("agent", query=asked.query) as trace, program_adapter():
+        with user, span("agent", query=request.query) as trace, program_adapter():
             result = await run_loop(
-                asked.query,
+                request.query,
                 tools=context.tools,
                 answer_type=context.task.answer,
                 settings=self._settings(),
@@ -427,7 +427,7 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
                 conclude=conclude,
                 always_conclude=self._always_concludes(),
                 uses_tools=getattr(dspy.settings.lm, "uses_tools", True),
-                steps=asked.steps,
+                steps=request.steps,
             )
             trace.output(finished=result)
         return dspy.Prediction(
@@ -438,13 +438,13 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
         )
 
     def _shown(
-        self, asked: _Asked, steps: Sequence[Step], tool_context: ToolContext
+        self, request: _Request, steps: Sequence[Step], tool_context: ToolContext
     ) -> dict[str, Interaction]:
         """Return the interactions that the steps may show, by id; in time order if the newest stands last."""
-        if asked.steps is None and self.context.settings.last == "similar":
+        if request.steps is None and self.context.settings.last == "similar":
             return {item.id: item for item in tool_context.shown}
         seen = {interaction_id for step in steps for interaction_id in step.interaction_ids}
-        visible = self.context.memory.latest(before=asked.before, exclude=asked.exclude)
+        visible = self.context.memory.latest(before=request.before, exclude=request.exclude)
         return {item.id: item for item in visible if item.id in seen}
 
     async def _conclude(self, question: FinalQuestion, truth: str | None, wait: bool) -> Any:
@@ -511,7 +511,7 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """The arguments of one answer (see `PersonaAgent.forward`)."""
 
     query: str

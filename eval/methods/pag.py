@@ -46,6 +46,6 @@ class Pag(SearchesHistory):
     def answer(self, prepared: Prepared, query: Query) -> Answer:
         """Search, then answer in one call."""
         task, memory, profile = prepared
-        found = self.search(memory, task, query.text)
-        steps = [profile, found.step]
-        return final_answer(task, query.text, steps=steps, shown=found.items, settings=self.form)
+        result = self.search(memory, task, query.text)
+        steps = [profile, result.step]
+        return final_answer(task, query.text, steps=steps, shown=result.items, settings=self.form)

@@ -26,5 +26,5 @@ class Rag(SearchesHistory):
     def answer(self, prepared: tuple[Task, EpisodicMemory], query: Query) -> Answer:
         """Search, then answer in one call."""
         task, memory = prepared
-        found = self.search(memory, task, query.text)
-        return final_answer(task, query.text, steps=[found.step], shown=found.items, settings=self.form)
+        result = self.search(memory, task, query.text)
+        return final_answer(task, query.text, steps=[result.step], shown=result.items, settings=self.form)
