@@ -160,6 +160,8 @@ def test_persona_history_of_0_1_has_every_version(cli: Cli) -> None:
     assert [v["alignment_id"] for v in versions] == [None, done["id"], None]
     texts = [cli("persona", "show", "ana", "--version", n, "--json").json["text"] for n in (1, 2, 3)]
     assert texts == [INITIAL, ALIGNED, INITIAL]
+    with personaagent.UserStore("home/users.db") as store:
+        assert [(v.text, v.parts) for v in store.persona_history("ana")] == [(text, None) for text in texts]
 
 
 def test_steps_and_record_of_an_alignment_of_0_1_are_read(cli: Cli) -> None:

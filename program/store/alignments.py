@@ -108,10 +108,16 @@ def read_trials(connection: Connection, cohort: str, excluding: str, limit: int)
     query = (
         select(all_trials.c.n_plus, all_trials.c.n_minus)
         .where(all_trials.c.cohort == cohort, all_trials.c.user_id != excluding)
-        .order_by(all_trials.c.created_at.desc(), all_trials.c.user_id, all_trials.c.number)
+        # The ids settle the order of equal times.
+        .order_by(
+            all_trials.c.created_at.desc(),
+            all_trials.c.user_id,
+            all_trials.c.alignment_id,
+            all_trials.c.number.desc(),
+        )
         .limit(limit)
     )
-    return [(float(row.n_plus), float(row.n_minus)) for row in connection.execute(query)]
+    return [(row.n_plus, row.n_minus) for row in connection.execute(query)]
 
 
 def fail(connection: Connection, user_id: str, alignment_id: str, error: str) -> None:
@@ -124,6 +130,19 @@ def history(connection: Connection, user_id: str) -> list[AlignmentRow]:
     """Return the user's alignments, oldest first."""
     users.get(connection, user_id)
     return [_alignment(row) for row in _rows(connection, user_id)]
+
+
+def latest(connection: Connection, user_id: str, status: AlignmentStatus) -> AlignmentRow | None:
+    """Return the newest alignment with this status, or ``None``."""
+    users.get(connection, user_id)
+    query = select(alignments).where(alignments.c.user_id == user_id).order_by(alignments.c.number.desc())
+    if status in ("done", "failed"):
+        query = query.where(alignments.c.status == status).limit(1)
+    else:
+        # A run of a dead process is still stored as running.
+        query = query.where(alignments.c.status.in_(("running", "interrupted")))
+    rows = (_alignment(row) for row in connection.execute(query))
+    return next((row for row in rows if row.status == status), None)
 
 
 def _rows(connection: Connection, user_id: str) -> list[Row[Any]]:

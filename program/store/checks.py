@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
 
-from program.errors import StoreError
+from program.errors import ConfigError, StoreError
 from program.memory.interaction import Interaction
 from program.text_safety import find_problem, find_unseen
 
 MAX_ID_CHARS = 256
+MAX_COHORT_CHARS = 512
 
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -88,3 +91,26 @@ def check_interaction(user_id: str, interaction: Interaction, *, stored: bool = 
     if field_problem := interaction_problem(interaction, stored=stored):
         field, problem = field_problem
         raise StoreError(f"interaction {str(interaction.id)[:40]!r}: `{field}` {problem}")
+
+
+def check_cohort(cohort: str) -> None:
+    """Raise `ConfigError` if ``cohort`` is not the name of a cohort."""
+    if not isinstance(cohort, str) or not 1 <= len(cohort) <= MAX_COHORT_CHARS:
+        problem = f"must be text of 1 to {MAX_COHORT_CHARS} characters"
+    else:
+        problem = find_problem(cohort)
+    if problem:
+        raise ConfigError(f"`cohort` {str(cohort)[:40]!r} {problem}")
+
+
+def check_trials(trials: Sequence[tuple[float, float]], cohort: str) -> None:
+    """Raise `ConfigError` if a trial is not two numbers of 0 or more, or there are some without a cohort."""
+    for position, pair in enumerate(trials):
+        if len(pair) != 2 or not all(_is_count(number) for number in pair):
+            raise ConfigError(f"`trials[{position}]` must be two numbers of 0 or more, got {pair!r}")
+    if trials:
+        check_cohort(cohort)
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number) and number >= 0

@@ -45,7 +45,7 @@ def find_wrong_counts(connection: Connection, size: int) -> str:
     """Return whether the numbers that a user's row keeps differ from the rows they count; empty if not.
 
     Args:
-        connection: A read transaction of a store with the current schema.
+        connection: A transaction of a store with the current schema.
         size: Size of the file in bytes; larger ones than `FULL_CHECK_BYTES` are not counted.
     """
     if size > FULL_CHECK_BYTES:

@@ -9,7 +9,6 @@ from sqlalchemy import Connection, Row, insert, select
 
 from program.errors import StoreError, UnknownVersionError
 from program.store import users
-from program.store.checks import DamagedValueError
 from program.store.records import PersonaSource, PersonaVersion
 from program.store.schema import personas
 
@@ -88,6 +87,4 @@ def history(connection: Connection, user_id: str) -> list[PersonaVersion]:
 
 
 def _version(row: Row[Any]) -> PersonaVersion:
-    if row.parts is not None and not isinstance(row.parts, dict):
-        raise DamagedValueError("the parts of a persona")
     return PersonaVersion(**row._mapping)

@@ -74,7 +74,7 @@ class PersonaVersion:
     why: str
     created_at: datetime
     alignment_id: str | None = None
-    parts: Mapping[str, Any] | None = None
+    parts: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __str__(self) -> str:
         parent = f", from v{self.parent}" if self.parent else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from program.store.checks import MAX_ID_CHARS, DamagedValueError
+from program.store.checks import MAX_COHORT_CHARS, MAX_ID_CHARS, DamagedValueError
 
 SCHEMA = "v0002"
 """The newest migration; a test compares it with `program/store/migrations`."""
@@ -93,6 +94,32 @@ class StoredInteger(TypeDecorator[int]):
         raise DamagedValueError("a stored number")
 
 
+class StoredFloat(TypeDecorator[float]):
+    """A finite number; SQLite would return text or bytes from a damaged row."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> float | None:
+        """Return the number."""
+        if value is None or (type(value) is float and math.isfinite(value)):
+            return value
+        raise DamagedValueError("a stored number")
+
+
+class StoredJson(TypeDecorator[dict[str, Any]]):
+    """A JSON object; SQLite would return a number from a damaged row without reading it as JSON."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
+        """Return the object."""
+        if value is None or isinstance(value, dict):
+            return value
+        raise DamagedValueError("a stored JSON text")
+
+
 metadata = MetaData()
 
 
@@ -128,12 +155,12 @@ interactions = Table(
     Column("timestamp", UtcTime, nullable=False),
     Column("query", StoredText, nullable=False),
     Column("response", StoredText, nullable=False),
-    Column("metadata", JSON, nullable=False),
+    Column("metadata", StoredJson, nullable=False),
     UniqueConstraint("user_id", "position", name="pa_interactions_arrival"),
 )
 Index("pa_interactions_time", interactions.c.user_id, interactions.c.timestamp, interactions.c.position)
 
-profiles = Table("pa_profiles", metadata, _user(), Column("profile", JSON, nullable=False))
+profiles = Table("pa_profiles", metadata, _user(), Column("profile", StoredJson, nullable=False))
 
 personas = Table(
     "pa_personas",
@@ -147,7 +174,7 @@ personas = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("alignment_id", StoredName(32)),
     # The parts behind the text (`program.persona.Persona`); null for a text written freely.
-    Column("parts", JSON(none_as_null=True)),
+    Column("parts", StoredJson(none_as_null=True)),
 )
 
 alignments = Table(
@@ -164,8 +191,8 @@ alignments = Table(
     # The user at the start of the run: persona version (0: none) and number of interactions.
     Column("head", StoredInteger, nullable=False),
     Column("interactions", StoredInteger, nullable=False),
-    Column("config", JSON, nullable=False),
-    Column("record", JSON, nullable=False),
+    Column("config", StoredJson, nullable=False),
+    Column("record", StoredJson, nullable=False),
     Column("error", StoredText, nullable=False),
     UniqueConstraint("user_id", "number", name="pa_alignments_order"),
 )
@@ -176,7 +203,7 @@ steps = Table(
     Column("user_id", StoredId, primary_key=True),
     Column("alignment_id", StoredName(32), primary_key=True),
     Column("number", StoredInteger, primary_key=True, autoincrement=False),
-    Column("data", JSON, nullable=False),
+    Column("data", StoredJson, nullable=False),
     ForeignKeyConstraint(
         ["user_id", "alignment_id"], ["pa_alignments.user_id", "pa_alignments.id"], ondelete="CASCADE"
     ),
@@ -189,9 +216,9 @@ trials = Table(
     Column("alignment_id", StoredName(32), primary_key=True),
     Column("number", StoredInteger, primary_key=True, autoincrement=False),
     # Trials of one cohort can be compared: the same task, model and settings.
-    Column("cohort", StoredName(512), nullable=False),
-    Column("n_plus", Float, nullable=False),
-    Column("n_minus", Float, nullable=False),
+    Column("cohort", StoredName(MAX_COHORT_CHARS), nullable=False),
+    Column("n_plus", StoredFloat, nullable=False),
+    Column("n_minus", StoredFloat, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     ForeignKeyConstraint(
         ["user_id", "alignment_id"], ["pa_alignments.user_id", "pa_alignments.id"], ondelete="CASCADE"

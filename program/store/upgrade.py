@@ -39,18 +39,19 @@ def upgrade(database: Database) -> None:
         _use_wal(database)
     if version == SCHEMA:
         if database.is_sqlite:
-            _check_counts(database)
+            with database.read() as connection:
+                _check_counts(database, connection)
         return
     with _ALEMBIC, database.write() as connection:
         if not database.is_sqlite:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7270656)")
         _migrate(database.name, connection)
+        if version is not None and database.is_sqlite:
+            _check_counts(database, connection)
 
 
-def _check_counts(database: Database) -> None:
-    with database.read() as connection:
-        reason = find_wrong_counts(connection, Path(database.name).stat().st_size)
-    if reason:
+def _check_counts(database: Database, connection: Connection) -> None:
+    if reason := find_wrong_counts(connection, Path(database.name).stat().st_size):
         raise StoreError(advice(database.name, reason))
 
 

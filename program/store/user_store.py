@@ -1,4 +1,4 @@
-"""`UserStore`, the facade of the store: each method reads or changes one user."""
+"""`UserStore`, the facade of the store: each method reads or changes one user, but `UserStore.trials`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from uuid import uuid4
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 
-from program.errors import DataError, StoreError, UnparsableAnswerError
+from program.errors import ConfigError, DataError, StoreError, UnparsableAnswerError
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
 from program.store import alignments, interactions, personas, users
+from program.store.checks import check_cohort, check_trials
 from program.store.damage import advice
 from program.store.database import Database
-from program.store.records import AlignmentRow, PersonaSource, PersonaVersion, UserSummary
+from program.store.records import AlignmentRow, AlignmentStatus, PersonaSource, PersonaVersion, UserSummary
 from program.store.schema import profiles
 from program.store.upgrade import upgrade
 from program.task import Task, get_task, task_spec
@@ -268,7 +269,7 @@ class UserStore:
             parts: The parts behind the text, as JSON data. Lines without an origin get this version.
 
         Raises:
-            StoreError: ``expect_head`` is not the current version.
+            StoreError: ``expect_head`` is not the current version, or ``parts`` is not JSON data.
             UnknownVersionError: ``parent`` does not exist.
         """
         with self._database.write() as connection:
@@ -306,7 +307,9 @@ class UserStore:
             return personas.history(connection, user_id)
 
     def rollback(self, user_id: str, version: int) -> PersonaVersion:
-        """Add a new version with the text of an older one; nothing is deleted, and a stale user stays stale.
+        """Add a new version with the text and parts of an older one; nothing is deleted.
+
+        A stale user stays stale.
 
         Raises:
             UnknownVersionError: ``version`` does not exist.
@@ -373,17 +376,20 @@ class UserStore:
             alignment_id: The running alignment.
             record: The finished run, as JSON data.
             persona: The new text and the reason for it; ``None`` keeps the current persona.
-            parts: The parts behind the new text.
-            trials: Gains and losses of each candidate that was tested.
-            cohort: What the trials can be compared by: task, model and settings.
+            parts: The parts behind the new text; not stored without a new persona.
+            trials: Gains and losses of each candidate that was tested. Other users' alignments read them
+                (see `trials`).
+            cohort: What the trials can be compared by: task, model and settings, but nothing of the user.
 
         Returns:
             The new version, or ``None`` if the current persona is kept.
 
         Raises:
+            ConfigError: A trial is not two numbers of 0 or more, or there are trials without a cohort.
             StoreError: The user has no such alignment, it has ended, or there is a new persona and the
                 stored one changed since the alignment started.
         """
+        check_trials(trials, cohort)
         with self._database.write() as connection:
             return alignments.finish(
                 connection, user_id, alignment_id, record, persona, parts=parts, trials=trials, cohort=cohort
@@ -392,14 +398,22 @@ class UserStore:
     def trials(self, cohort: str, *, excluding: str, limit: int = 2000) -> list[tuple[float, float]]:
         """Return the gains and losses of other users' candidates, newest first: numbers alone.
 
-        It is the only read that spans users. It returns no id and no text, and never a number of
-        ``excluding``, whose own trials must not decide what is expected of them.
+        It is the only read that spans users. It returns no id, text or time, so nothing that a user wrote
+        can get from one user to another; it can show how well alignment worked for others, and in a store
+        of two users for the other one. It never returns a number of ``excluding``, whose own trials must
+        not decide what is expected of them, or of a forgotten user.
 
         Args:
             cohort: As in `finish_alignment`.
             excluding: A user whose trials are left out.
             limit: At most this many.
+
+        Raises:
+            ConfigError: ``cohort`` is empty, too long or invalid text, or ``limit`` is negative.
         """
+        check_cohort(cohort)
+        if limit < 0:
+            raise ConfigError(f"`limit` must be 0 or more, got {limit!r}")
         with self._database.read() as connection:
             return alignments.read_trials(connection, cohort, excluding, limit)
 
@@ -420,6 +434,11 @@ class UserStore:
         """
         with self._database.read() as connection:
             return alignments.history(connection, user_id)
+
+    def latest_alignment(self, user_id: str, status: AlignmentStatus = "done") -> AlignmentRow | None:
+        """Return the user's newest alignment with this status, or ``None`` (see `alignments`)."""
+        with self._database.read() as connection:
+            return alignments.latest(connection, user_id, status)
 
 
 def _now_after(newest: datetime | None) -> datetime:

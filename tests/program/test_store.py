@@ -108,6 +108,7 @@ class TestUsers:
             lambda store: store.profile("bob"),
             lambda store: store.save_profile("bob", Profile(facts=Facts(interactions=0))),
             lambda store: store.alignments("bob"),
+            lambda store: store.latest_alignment("bob"),
             lambda store: store.start_alignment("bob", {}),
             lambda store: store.forget("bob"),
         ],
@@ -322,6 +323,36 @@ class TestPersonas:
         with pytest.raises(UnknownVersionError):
             ann.rollback("ann", 4)
 
+    def test_parts_round_trip_and_a_version_without_any_has_none(self, ann: UserStore) -> None:
+        parts = {"lines": [{"text": "🎬 ü", "since": 7}], "facts": {"n": 3, "mean": 0.5, "none": None}}
+        first = ann.add_persona("ann", "one", source="initial", why="w", parts=parts)
+        second = ann.add_persona("ann", "two", source="edit", why="w")
+        third = ann.add_persona("ann", "three", source="alignment", why="w", parts={"lines": []})
+        assert [first.parts, second.parts, third.parts] == [parts, None, {"lines": []}]
+        assert ann.persona_history("ann") == [first, second, third]
+        assert ann.persona("ann", 1) == first
+
+    def test_version_without_parts_stores_no_value(self, ann: UserStore) -> None:
+        ann.add_persona("ann", "one", source="edit", why="w")
+        with ann._database.read() as connection:
+            query = "SELECT count(*) FROM pa_personas WHERE parts IS NULL"
+            assert connection.exec_driver_sql(query).scalar() == 1
+
+    def test_rollback_has_the_parts_of_the_version_it_returns_to(self, ann: UserStore) -> None:
+        ann.add_persona("ann", "one", source="initial", why="w", parts={"lines": [{"text": "a"}]})
+        ann.add_persona("ann", "two", source="edit", why="w")
+        assert ann.rollback("ann", 1).parts == {"lines": [{"text": "a", "since": 1}]}
+        assert ann.rollback("ann", 2).parts is None
+
+    def test_parts_that_are_not_json_store_nothing(self, ann: UserStore) -> None:
+        with pytest.raises(StoreError, match="only JSON data"):
+            ann.add_persona("ann", "one", source="initial", why="w", parts={"object": object()})
+        assert ann.persona_history("ann") == []
+
+    def test_version_with_parts_can_be_hashed(self, ann: UserStore) -> None:
+        version = ann.add_persona("ann", "one", source="initial", why="w", parts={"rules": []})
+        assert version in {version}
+
     def test_new_interaction_makes_the_user_stale(self, ann: UserStore) -> None:
         ann.append("ann", [interaction("1")])
         assert ann.user("ann").stale
@@ -452,6 +483,123 @@ class TestAlignments:
             ann.finish_alignment("ann", run, {"object": object()}, ("two", "w"))
         assert ann.persona("ann") is None
         assert ann.alignments("ann")[0].status == "running"
+
+    def test_parts_come_with_the_new_persona_only(self, ann: UserStore) -> None:
+        parts = {"rules": ["a"], "lines": []}
+        run = ann.start_alignment("ann", {})
+        assert ann.finish_alignment("ann", run, {}, parts=parts) is None
+        assert ann.persona_history("ann") == []
+        run = ann.start_alignment("ann", {})
+        version = ann.finish_alignment("ann", run, {}, ("two", "w"), parts=parts)
+        assert version is not None
+        assert version.parts == parts
+
+    def test_latest_is_the_newest_run_with_the_status(self, ann: UserStore) -> None:
+        assert ann.latest_alignment("ann") is None
+        for number in range(3):
+            run = ann.start_alignment("ann", {})
+            ann.finish_alignment("ann", run, {"number": number})
+        ann.fail_alignment("ann", ann.start_alignment("ann", {}), "down")
+        ann.start_alignment("ann", {})
+        every = ann.alignments("ann")
+        assert ann.latest_alignment("ann") == every[2]
+        assert ann.latest_alignment("ann", "failed") == every[3]
+        assert ann.latest_alignment("ann", "running") == every[4]
+        assert ann.latest_alignment("ann", "interrupted") is None
+
+    def test_running_run_of_a_dead_process_is_interrupted_and_not_running(
+        self, ann: UserStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ann.start_alignment("ann", {})
+        monkeypatch.setattr("program.store.alignments.is_dead", lambda owner: True)
+        assert ann.latest_alignment("ann", "running") is None
+        assert ann.latest_alignment("ann", "interrupted") == ann.alignments("ann")[0]
+
+
+class TestTrials:
+    @staticmethod
+    def run(store: UserStore, user_id: str, trials: list[tuple[float, float]], cohort: str = "c") -> None:
+        store.add_user(user_id, task="free-text")
+        store.finish_alignment(user_id, store.start_alignment(user_id, {}), {}, trials=trials, cohort=cohort)
+
+    def test_trials_of_other_users_are_newest_first(self, ann: UserStore) -> None:
+        self.run(ann, "bob", [(3, 1), (2, 2)])
+        self.run(ann, "cho", [(0, 0.5)])
+        self.run(ann, "bob", [(7, 0)])
+        assert ann.trials("c", excluding="ann") == [(7, 0), (0, 0.5), (2, 2), (3, 1)]
+        assert ann.trials("c", excluding="ann", limit=2) == [(7, 0), (0, 0.5)]
+        assert ann.trials("c", excluding="ann", limit=0) == []
+
+    def test_own_trials_are_never_given(self, ann: UserStore) -> None:
+        for number, user_id in enumerate(("ann", "bob", "ann", "cho", "ann")):
+            self.run(ann, user_id, [(number, 0)])
+        assert ann.trials("c", excluding="ann") == [(3, 0), (1, 0)]
+        assert ann.trials("c", excluding="bob") == [(4, 0), (3, 0), (2, 0), (0, 0)]
+
+    def test_only_trials_of_the_cohort_are_given(self, ann: UserStore) -> None:
+        self.run(ann, "bob", [(1, 0)], "LaMP-2M|embedded|grounded")
+        self.run(ann, "bob", [(2, 0)], "LaMP-2M|embedded|free")
+        assert ann.trials("LaMP-2M|embedded|grounded", excluding="ann") == [(1, 0)]
+        assert ann.trials("LaMP-2M", excluding="ann") == []
+
+    def test_trials_are_two_floats_and_nothing_else(self, ann: UserStore) -> None:
+        self.run(ann, "bob", [(1, 2)])
+        [trial] = ann.trials("c", excluding="ann")
+        assert type(trial) is tuple
+        assert [type(number) for number in trial] == [float, float]
+
+    def test_forgotten_user_has_no_trials(self, ann: UserStore) -> None:
+        self.run(ann, "bob", [(1, 0)])
+        self.run(ann, "cho", [(2, 0)])
+        ann.forget("bob")
+        assert ann.trials("c", excluding="ann") == [(2, 0)]
+        with ann._database.read() as connection:
+            users = connection.exec_driver_sql("SELECT user_id FROM pa_trials").scalars().all()
+        assert users == ["cho"]
+
+    @pytest.mark.parametrize(
+        ("trials", "cohort", "line"),
+        [
+            ([(1, 0)], "", "`cohort` '' must be text of 1 to 512 characters"),
+            ([(1, 0)], "a\0b", "`cohort` 'a.*b' "),
+            ([(1, 0)], "c" * 513, "`cohort` 'c+' must be text of 1 to 512 characters"),
+            ([(1, 0, 2)], "c", r"`trials\[0\]` must be two numbers"),
+            ([(1, 0), (-1, 0)], "c", r"`trials\[1\]` must be two numbers of 0 or more, got \(-1, 0\)"),
+            ([(1, float("nan"))], "c", r"`trials\[0\]` must be two numbers of 0 or more, got \(1, nan\)"),
+            ([(float("inf"), 0)], "c", r"`trials\[0\]` must be two numbers"),
+            ([("text", 0)], "c", r"`trials\[0\]` must be two numbers"),
+        ],
+    )
+    def test_bad_trials_store_nothing_of_the_run(
+        self, ann: UserStore, trials: Any, cohort: str, line: str
+    ) -> None:
+        run = ann.start_alignment("ann", {})
+        with pytest.raises(ConfigError, match=line):
+            ann.finish_alignment("ann", run, {}, ("two", "w"), trials=trials, cohort=cohort)
+        assert ann.persona("ann") is None
+        assert ann.alignments("ann")[0].status == "running"
+
+    def test_persona_that_is_overtaken_stores_no_trials(self, ann: UserStore) -> None:
+        run = ann.start_alignment("ann", {})
+        ann.add_persona("ann", "mine", source="edit", why="w")
+        with pytest.raises(StoreError, match="version 1, not 0"):
+            ann.finish_alignment("ann", run, {}, ("two", "w"), trials=[(1, 0)], cohort="c")
+        ann.add_user("bob", task="free-text")
+        assert ann.trials("c", excluding="bob") == []
+
+    def test_bad_limit_and_bad_cohort_are_rejected(self, ann: UserStore) -> None:
+        with pytest.raises(ConfigError, match="`limit` must be 0 or more, got -1"):
+            ann.trials("c", excluding="ann", limit=-1)
+        with pytest.raises(ConfigError, match="`cohort`"):
+            ann.trials("", excluding="ann")
+
+    def test_trials_of_a_cohort_are_found_by_the_index(self, ann: UserStore) -> None:
+        with ann._database.read() as connection:
+            plan = connection.exec_driver_sql(
+                "EXPLAIN QUERY PLAN SELECT n_plus FROM pa_trials WHERE cohort = 'c' AND user_id != 'ann' "
+                "ORDER BY created_at DESC LIMIT 5"
+            ).all()
+        assert "USING INDEX pa_trials_cohort" in str(plan)
 
 
 class TestForget:

@@ -26,6 +26,7 @@ from program.memory.semantic import Facts, Profile
 from program.store import UserStore
 
 ROOT = Path(__file__).parents[2]
+OLD = ROOT / "tests" / "fixtures" / "v0_1" / "users.db"
 
 Action = Callable[[UserStore], object]
 
@@ -48,10 +49,19 @@ SCENARIOS: dict[str, list[Action]] = {
         lambda store: store.start_alignment("ann", {"steps": 1}),
         lambda store: store.save_step("ann", _run(store), 1, {"n": 1}),
         lambda store: store.append("ann", _interactions("ann", "4", "5")),
-        lambda store: store.finish_alignment("ann", _run(store), {"n": 1}, ("two", "better")),
+        lambda store: store.finish_alignment(
+            "ann",
+            _run(store),
+            {"n": 1},
+            ("two", "better"),
+            parts={"n": 2},
+            trials=[(3, 1), (2, 2)],
+            cohort="tags",
+        ),
         lambda store: store.rollback("ann", 1),
         lambda store: store.forget("bob"),
     ],
+    "migrate": [lambda store: store.rollback("ana", 2)],
 }
 
 
@@ -62,11 +72,15 @@ def snapshot(store: UserStore) -> list[object]:
             user,
             store.interactions(user.user_id),
             store.profile(user.user_id),
-            [(v.version, v.parent, v.text, v.source, v.why) for v in store.persona_history(user.user_id)],
+            [
+                (v.version, v.parent, v.text, v.source, v.why, v.parts)
+                for v in store.persona_history(user.user_id)
+            ],
             [
                 (row.status == "done", row.ended_at is None, row.record, store.steps(user.user_id, row.id))
                 for row in store.alignments(user.user_id)
             ],
+            store.trials("tags", excluding=user.user_id),
         )
         for user in store.users()
     ]
@@ -88,6 +102,7 @@ def test_killed_process_leaves_every_acknowledged_write_and_no_partial_one(
     killed: tuple[str, Path], tmp_path: Path
 ) -> None:
     name, folder = killed
+    shutil.copy(folder / "start.db", tmp_path / "whole.db")
     with UserStore(tmp_path / "whole.db") as whole:
         after = [snapshot(whole)]
         for action in SCENARIOS[name]:
@@ -146,7 +161,9 @@ def _main(folder: Path, name: str) -> None:
     start = folder / "start.db"
     if name == "create":
         start.touch()
-    UserStore(start if name != "create" else folder / "warm.db").close()
+    elif name == "migrate":
+        shutil.copy(OLD, start)
+    UserStore(start if name == "use" else folder / "warm.db").close()
     runs: list[int] = []
     status = -1
     while status != 0:

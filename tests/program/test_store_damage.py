@@ -42,7 +42,15 @@ def fill(path: Path) -> Path:
             store.save_profile(user, Profile(facts=Facts(interactions=20), prose="private prose"))
             run = store.start_alignment(user, {"steps": 1})
             store.save_step(user, run, 1, {"a": 1})
-            store.finish_alignment(user, run, {"x": 1}, (f"private second persona of {user}", "better"))
+            store.finish_alignment(
+                user,
+                run,
+                {"x": 1},
+                (f"private second persona of {user}", "better"),
+                parts={"about": f"private part of {user}"},
+                trials=[(3, 1)],
+                cohort="tags",
+            )
     return path
 
 
@@ -59,6 +67,8 @@ def contents(path: Path) -> list[Any]:
                 store.persona(user.user_id),
                 store.persona_history(user.user_id),
                 [(row, store.steps(user.user_id, row.id)) for row in store.alignments(user.user_id)],
+                store.latest_alignment(user.user_id),
+                store.trials("tags", excluding=user.user_id),
             ]
         return everything
 
@@ -216,6 +226,13 @@ def test_damage_in_a_large_file_is_no_raw_error(
         ("UPDATE pa_personas SET created_at = x'00'", "a stored time cannot be read"),
         ("UPDATE pa_alignments SET started_at = 'yesterday'", "a stored time cannot be read"),
         ("UPDATE pa_alignments SET record = '{'", "a stored JSON text cannot be read"),
+        ("UPDATE pa_alignments SET record = 7", "a stored JSON text cannot be read"),
+        ("UPDATE pa_personas SET parts = '{'", "a stored JSON text cannot be read"),
+        ("UPDATE pa_personas SET parts = '[1]'", "a stored JSON text cannot be read"),
+        ("UPDATE pa_personas SET parts = 7", "a stored JSON text cannot be read"),
+        ("UPDATE pa_personas SET parts = x'ff'", "a stored JSON text cannot be read"),
+        ("UPDATE pa_trials SET n_plus = 'three'", "a stored number cannot be read"),
+        ("UPDATE pa_trials SET n_minus = 9e999", "a stored number cannot be read"),
         ("DROP INDEX pa_interactions_time; DROP TABLE pa_interactions", "no such table"),
     ],
 )

@@ -1,0 +1,160 @@
+"""Opening a store of version 0.1: everything is still there, and a failure leaves it as it was."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from program.errors import StoreError
+from program.store import UserStore
+from program.store.schema import SCHEMA, VERSION_TABLE, metadata
+
+OLD = Path(__file__).parents[1] / "fixtures" / "v0_1" / "users.db"
+TABLES = ("pa_users", "pa_interactions", "pa_profiles", "pa_personas", "pa_alignments", "pa_steps")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return Path(shutil.copy(OLD, tmp_path / "users.db"))
+
+
+def rows(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of the tables of 0.1, as SQLite has it."""
+    with closing(sqlite3.connect(path)) as raw:
+        raw.row_factory = sqlite3.Row
+        return {
+            table: [dict(row) for row in raw.execute(f"SELECT * FROM {table} ORDER BY 1, 2")]
+            for table in TABLES
+        }
+
+
+def version(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as raw:
+        [(found,)] = raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall()
+        return str(found)
+
+
+def test_every_value_of_0_1_is_unchanged(old: Path) -> None:
+    before = rows(old)
+    assert version(old) == "v0001"
+    assert all(before.values()), "the old store has rows in every table"
+    UserStore(old).close()
+    after = rows(old)
+    assert version(old) == SCHEMA
+    assert {row.pop("parts") for row in after["pa_personas"]} == {None}
+    assert after == before
+
+
+def test_migrated_store_has_the_declared_tables(old: Path) -> None:
+    with UserStore(old) as store, store._database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_personas_of_0_1_have_no_parts_and_a_new_one_may_have_some(old: Path) -> None:
+    with UserStore(old) as store:
+        assert [v.parts for v in store.persona_history("ana")] == [None, None, None]
+        assert store.rollback("ana", 2).parts is None
+        store.add_persona("ana", "Be brief.", source="alignment", why="w", parts={"lines": []})
+    with UserStore(old) as store:
+        assert [v.parts for v in store.persona_history("ana")] == [None, None, None, None, {"lines": []}]
+
+
+def test_alignment_of_0_1_is_the_latest_and_has_no_trials(old: Path) -> None:
+    with UserStore(old) as store:
+        assert store.latest_alignment("ana") == store.alignments("ana")[-1]
+        assert store.trials("LaMP-2M", excluding="bo") == []
+
+
+def test_migrated_store_takes_trials_and_forgets_a_user_of_0_1(old: Path) -> None:
+    with UserStore(old) as store:
+        run = store.start_alignment("ana", {})
+        store.finish_alignment("ana", run, {}, trials=[(1, 0)], cohort="c")
+        assert store.trials("c", excluding="bo") == [(1.0, 0.0)]
+        store.forget("ana")
+        assert store.trials("c", excluding="bo") == []
+    assert {row["user_id"] for found in rows(old).values() for row in found} == {"bo", "chi"}
+
+
+def _fail_at(statement: int) -> Callable[..., None]:
+    left = statement
+
+    def step(*_: object) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+
+    return step
+
+
+def test_migration_that_is_interrupted_changes_nothing(old: Path) -> None:
+    before = rows(old)
+    interrupted = 0
+    while version(old) == "v0001":
+        fail = _fail_at(interrupted)
+        event.listen(Engine, "before_cursor_execute", fail)
+        try:
+            UserStore(old).close()
+        except KeyboardInterrupt:
+            interrupted += 1
+            assert version(old) == "v0001"
+            assert rows(old) == before
+        finally:
+            event.remove(Engine, "before_cursor_execute", fail)
+    assert interrupted > 5, "some failures are between the statements of the migration"
+    with UserStore(old) as store:
+        assert [user.user_id for user in store.users()] == ["ana", "bo", "chi"]
+
+
+def test_store_of_0_1_is_migrated_once_if_many_open_it_together(old: Path) -> None:
+    def use(number: int) -> list[str]:
+        with UserStore(old) as store:
+            store.observe("ana", query=f"q{number}", response="classic")
+            return [user.user_id for user in store.users()]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(use, range(8))) == [["ana", "bo", "chi"]] * 8
+    with UserStore(old) as store:
+        assert store.user("ana").interactions == 21
+
+
+def test_old_store_with_wrong_counts_is_refused_and_not_migrated(old: Path) -> None:
+    with closing(sqlite3.connect(old)) as raw, raw:
+        raw.execute("UPDATE pa_users SET interactions = 3 WHERE user_id = 'bo'")
+    before = rows(old)
+    with pytest.raises(StoreError, match="the counts of 1 user are wrong"):
+        UserStore(old)
+    assert version(old) == "v0001"
+    assert rows(old) == before
+
+
+def test_program_without_a_migration_refuses_the_store_and_changes_nothing(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alembic.script import ScriptDirectory
+
+    UserStore(old).close()
+    before = rows(old)
+    walk = ScriptDirectory.walk_revisions
+    monkeypatch.setattr(
+        ScriptDirectory,
+        "walk_revisions",
+        lambda scripts: (script for script in walk(scripts) if script.revision == "v0001"),
+    )
+    monkeypatch.setattr("program.store.upgrade.SCHEMA", "v0001")
+    with pytest.raises(StoreError, match=r"newer personaagent \(schema 'v0002', .*'v0001'\); update"):
+        UserStore(old)
+    assert version(old) == "v0002"
+    assert rows(old) == before
