@@ -6,15 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from optimizers.contracts import Candidate
 from optimizers.edits import Edit
 from optimizers.trials import Refusal
 from program.errors import PersonaError
-from program.evidence import Evidence
 from program.persona import Line, Persona, validate_persona
 from program.text import one_line
 from program.text_safety import printable, repair
+
+if TYPE_CHECKING:
+    from program.evidence import Evidence
 
 MAX_LINE = 240
 """Longest learned line, in characters."""
@@ -169,6 +172,7 @@ def propose_facts(
         rejected: Changes that were tested before and did not help.
 
     Example:
+        >>> from program.evidence import Evidence
         >>> words = Evidence(key="words:comedy", text="...", interaction_ids=("1", "2"), n=2)
         >>> for candidate in propose_facts(Persona(facts=("counts",)), [words], most=4):
         ...     print(candidate.changes, candidate.persona.facts)

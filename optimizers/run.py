@@ -9,25 +9,26 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dspy
 
 from optimizers.config import AlignmentConfig, checking_gate
 from optimizers.contracts import Candidate
 from optimizers.edits import GroundedLoss
-from optimizers.evidence import agent_bias
 from optimizers.loss import TextualLoss
 from optimizers.prompting import ask_text
 from optimizers.record import Feedback, Rollout
 from optimizers.trials import Past
 from program.agent import PersonaAgent
 from program.errors import AlignmentFailedError, ConfigError, UnparsableAnswerError
-from program.evidence import Evidence
 from program.loop import Step
 from program.spans import span
 from program.text import counted, cut
 from program.usage import stage
+
+if TYPE_CHECKING:
+    from program.evidence import Evidence
 
 T = TypeVar("T")
 
@@ -165,6 +166,8 @@ class AlignmentRun:
 
     def facts(self) -> str:
         """Return the facts as the model of feedback and update reads them."""
+        from optimizers.evidence import agent_bias  # its patterns take 10 ms to compile
+
         learned_from = {str(example.before) for example in self.batch}
         rollouts = [
             rollout

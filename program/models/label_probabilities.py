@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dspy.adapters.decision import record_evidence
 
 from program.answers import AnswerType, Text
-from program.models.text_likelihood import TextScore
+
+if TYPE_CHECKING:  # it brings the engine
+    from program.models.text_likelihood import TextScore
 
 
 def decision_client(lm: Any, answer_type: AnswerType) -> Any:
