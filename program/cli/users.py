@@ -102,7 +102,7 @@ def list_(store: Store = None, json: Json = False) -> None:
 
 @app.command()
 def show(user: User, store: Store = None, json: Json = False) -> None:
-    """Show a user's profile, latest interactions and alignments."""
+    """Show a user's profile, latest interactions (newest first, each as response: query) and alignments."""
     with open_store(store) as users:
         summary = users.user(user)
         profile = users.profile(user)
@@ -129,9 +129,9 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
     if profile:
         out.print_text(render(profile))
     if latest:
-        out.print_text("\nLatest interactions, newest first (query -> response):")
+        out.print_text("\nLatest interactions:")
     for interaction in reversed(latest):
-        out.print_line(f"  {cut(interaction.query, _MAX_QUERY)} -> {interaction.response}")
+        out.print_line(f"  {interaction.response}: {cut(interaction.query, _MAX_QUERY)}")
     if runs:
         out.print_text("\nAlignments:")
     for run in runs:
