@@ -142,14 +142,16 @@ def test_a_changed_rule_or_task_of_ones_own_changes_the_hash_of_a_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    file = tmp_path / "own_rules.py"
+    file = tmp_path / "rules_of_a_manifest.py"
 
     def hashes(text: str) -> tuple[str, str, str]:
         file.write_text("from optimizers.gates import Best as Mine\n" + text, encoding="utf-8")
         task = get_task("LaMP-2M")
-        methods = make_methods(["personaagent:gate=own_rules:Mine,personaagent:gate=best"], task)
+        methods = make_methods(["personaagent:gate=rules_of_a_manifest:Mine,personaagent:gate=best"], task)
         made = make_manifest(task=task, data={}, methods=methods, lm=None)
-        own = make_manifest(task=task, data={}, methods=methods, lm=None, task_spec="own_rules:TASK")
+        own = make_manifest(
+            task=task, data={}, methods=methods, lm=None, task_spec="rules_of_a_manifest:TASK"
+        )
         first, second = made.methods.values()
         return first.source, second.source, list(own.methods.values())[1].source
 
