@@ -85,18 +85,20 @@ def demo(
             store.append(person.user_id, person.history, task=target.name)
         name = subject.user_id
         err.print_line(f"1. {counted(len(people), 'user')} imported; aligning {name!r} with {lm.model}")
-        initial = open_session(store, name, home=home(), wikipedia=wikipedia, settings=QUICK)
+        session = open_session(store, name, home=home(), wikipedia=wikipedia, settings=QUICK)
+        # A copy: the session's own agent takes over the persona that the alignment writes.
+        initial = session.agent.deepcopy()
         aligned = align_user(store, name, PAPER, home=home(), wikipedia=wikipedia, settings=QUICK)
         _print_alignment(aligned)
         held_out = subject.queries[-queries:]
         err.print_line(f"2. answering {len(held_out)} held-out queries of {name!r}, three times")
-        generic = initial.agent.deepcopy()
+        generic = initial.deepcopy()
         generic.persona = GENERIC
         arms = [_score_majority(subject, held_out, target)]
         with progress(tracker, 3 * len(held_out), "answers") as bar:
             for label, agent in (
                 ("no persona", generic),
-                ("initial persona", initial.agent),
+                ("initial persona", initial),
                 ("aligned persona", aligned),
             ):
                 arms.append(_score_agent(label, agent, held_out, target, bar))

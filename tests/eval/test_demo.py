@@ -39,6 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     app.command()(demo)
     lm = scripted_lm(reply)
     monkeypatch.setattr("program.models.resolve.resolve_lm", lambda *args, **settings: lm)
+    monkeypatch.setattr(demo, "lm", lm, raising=False)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["demo", *map(str, arguments), "--no-wikipedia", "--trace", "off"])
@@ -63,6 +64,18 @@ def test_demo_aligns_a_user_and_scores_four_ways(run: Any) -> None:
     with UserStore(home() / "demo.db") as store:
         first = next(iter(store.users()))
         assert store.persona(first.user_id).text == "This user loves classics."  # type: ignore[union-attr]
+
+
+def test_each_arm_answers_under_its_own_persona(run: Any) -> None:
+    assert run("--queries", "1")[0] == OK
+    asked = [system for system, user in demo.lm.engine.prompts if "`answer`" in user]  # type: ignore[attr-defined]
+    generic, initial, aligned = (
+        next(
+            name for name in ("helpful", "personal assistant of one user", "loves classics") if name in system
+        )
+        for system in asked[-3:]
+    )
+    assert (generic, initial, aligned) == ("helpful", "personal assistant of one user", "loves classics")
 
 
 def test_demo_runs_again_from_the_beginning(run: Any) -> None:
