@@ -68,7 +68,7 @@ class RunFolder:
                 PrepareRecord: _open_to_append(path / PREPARE),
                 AnswerRecord: _open_to_append(path / ANSWERS),
             }
-        except BaseException:
+        except BaseException:  # an interrupt, too, must release the lock
             self._lock_file.close()
             raise
 

@@ -186,7 +186,7 @@ class _Run:
                         break
                     job = pool.submit(copy_context().run, self._serve_user, label, user, queries)
                     job.add_done_callback(finish)
-            except BaseException as error:
+            except BaseException as error:  # an interrupt, too, must end the jobs
                 # The pool waits for its jobs, which now end before their next call.
                 self._stop(error)
                 raise

@@ -24,6 +24,8 @@ from program.spans import span
 LIKELIHOOD_BOUND = 0.25
 """Likelihoods are compared up to this difference; agreement is compared up to 1."""
 
+_UNTESTED = Decision(accept=False, reason="not tested yet", outcome="undecided")
+
 
 @dataclass
 class _Test:
@@ -33,11 +35,11 @@ class _Test:
     agent: PersonaAgent
     before: list[Rollout] = field(default_factory=list)
     after: list[Rollout] = field(default_factory=list)
-    decision: Decision | None = None
+    decision: Decision = _UNTESTED
 
     @property
     def is_open(self) -> bool:
-        return self.decision is None or self.decision.outcome == "undecided"
+        return self.decision.outcome == "undecided"
 
     @property
     def graded(self) -> bool:
@@ -68,12 +70,11 @@ class _Test:
         return [row[1] for row in rows], [row[2] for row in rows]
 
     def result(self, trial: Trial) -> Check:
-        decision = self.decision or Decision(accept=False, reason="not tested", outcome="refused")
         parent, candidate = self.scores()
         return Check(
             persona=self.agent.persona,
             changes=list(self.candidate.changes),
-            decision=decision,
+            decision=self.decision,
             interaction_ids=[row[0] for row in self.scored()],
             parent=parent,
             candidate=candidate,
@@ -123,7 +124,7 @@ async def choose(run: AlignmentRun, rollouts: Sequence[Rollout], candidates: Seq
     if gate is None:
         before, after = await run.score_both(rollouts, changed[0])
         decision = run.config.gate_rule.decide(before, after)
-        return Choice(decision=decision, candidate=changed[0], text=run.changed(changed[0]).persona)
+        return Choice(decision=decision, candidate=changed[0], text=next(reversed(by_text)))
     checks = await check(run, gate, changed)
     best = _best(checks)
     chosen = changed[checks.index(best)]

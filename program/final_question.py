@@ -1,7 +1,7 @@
 """The final question: how what was found out about a user, and the query, reach the model.
 
-The form decides what a small model can use: the same four interactions written as a list of findings gave
-a third of the accuracy of the same four as examples in the query's own form (``eval/RESULTS.md``).
+The form decides what a small model can use: four interactions written as a list of findings gave less than
+half of the accuracy of the same four as examples in the query's own form (``eval/RESULTS.md``).
 Agents and the methods without an agent ask in the same form, so that a comparison measures neither.
 """
 

@@ -124,10 +124,6 @@ class Persona:
         """Return the persona with another learned line."""
         return replace(self, lines=(*self.lines, Line(text=text, interaction_ids=tuple(interaction_ids))))
 
-    def stored_as(self, version: int) -> Persona:
-        """Return the persona with ``version`` as the origin of its new lines."""
-        return replace(self, lines=tuple(replace(line, since=line.since or version) for line in self.lines))
-
     def as_dict(self) -> dict[str, Any]:
         """Return the parts as JSON data."""
         lines = [

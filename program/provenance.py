@@ -39,7 +39,8 @@ def explain_lines(
 
     Example:
         >>> from program import get_task
-        >>> persona = Persona().with_line("Likes heists.", ["7"]).stored_as(2)
+        >>> from program.persona import Line
+        >>> persona = Persona(lines=(Line(text="Likes heists.", interaction_ids=("7",), since=2),))
         >>> explain_lines([(1, Persona()), (2, persona)], [], get_task("LaMP-2M"))
         [ExplainedLine(text='Likes heists.', origin='learned, since v2', interaction_ids=('7',))]
     """

@@ -137,7 +137,7 @@ def write_private(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(part)
         part.replace(path)
-    except BaseException:
+    except BaseException:  # an interrupt, too, must leave no draft
         part.unlink(missing_ok=True)
         raise
 

@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from program.agent import AgentState, PersonaAgent
+from program.agent import PersonaAgent
+from program.context import AgentState
 from program.errors import StoreError
 from program.home import home as default_home
 from program.loop import AgentSettings

@@ -65,7 +65,7 @@ class UserStore:
         self._database = Database(location)
         try:
             upgrade(self._database)
-        except BaseException:
+        except BaseException:  # an interrupt, too, must close the database
             self._database.close()
             raise
 

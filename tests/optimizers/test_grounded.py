@@ -20,7 +20,7 @@ from program.errors import DataError
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
-from program.persona import Persona, first_persona
+from program.persona import Line, Persona, first_persona
 from program.store import UserStore
 from program.task import get_task
 
@@ -308,7 +308,7 @@ def test_a_saved_program_has_the_parts_and_a_free_rewrite_has_none(tmp_path: Pat
 
 
 def test_parts_survive_json_and_say_what_is_damaged() -> None:
-    persona = first_persona().with_line("Likes tea.", ["7"]).stored_as(3)
+    persona = replace(first_persona(), lines=(Line(text="Likes tea.", interaction_ids=("7",), since=3),))
     assert Persona.from_dict(json.loads(json.dumps(persona.as_dict()))) == persona
     for damaged in ({}, {**persona.as_dict(), "facts": [7]}, {**persona.as_dict(), "lines": [{}]}):
         with pytest.raises(DataError, match="damaged"):

@@ -93,7 +93,7 @@ class Database:
             try:
                 yield self._writer
                 self._writer.execute("COMMIT")
-            except BaseException as error:
+            except BaseException as error:  # an interrupt, too, must roll back
                 if isinstance(error, Exception) and is_damage(error):
                     self.damage = error
                 self._names.clear()
@@ -172,7 +172,7 @@ def _decode(text: bytes) -> str:
 def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
-    except BaseException:
+    except BaseException:  # an interrupt, too, must close the database
         db.close()
         raise
 
