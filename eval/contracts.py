@@ -129,6 +129,11 @@ class Method(Protocol):
         """Whether it is a trivial baseline, which needs no model."""
         ...
 
+    @property
+    def learns_from_other(self) -> bool:
+        """Whether ``prepare`` gets another user's view, as a control; a method without it: no."""
+        ...
+
     def settings(self) -> Mapping[str, Any]:
         """Return every setting that changes the result, as JSON data."""
         ...

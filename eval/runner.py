@@ -22,7 +22,7 @@ from eval.attempt import Attempt, run_attempt
 from eval.contracts import Answer, EvalUser, Method, Query, UserView
 from eval.records import AnswerRecord, Manifest, PrepareRecord
 from eval.run_folder import RunFolder
-from eval.user_view import scan_users, user_views
+from eval.user_view import scan_users, user_views, with_others
 from program.errors import BudgetExceededError, ConfigError
 from program.spans import tracing
 from program.task import Task
@@ -179,12 +179,12 @@ class _Run:
 
         with ThreadPoolExecutor(self._limits.threads, "eval") as pool:
             try:
-                jobs = ((label, *view_and_queries) for view_and_queries in users for label in self._methods)
-                for label, user, queries in jobs:
+                jobs = ((label, *views) for views in with_others(users) for label in self._methods)
+                for label, user, queries, other in jobs:
                     slots.acquire()
                     if self._stop_reason:
                         break
-                    job = pool.submit(copy_context().run, self._serve_user, label, user, queries)
+                    job = pool.submit(copy_context().run, self._serve_user, label, user, queries, other)
                     job.add_done_callback(finish)
             except BaseException as error:  # an interrupt, too, must end the jobs
                 # The pool waits for its jobs, which now end before their next call.
@@ -205,16 +205,20 @@ class _Run:
             expected=expected,
         )
 
-    def _serve_user(self, label: str, user: UserView, queries: Sequence[Query]) -> None:
+    def _serve_user(
+        self, label: str, user: UserView, queries: Sequence[Query], other: UserView | None
+    ) -> None:
         missing = [query for query in queries if not self._folder.has_answer(label, user.user_id, query.id)]
         if not missing or self._should_skip(label):
             return
         method = self._methods[label]
         with tracing(None) if method.trivial else nullcontext():
-            self._answer_queries(label, method, user, missing)
+            self._answer_queries(label, method, user, missing, other)
 
-    def _answer_queries(self, label: str, method: Method, user: UserView, queries: Sequence[Query]) -> None:
-        prepared = self._prepare(label, method, user)
+    def _answer_queries(
+        self, label: str, method: Method, user: UserView, queries: Sequence[Query], other: UserView | None
+    ) -> None:
+        prepared = self._prepare(label, method, user, other)
         for query in queries:
             if self._should_skip(label):
                 return
@@ -234,15 +238,16 @@ class _Run:
             self._count(label, attempt)
             self._save_answer(label, query, attempt)
 
-    def _prepare(self, label: str, method: Method, user: UserView) -> Attempt[Any]:
+    def _prepare(self, label: str, method: Method, user: UserView, other: UserView | None) -> Attempt[Any]:
         """Call the method's ``prepare`` unless its result is stored, then ``open``."""
         user_id = user.user_id
+        view = other if getattr(method, "learns_from_other", False) else user
         learned = self._folder.learned(label, user_id)
         if learned is None:
             # The JSON round trip gives `open` the same input as in a resumed run.
             attempt = run_attempt(
                 "prepare",
-                lambda: json.loads(json.dumps(dict(method.prepare(user)))),
+                lambda: json.loads(json.dumps(dict(method.prepare(_existing(view))))),
                 tracker=self._tracker,
                 lm=self._lm,
                 user_id=user_id,
@@ -340,6 +345,12 @@ class _RunTracker(UsageTracker):
         if self.stopped:
             raise BudgetExceededError("the run has stopped")
         super().reserve()
+
+
+def _existing(view: UserView | None) -> UserView:
+    if view is None:
+        raise ConfigError("a method that learns from another user needs data of two users or more")
+    return view
 
 
 def _answer_query(method: Method, prepared: Any, query: Query) -> Answer:

@@ -75,6 +75,21 @@ def user_views(
         )
 
 
+def with_others(
+    views: Iterable[tuple[UserView, Sequence[Query]]],
+) -> Iterator[tuple[UserView, Sequence[Query], UserView | None]]:
+    """Add another user's view to each: the next user's, for the last one the one before, else ``None``."""
+    held: tuple[UserView, Sequence[Query]] | None = None
+    before: UserView | None = None
+    for view, queries in views:
+        if held is not None:
+            yield (*held, view)
+            before = held[0]
+        held = view, queries
+    if held is not None:
+        yield (*held, before)
+
+
 def _check_history(user: EvalUser) -> None:
     """Check that the history leaks nothing; our own loaders guarantee it."""
     query_ids = {query.id for query in user.queries}

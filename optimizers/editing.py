@@ -60,7 +60,7 @@ def apply_edits(
         persona: The parts before.
         edits: As a model proposed them.
         source: What they may rest on.
-        evidence: The facts that the persona's text shows; they count for its length.
+        evidence: The facts that the persona's text may show; those that it shows count for its length.
 
     Example:
         >>> source = Source(ids={1: "7"}, texts=["A heist goes wrong."], max_chars=4000, max_edits=3)
@@ -70,30 +70,58 @@ def apply_edits(
         (('+ Likes heists.',), ["add 'Likes tea.': it cites nothing"])
     """
     lines: list[Line | None] = list(persona.lines)
+    facts = list(persona.facts)
     changes: list[str] = []
     refusals: list[Refusal] = []
     for number, edit in enumerate(edits, 1):
         text = one_line(printable(repair(edit.text)), MAX_LINE + 1)
-        reason = _refuse(edit, text, lines, source)
+        about_facts = edit.op in ("show", "hide")
+        if about_facts:
+            reason = _refuse_facts(edit, text, facts, evidence)
+        else:
+            reason = _refuse(edit, text, lines, source)
         if number > source.max_edits:
             reason = f"one step makes at most {source.max_edits} edits"
         if not reason:
-            edited, change = _apply(edit, text, lines, source)
-            parts = replace(persona, lines=tuple(line for line in edited if line is not None))
+            edited, shown = lines, facts
+            if about_facts:
+                shown, change = _apply_to_facts(edit, text, facts)
+            else:
+                edited, change = _apply(edit, text, lines, source)
+            parts = _with(persona, edited, shown)
             reason = _too_long(parts, evidence, source.max_chars)
         if reason:
             refusals.append(Refusal(edit=_describe(edit, text), reason=reason))
             continue
-        lines = edited
+        lines, facts = edited, shown
         changes.append(change)
     if not changes:
         return None, refusals
-    parts = replace(persona, lines=tuple(line for line in lines if line is not None))
-    return Candidate(persona=parts, changes=tuple(changes)), refusals
+    return Candidate(persona=_with(persona, lines, facts), changes=tuple(changes)), refusals
+
+
+def _with(persona: Persona, lines: Sequence[Line | None], facts: Sequence[str]) -> Persona:
+    return replace(persona.with_facts(*facts), lines=tuple(line for line in lines if line is not None))
+
+
+def _refuse_facts(edit: Edit, kind: str, facts: Sequence[str], evidence: Sequence[Evidence]) -> str:
+    """Return why an edit of the shown facts is refused; empty if it is not."""
+    if edit.op == "hide":
+        return "" if kind in facts else f"the persona shows no facts {kind!r}"
+    if kind not in {item.kind for item in evidence}:
+        return f"there are no facts {kind!r}"
+    return "the persona shows them already" if kind in facts else ""
+
+
+def _apply_to_facts(edit: Edit, kind: str, facts: Sequence[str]) -> tuple[list[str], str]:
+    """Return the shown facts after an edit, and the change."""
+    if edit.op == "show":
+        return [*facts, kind], f"+ facts: {kind}"
+    return [name for name in facts if name != kind], f"- facts: {kind}"
 
 
 def _refuse(edit: Edit, text: str, lines: Sequence[Line | None], source: Source) -> str:
-    """Return why an edit is refused; empty if it is not."""
+    """Return why an edit of a line is refused; empty if it is not."""
     if edit.op != "add" and not (1 <= edit.line <= len(lines) and lines[edit.line - 1]):
         return f"there is no line {edit.line}"
     if not edit.cites:
@@ -153,7 +181,7 @@ def _copied_run(text: str, sources: Sequence[str]) -> str:
 
 
 def _describe(edit: Edit, text: str) -> str:
-    target = f"{edit.op} line {edit.line}" if edit.op != "add" else "add"
+    target = f"{edit.op} line {edit.line}" if edit.op in ("replace", "remove") else edit.op
     return f"{target} {text!r}" if text else target
 
 
@@ -162,8 +190,8 @@ def propose_facts(
 ) -> list[Candidate]:
     """Return personas that show other facts: the edits for a model that cannot write, without a call.
 
-    First those that show one more kind of fact, then those that show one less, then an exchange of the
-    counts for another kind.
+    First one that shows every kind of fact, if the persona shows none; then those that show one more kind,
+    those that show one less, and an exchange of the counts for another kind.
 
     Args:
         persona: The parts before.
@@ -182,15 +210,16 @@ def propose_facts(
     """
     kinds = list(dict.fromkeys(item.kind for item in evidence))
     missing = [kind for kind in kinds if kind not in persona.facts]
-    candidates = [_with_facts(persona, added=kind) for kind in missing]
+    candidates = [_with_facts(persona, added=missing)] if len(missing) > 1 and not persona.facts else []
+    candidates += [_with_facts(persona, added=[kind]) for kind in missing]
     candidates += [_with_facts(persona, removed=kind) for kind in persona.facts]
     if "counts" in persona.facts:
-        candidates += [_with_facts(persona, added=kind, removed="counts") for kind in missing]
+        candidates += [_with_facts(persona, added=[kind], removed="counts") for kind in missing]
     new = (candidate for candidate in candidates if "; ".join(candidate.changes) not in rejected)
     return list(islice(new, most))
 
 
-def _with_facts(persona: Persona, added: str = "", removed: str = "") -> Candidate:
-    facts = [kind for kind in persona.facts if kind != removed] + [kind for kind in [added] if kind]
-    changes = [f"- facts: {removed}"] * bool(removed) + [f"+ facts: {added}"] * bool(added)
+def _with_facts(persona: Persona, added: Sequence[str] = (), removed: str = "") -> Candidate:
+    facts = [kind for kind in persona.facts if kind != removed] + [*added]
+    changes = [f"- facts: {removed}"] * bool(removed) + [f"+ facts: {kind}" for kind in added]
     return Candidate(persona=persona.with_facts(*facts), changes=tuple(changes))

@@ -165,7 +165,18 @@ class AlignmentRun:
         return list(self.agent.context.evidence_at(None, checked))
 
     def facts(self) -> str:
-        """Return the facts as the model of feedback and update reads them."""
+        """Return the facts as the model of feedback reads them."""
+        return "\n".join(f"- {item.text}" for item in [*self.evidence(), *self._bias()]) or "none yet"
+
+    def named_facts(self, shown: Sequence[str]) -> str:
+        """Return the facts as the model of edits reads them: by name, with those that are shown marked."""
+        named = [
+            f"- {item.kind} ({'shown' if item.kind in shown else 'not shown'}): {item.text}"
+            for item in self.evidence()
+        ]
+        return "\n".join([*named, *(f"- {item.text}" for item in self._bias())]) or "none yet"
+
+    def _bias(self) -> list[Evidence]:
         from optimizers.evidence import agent_bias  # its patterns take 10 ms to compile
 
         learned_from = {str(example.before) for example in self.batch}
@@ -174,7 +185,7 @@ class AlignmentRun:
             for (persona, interaction_id), rollout in self._rollouts.items()
             if persona == self.agent.persona and interaction_id in learned_from
         ]
-        return "\n".join(f"- {item.text}" for item in [*self.evidence(), *agent_bias(rollouts)]) or "none yet"
+        return agent_bias(rollouts)
 
     async def _select_batch(self) -> list[dspy.Example]:
         rule, size = self.config.batch_rule, self.config.batch_size

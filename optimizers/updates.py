@@ -78,7 +78,7 @@ async def _edit(run: AlignmentRun, feedback: Sequence[Feedback]) -> Proposal:
         edits = await ask_edits(
             lm=run.prompt_model,
             wait=run.wait,
-            facts=run.facts(),
+            facts=run.named_facts(persona.facts),
             lines="\n".join(f"{n}. {line.text}" for n, line in enumerate(persona.lines, 1)) or "none yet",
             feedback=numbered,
             rejected="\n".join(f"- {text}" for text in run.rejected[-MOST_REJECTED:]) or "none",

@@ -15,7 +15,7 @@ from eval.methods.profiles import profile_as_dict, restore_profile
 from eval.methods.retrieval import check_retrieval, make_memory
 from optimizers.trainset import examples
 from program.agent import PersonaAgent
-from program.errors import UnparsableAnswerError
+from program.errors import ConfigError, UnparsableAnswerError
 from program.home import home
 from program.loop import AgentSettings
 from program.memory.base import Memory
@@ -45,12 +45,15 @@ class AgentMethod(BaseMethod):
         retrieval: How the memory is searched: hybrid, bm25, static, dense or recency.
         prose: Whether a model adds a summary to the profile's counts; ``None``: unless the model's
             summaries are known to be unreliable.
+        tools: Whether the agent has tools; without them the persona alone answers, in one call.
         wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
         item_chars: Most characters shown of one interaction.
         history: The form of shown interactions in the final question: examples or findings.
         last: Which example stands next to the query: similar or newest.
         search_first: Search memory with the query before the model's first step (see
             `program.loop.AgentSettings`).
+        persona_of: Whose persona answers: self, or other, a control that shows whether a persona helps
+            because it is this user's.
     """
 
     k: int = AgentSettings.k
@@ -58,15 +61,24 @@ class AgentMethod(BaseMethod):
     min_actions: int = AgentSettings.min_actions
     retrieval: str = "hybrid"
     prose: bool | None = None
+    tools: bool = True
     wikipedia: bool = False
     item_chars: int = AgentSettings.item_chars
     history: str = AgentSettings.history
     last: str = AgentSettings.last
     search_first: bool | None = AgentSettings.search_first
+    persona_of: str = "self"
 
     def __post_init__(self) -> None:
+        if self.persona_of not in ("self", "other"):
+            raise ConfigError(f"`persona_of` must be self or other, got {self.persona_of!r}")
         check_retrieval(self.retrieval)
         self._agent_settings()
+
+    @property
+    def learns_from_other(self) -> bool:
+        """Whether `prepare` gets the view of another user."""
+        return self.persona_of == "other"
 
     def prepare(self, user: UserView) -> Mapping[str, Any]:
         """Summarise the history, write the initial persona and optimize it."""
@@ -83,6 +95,9 @@ class AgentMethod(BaseMethod):
 
     def open(self, user: UserView, learned: Mapping[str, Any]) -> PersonaAgent:
         """Return the user's agent under the final persona."""
+        if self.learns_from_other:
+            # The text: facts of its parts would be counted in this user's history.
+            return self._make_agent(user, None, learned["persona"])
         persona = Persona.from_dict(learned["parts"]) if learned.get("parts") else learned["persona"]
         return self._make_agent(user, restore_profile(learned["profile"], user), persona)
 
@@ -122,9 +137,9 @@ class AgentMethod(BaseMethod):
         return make_memory(user, self.retrieval)
 
     def _tools(self) -> ToolSet:
-        return default_tools(home() / "cache", wikipedia=self.wikipedia)
+        return default_tools(home() / "cache", wikipedia=self.wikipedia) if self.tools else ToolSet([])
 
-    def _make_agent(self, user: UserView, profile: Profile, persona: str | Persona) -> PersonaAgent:
+    def _make_agent(self, user: UserView, profile: Profile | None, persona: str | Persona) -> PersonaAgent:
         return PersonaAgent.for_user(
             user.user_id,
             self._memory(user),

@@ -37,6 +37,11 @@ class BaseMethod(ABC):
     name: ClassVar[str]
     trivial: ClassVar[bool] = False
 
+    @property
+    def learns_from_other(self) -> bool:
+        """Whether `prepare` gets the view of another user, as a control."""
+        return False
+
     def settings(self) -> Mapping[str, Any]:
         """Return the dataclass fields."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

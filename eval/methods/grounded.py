@@ -15,8 +15,9 @@ from program.persona import Persona, first_persona
 class Grounded(PersonaAgentMethod):
     """PersonaAgent with facts from code, edits that rest on interactions, and a gate with error rates.
 
-    ``steps=0`` is the control "first persona". Ablations: ``history=findings``, ``evidence=false``,
-    ``edits=false``, ``gate=always``, ``retrieval=bm25``.
+    ``steps=0`` is the control "first persona", ``persona_of=other`` the control "another user's persona".
+    Ablations: ``history=findings``, ``evidence=false``, ``edits=false``, ``gate=always``,
+    ``retrieval=bm25``, ``tools=false``.
 
     Attributes:
         evidence: Show facts from code in the persona, and to feedback and update.
@@ -28,6 +29,7 @@ class Grounded(PersonaAgentMethod):
 
     name: ClassVar[str] = "grounded"
     min_actions: int = 0
+    search_first: bool | None = True
     gate: str = GROUNDED.as_dict()["gate"]
     skip_right: bool = GROUNDED.skip_right
     evidence: bool = GROUNDED.evidence
@@ -37,8 +39,7 @@ class Grounded(PersonaAgentMethod):
     replay: bool = GROUNDED.replay
 
     def _initial_persona(self, profile: Profile) -> Persona:
-        persona = first_persona()
-        return persona if self.evidence else persona.with_facts()
+        return first_persona()
 
     def _config(self, seed: int) -> AlignmentConfig:
         return replace(
