@@ -21,7 +21,7 @@ from program.loop import AgentSettings
 from program.memory.base import Memory
 from program.memory.semantic import Profile
 from program.memory.summary import build_profile
-from program.persona import Persona, initial_persona
+from program.persona import Persona, first_persona, initial_persona
 from program.task import Task
 from program.tools import default_tools
 from program.tools.toolset import ToolSet
@@ -34,7 +34,7 @@ def persona_as_dict(agent: PersonaAgent) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentMethod(BaseMethod):
-    """An agent under the initial persona, which is made from the user's profile.
+    """An agent under the persona that a user begins with.
 
     Ablations and optimizers override one of the small methods below.
 
@@ -52,6 +52,8 @@ class AgentMethod(BaseMethod):
         last: Which example stands next to the query: similar or newest.
         search_first: Search memory with the query before the model's first step (see
             `program.loop.AgentSettings`).
+        start: The persona that a user begins with: profile, the paper's with the user's profile filled in,
+            or bare, a role and rules to which facts and lines can be added.
         persona_of: Whose persona answers: self, or other, a control that shows whether a persona helps
             because it is this user's.
     """
@@ -67,11 +69,13 @@ class AgentMethod(BaseMethod):
     history: str = AgentSettings.history
     last: str = AgentSettings.last
     search_first: bool | None = AgentSettings.search_first
+    start: str = "profile"
     persona_of: str = "self"
 
     def __post_init__(self) -> None:
-        if self.persona_of not in ("self", "other"):
-            raise ConfigError(f"`persona_of` must be self or other, got {self.persona_of!r}")
+        for name, values in (("start", ("profile", "bare")), ("persona_of", ("self", "other"))):
+            if getattr(self, name) not in values:
+                raise ConfigError(f"`{name}` must be {' or '.join(values)}, got {getattr(self, name)!r}")
         check_retrieval(self.retrieval)
         self._agent_settings()
 
@@ -131,7 +135,7 @@ class AgentMethod(BaseMethod):
         return build_profile(make_memory(user), user.task, prose=self.prose)
 
     def _initial_persona(self, profile: Profile) -> str | Persona:
-        return initial_persona(profile)
+        return first_persona() if self.start == "bare" else initial_persona(profile)
 
     def _memory(self, user: UserView) -> Memory:
         return make_memory(user, self.retrieval)

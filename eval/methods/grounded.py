@@ -7,8 +7,6 @@ from typing import ClassVar
 
 from eval.methods.personaagent import PersonaAgentMethod
 from optimizers.config import GROUNDED, AlignmentConfig
-from program.memory.semantic import Profile
-from program.persona import Persona, first_persona
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +28,7 @@ class Grounded(PersonaAgentMethod):
     name: ClassVar[str] = "grounded"
     min_actions: int = 0
     search_first: bool | None = True
+    start: str = "bare"
     gate: str = GROUNDED.as_dict()["gate"]
     skip_right: bool = GROUNDED.skip_right
     evidence: bool = GROUNDED.evidence
@@ -37,9 +36,6 @@ class Grounded(PersonaAgentMethod):
     candidates: int = GROUNDED.candidates
     graded: bool = GROUNDED.graded
     replay: bool = GROUNDED.replay
-
-    def _initial_persona(self, profile: Profile) -> Persona:
-        return first_persona()
 
     def _config(self, seed: int) -> AlignmentConfig:
         return replace(

@@ -144,3 +144,27 @@ def test_memory_ablation_shows_no_history_with_query(
     query_prompts = [p for p in prompts_of("personaagent-memory", tmp_path, obliging) if "-query-" in p]
     assert query_prompts
     assert not any("-headline-" in prompt or "-story-" in prompt for prompt in query_prompts)
+
+
+def test_a_control_answers_under_the_persona_of_another_user(
+    tmp_path: Path, obliging: Callable[[str, str], Any], make_user: Callable[..., EvalUser]
+) -> None:
+    def make(user: str) -> EvalUser:
+        return make_user(user, labels={"anna": "comedy", "bert": "action", "carl": "classic"}[user])
+
+    spec = "personaagent-alignment:persona_of=other,tools=false"
+    prompts = prompts_of(spec, tmp_path, obliging, task_name="LaMP-2M", make=make)
+    for user, tag in (("anna", "action"), ("bert", "classic"), ("carl", "action")):
+        asked = [prompt for prompt in prompts if f"{user} asks" in prompt]
+        assert len(asked) == 3
+        assert all(f"Most frequent answers: {tag} (6)" in prompt for prompt in asked)
+
+
+def test_without_tools_the_persona_alone_answers(
+    tmp_path: Path, obliging: Callable[[str, str], Any], make_user: Callable[..., EvalUser]
+) -> None:
+    prompts = prompts_of(
+        "grounded:steps=0,tools=false,prose=false", tmp_path, obliging, task_name="LaMP-2M", make=make_user
+    )
+    assert len(prompts) == len(USERS) * 3
+    assert not any("watched" in prompt for prompt in prompts)

@@ -96,6 +96,40 @@ def test_open_receives_prepare_result_as_json(tmp_path: Path, movies: Task, make
     assert read_run(tmp_path).prepared["echo", "anna"].learned == {"seen": 6, "pair": [1, 2]}
 
 
+class Control(Echo):
+    """Prepares from another user's view."""
+
+    name = "control"
+
+    @property
+    def learns_from_other(self) -> bool:
+        return True
+
+    def prepare(self, user: UserView) -> dict[str, Any]:
+        return {**super().prepare(user), "from": user.user_id}
+
+
+def test_a_control_learns_from_the_next_user_and_the_last_one_from_the_one_before(
+    tmp_path: Path, movies: Task, make_user: MakeUser
+) -> None:
+    users = [make_user(name) for name in ("anna", "bert", "cleo")]
+    assert go(tmp_path, users, movies, Control(), Echo()).complete
+    prepared = read_run(tmp_path).prepared
+    learned = {user: prepared["control", user].learned for user in ("anna", "bert", "cleo")}
+    assert {user: (found or {})["from"] for user, found in learned.items()} == {
+        "anna": "bert",
+        "bert": "cleo",
+        "cleo": "bert",
+    }
+    assert "from" not in (prepared["echo", "anna"].learned or {})
+
+
+def test_a_control_of_one_user_fails_and_says_why(tmp_path: Path, movies: Task, make_user: MakeUser) -> None:
+    outcome = go(tmp_path, [make_user("anna")], movies, Control())
+    assert not outcome.complete
+    assert "needs data of two users or more" in str(outcome.errors["control"])
+
+
 def test_failing_query_is_recorded_and_run_continues(
     tmp_path: Path, movies: Task, make_user: MakeUser
 ) -> None:

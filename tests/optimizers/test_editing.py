@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,3 +123,35 @@ def test_facts_are_proposed_one_by_one_and_never_again_after_they_were_rejected(
     )
     assert [candidate.persona.facts for candidate in again] == [("words",)]
     assert len(propose_facts(persona, evidence("counts", "lately", "words"), most=2)) == 2
+
+
+def test_a_persona_without_facts_is_tested_with_all_of_them_and_with_each() -> None:
+    found = propose_facts(Persona(), evidence("counts", "words"), most=9)
+    assert [candidate.persona.facts for candidate in found] == [("counts", "words"), ("counts",), ("words",)]
+    assert found[0].changes == ("+ facts: counts", "+ facts: words")
+    assert [c.persona.facts for c in propose_facts(Persona(), evidence("counts"), most=9)] == [("counts",)]
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (Edit(op="show", text="words"), "there are no facts 'words'"),
+        (Edit(op="show", text="counts"), "the persona shows them already"),
+        (Edit(op="hide", text="lately"), "the persona shows no facts 'lately'"),
+    ],
+)
+def test_facts_that_are_not_there_cannot_be_shown_or_hidden(edit: Edit, reason: str) -> None:
+    persona = Persona(facts=("counts",))
+    candidate, (refusal,) = apply_edits(persona, [edit], SOURCE, evidence("counts", "lately"))
+    assert (candidate, refusal.reason) == (None, reason)
+
+
+def test_facts_and_lines_are_edited_together_and_hidden_facts_keep_the_lines() -> None:
+    edits = [Edit(op="show", text="lately"), Edit(op="hide", text="counts")]
+    persona = replace(PERSONA, facts=("counts",))
+    candidate, refusals = apply_edits(persona, edits, SOURCE, evidence("counts", "lately"))
+    assert candidate is not None
+    assert not refusals
+    assert candidate.changes == ("+ facts: lately", "- facts: counts")
+    assert isinstance(candidate.persona, Persona)
+    assert (candidate.persona.facts, candidate.persona.lines) == (("lately",), PERSONA.lines)

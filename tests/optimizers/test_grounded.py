@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,16 @@ def add(text: str, *cites: int) -> dict[str, Any]:
 
 
 def align(
-    lm: dspy.LM, interactions: list[Interaction], config: AlignmentConfig = AGREEMENT, **options: Any
+    lm: dspy.LM,
+    interactions: list[Interaction],
+    config: AlignmentConfig = AGREEMENT,
+    *,
+    facts: Sequence[str] = (),
+    **options: Any,
 ) -> PersonaAgent:
     memory = EpisodicMemory("ana", interactions)
-    agent = PersonaAgent.for_user("ana", memory, task=TASK, persona=first_persona())
+    persona = first_persona().with_facts(*facts)
+    agent = PersonaAgent.for_user("ana", memory, task=TASK, persona=persona)
     with dspy.context(lm=lm):
         aligned: PersonaAgent = PersonaAlignment(config, **options).compile(
             agent, trainset=examples(memory, TASK)
@@ -156,7 +162,7 @@ def test_check_items_inform_neither_feedback_nor_update() -> None:
 
 def test_facts_are_counted_for_each_item_as_they_stood_before_it() -> None:
     lm = scripted(lambda user: [add("Likes action.", 1)])
-    align(lm, history(10))
+    align(lm, history(10), facts=["counts"])
     asked = [
         (int(re.findall(r"\[\[ ## query ## \]\]\nfilm number(\d+)", text)[-1]), text)
         for text in lm.engine.conversations
@@ -192,13 +198,28 @@ def test_an_answer_that_only_the_check_item_holds_gains_nothing() -> None:
 def test_a_model_that_cannot_write_is_asked_for_nothing_but_answers() -> None:
     lm = scripted(lambda user: [], lambda system: "comedy" if "answered" in system else "action")
     lm.summarises = False
-    aligned = align(lm, history(16))
+    aligned = align(lm, history(16), facts=["counts"])
     assert not any("evaluator" in text or "You maintain" in text for text in lm.engine.conversations)
     assert aligned.parts is not None
     assert aligned.parts.facts == ()
     (step,) = aligned.alignment.steps
     assert step.decision.outcome == "confirmed"
     assert {feedback.skipped for feedback in step.feedback} == {"the model cannot write"}
+
+
+def test_a_model_that_writes_can_show_facts_and_they_stay_exact() -> None:
+    lm = scripted(
+        lambda user: [{"op": "show", "line": 0, "text": "counts", "cites": []}],
+        lambda system: "action" if "has answered" in system else "comedy",
+    )
+    aligned = align(lm, history(16))
+    assert aligned.parts is not None
+    assert (aligned.parts.facts, aligned.parts.lines) == (("counts",), ())
+    assert aligned.alignment.steps[0].checks[0].changes == ["+ facts: counts"]
+    (update,) = [text for text in lm.engine.conversations if "You maintain" in text]
+    assert "- counts (not shown): " in update
+    # Rendered for now: the batch counts too.
+    assert "has answered 16 times" in aligned.persona
 
 
 @pytest.mark.parametrize("summarises", [True, False])

@@ -12,7 +12,7 @@ from program.loop import AgentSettings, Step
 from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
-from program.persona import first_persona
+from program.persona import Persona
 from program.task import get_task
 
 TASK = get_task("LaMP-2M")
@@ -123,7 +123,9 @@ def agent(*, uses_tools: bool) -> tuple[PersonaAgent, dspy.LM]:
     lm.uses_tools = uses_tools
     memory = EpisodicMemory("ana", [film(number) for number in range(1, 5)])
     settings = AgentSettings(min_actions=0)
-    made = PersonaAgent.for_user("ana", memory, task=TASK, persona=first_persona(), settings=settings)
+    made = PersonaAgent.for_user(
+        "ana", memory, task=TASK, persona=Persona(facts=("counts",)), settings=settings
+    )
     return made, lm
 
 
