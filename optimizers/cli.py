@@ -66,10 +66,10 @@ def align(
     preset: Annotated[
         str,
         typer.Option(
-            help="Settings to start from: `paper` is Algorithm 1; `grounded` edits single lines, shows facts "
-            "from code, and tests each change on older interactions."
+            help="Settings to start from: `grounded` edits single lines, shows facts from code, and tests "
+            "each change on older interactions; `paper` is Algorithm 1."
         ),
-    ] = "paper",
+    ] = "grounded",
     steps: Annotated[int | None, typer.Option(help="Iterations E; by default 1.")] = None,
     batch: Annotated[
         int | None,
@@ -107,7 +107,7 @@ def align(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Align personas with what users really answered (the paper's Algorithm 1)."""
+    """Align personas with what users really answered."""
     if preset not in PRESETS:
         raise ConfigError(f"`--preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
     given: dict[str, Any] = {

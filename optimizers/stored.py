@@ -10,7 +10,7 @@ import dspy
 
 from optimizers.alignment import PersonaAlignment
 from optimizers.betting import fit_prior
-from optimizers.config import PAPER, AlignmentConfig, checking_gate
+from optimizers.config import GROUNDED, AlignmentConfig, checking_gate
 from optimizers.gates import GATES
 from optimizers.trainset import examples
 from optimizers.trials import Past, Pending
@@ -32,7 +32,7 @@ _MAX_ERROR = 500
 def align_user(
     store: UserStore,
     user_id: str,
-    config: AlignmentConfig = PAPER,
+    config: AlignmentConfig = GROUNDED,
     *,
     home: Path | None = None,
     prompt_model: Any = None,
@@ -50,7 +50,7 @@ def align_user(
     Args:
         store: The user's store.
         user_id: A stored user.
-        config: Settings; the default `PAPER` is Algorithm 1.
+        config: Settings; `PAPER` is Algorithm 1, exactly.
         home: The data directory; ``None`` for `program.home.home`.
         prompt_model: The model of feedback and update; ``None`` for the configured model.
         budget: Limits of this alignment.
@@ -74,18 +74,21 @@ def align_user(
         >>> from program import UserStore, scripted_lm
         >>> def reply(system, user):
         ...     if "critical evaluator" in system:
-        ...         return "Ana asks for short answers."
-        ...     if "refine the system prompt" in system:
-        ...         return "Answer Ana in one word."
-        ...     return {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
+        ...         return "Eva calls films action."
+        ...     if "You maintain the list" in system:
+        ...         return {"edits": [{"op": "add", "text": "Calls films action.", "cites": [1]}]}
+        ...     if "`action`" in user:
+        ...         return {"thought": "", "action": {"tool": "finish", "answer": "comedy"}}
+        ...     return {"answer": "action" if "Calls films action." in system else "comedy"}
         >>> with UserStore("users.db") as store, dspy.context(lm=scripted_lm(reply)):
-        ...     store.add_user("ana", task="free-text")
-        ...     _ = store.observe("ana", query="What shall I cook?", response="Lentils.")
-        ...     agent = align_user(store, "ana", wikipedia=False)
-        ...     print(store.persona("ana"))
-        v2 of 'ana' (alignment, from v1): every rewrite is kept
-        >>> agent.persona
-        'Answer Ana in one word.'
+        ...     store.add_user("eva", task="LaMP-2M")
+        ...     for number in range(12):
+        ...         _ = store.observe("eva", query=f"Film {number}", response="action")
+        ...     agent = align_user(store, "eva", wikipedia=False)
+        ...     print(store.persona("eva"))
+        v2 of 'eva' (alignment, from v1): a gain is shown: gains 8.0, losses 0.0 on 8 check items
+        >>> agent.parts.lines[0].text, len(agent.parts.lines[0].interaction_ids)
+        ('Calls films action.', 1)
     """
     return run_now(
         _align(
@@ -107,7 +110,7 @@ def align_user(
 async def aalign_user(
     store: UserStore,
     user_id: str,
-    config: AlignmentConfig = PAPER,
+    config: AlignmentConfig = GROUNDED,
     *,
     home: Path | None = None,
     prompt_model: Any = None,

@@ -17,7 +17,7 @@ from program.answers import Text
 from program.context import AgentContext, AgentState
 from program.errors import ConfigError
 from program.final_question import FinalQuestion, can_be_examples, final_question
-from program.loop import AgentSettings, Step, Unreadable, run_loop
+from program.loop import AgentSettings, LoopSettings, Step, Unreadable, run_loop
 from program.memory.base import Before, Memory
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile, count_facts
@@ -388,20 +388,18 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
             score = scorer.text_likelihood(messages, truth)
         return math.exp(score.mean)
 
-    def _settings(self) -> AgentSettings:
-        """Return the settings with the choice whether to search first made."""
-        settings = self.context.settings
-        if settings.search_first is not None:
-            return settings
-        return replace(settings, search_first=self.parts is not None)
+    def _settings(self) -> LoopSettings:
+        return self.context.settings.for_persona(has_parts=self.parts is not None)
 
     def _always_concludes(self) -> bool:
         """Whether the final answer takes a separate call.
 
         It does by setting, if the model scores labels, and if a first search gives examples.
         """
-        settings, task = self._settings(), self.context.task
-        gives_examples = settings.search_first and settings.history == "examples" and can_be_examples(task)
+        settings, task = self.context.settings, self.context.task
+        gives_examples = (
+            self._settings().search_first and settings.history == "examples" and can_be_examples(task)
+        )
         scores_labels = decision_client(dspy.settings.lm, task.answer) is not None
         return settings.conclude_apart or scores_labels or bool(gives_examples)
 

@@ -18,6 +18,8 @@ from program.tools.toolset import Observation, ToolSet
 NO_STEPS = "nothing yet"
 HISTORY_FORMS = ("examples", "findings")
 LAST = ("similar", "newest")
+PAPER_ACTIONS = 2
+"""Tool calls that the paper's initial persona asks for (appendix B)."""
 _ARGUMENT_CHARS = 80
 
 
@@ -27,7 +29,8 @@ class AgentSettings:
 
     Attributes:
         max_steps: Most tool calls before the final answer is requested.
-        min_actions: Fewest tool calls before an answer is accepted (the paper's persona asks for two).
+        min_actions: Fewest tool calls before an answer is accepted; ``None``: two, as the paper's persona
+            asks, or none if the persona has parts.
         k: Interactions returned by one memory search.
         item_chars: Most characters shown of one interaction; at least 20.
         max_input_chars: Most characters of a response in the profile's prompt, and of each text that
@@ -47,12 +50,12 @@ class AgentSettings:
 
     Example:
         >>> settings = AgentSettings(max_steps=8, k=10)
-        >>> settings.min_actions, settings.item_chars, settings.max_input_chars
-        (2, 300, 12000)
+        >>> settings.k, settings.item_chars, settings.max_input_chars
+        (10, 300, 12000)
     """
 
     max_steps: int = 5
-    min_actions: int = 2
+    min_actions: int | None = None
     k: int = 4
     item_chars: int = 300
     max_input_chars: int = 12_000
@@ -65,7 +68,7 @@ class AgentSettings:
         for name, values in (("history", HISTORY_FORMS), ("last", LAST)):
             if getattr(self, name) not in values:
                 raise ConfigError(f"`{name}` must be {' or '.join(values)}, got {getattr(self, name)!r}")
-        if not 0 <= self.min_actions <= self.max_steps:
+        if self.max_steps < 0 or not 0 <= (self.min_actions or 0) <= self.max_steps:
             raise ConfigError(
                 f"`min_actions` must be between 0 and `max_steps`, "
                 f"got {self.min_actions!r} and {self.max_steps!r}"
@@ -79,6 +82,29 @@ class AgentSettings:
         check_at_most("max_steps", self.max_steps, MOST_STEPS)
         for name in ("k", "item_chars", "max_input_chars"):
             check_at_most(name, getattr(self, name), MANY)
+
+    def for_persona(self, *, has_parts: bool) -> LoopSettings:
+        """Return the settings of the loop, with what depends on the persona decided.
+
+        Example:
+            >>> AgentSettings().for_persona(has_parts=True)
+            LoopSettings(max_steps=5, min_actions=0, search_first=True)
+        """
+        asked = 0 if has_parts else PAPER_ACTIONS
+        return LoopSettings(
+            max_steps=self.max_steps,
+            min_actions=min(asked, self.max_steps) if self.min_actions is None else self.min_actions,
+            search_first=has_parts if self.search_first is None else self.search_first,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """The limits of one tool loop; see `AgentSettings`."""
+
+    max_steps: int
+    min_actions: int
+    search_first: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +183,7 @@ async def run_loop(
     *,
     tools: ToolSet,
     answer_type: AnswerType,
-    settings: AgentSettings,
+    settings: LoopSettings,
     think: Think,
     use: Use,
     conclude: Conclude,
@@ -217,7 +243,7 @@ async def _take_steps(
     query: str,
     *,
     tools: ToolSet,
-    settings: AgentSettings,
+    settings: LoopSettings,
     think: Think,
     use: Use,
     always_conclude: bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Session:
         ...     session = open_session(store, "ana", prose=False, wikipedia=False)
         ...     _ = session.observe("Which tea?", "Mint.")
         ...     print(len(session.agent.context.memory), session.version)
-        1 v1 of 'ana' (initial): made from the user's profile
+        1 v1 of 'ana' (initial): nothing is learned yet
     """
 
     version: PersonaVersion
@@ -49,15 +50,15 @@ class Session:
         prose: bool | None = None,
         settings: AgentSettings | None = None,
         learns: bool = True,
-        parts: bool = False,
+        parts: bool | None = None,
     ) -> None:
         self._store = store
         self._user_id = user_id
         self._prose = prose
         # Whether an initial persona counts as learning from the history.
         self._learns = learns
-        # Whether an initial persona is made of parts, which can be edited.
-        self._with_parts = parts
+        # Whether an initial persona is made of parts, which can be edited; `None`: unless a text is stored.
+        self._parts = parts
         self._max_input_chars = (settings or AgentSettings()).max_input_chars
         self._task = get_task(store.user(user_id).task)
         self._memory = store.memory(user_id, retrieval=retrieval)
@@ -95,7 +96,8 @@ class Session:
     def refresh(self) -> None:
         """Load what reading `agent` loads, and rebuild the profile if it is outdated.
 
-        A persona that is still the initial one is written again from the new profile, as a new version.
+        An initial persona that was made from the profile is written again from the new one, as a new
+        version.
         A profile with a prose summary costs one call of DSPy's configured model. `version` moves to the
         newest persona version.
         """
@@ -124,35 +126,37 @@ class Session:
             self._store.save_profile(self._user_id, profile)
         return profile
 
-    def _first_persona(self, profile: Profile) -> tuple[str, dict[str, Any] | None]:
-        """Return the text of the persona that a user begins with, and its parts."""
-        if not self._with_parts:
-            return initial_persona(profile), None
-        from program.evidence import collect
-
-        persona = first_persona()
-        return persona.render(collect(self._memory.latest(), self._task)), persona.as_dict()
+    def _first_persona(self, profile: Profile, stored: PersonaVersion | None) -> _First:
+        """Return the persona that the user begins with: of parts, or the paper's, made from the profile."""
+        of_parts = self._parts if self._parts is not None else stored is None or stored.parts is not None
+        if of_parts:
+            bare = first_persona()
+            return _First(bare.render([]), bare.as_dict(), "nothing is learned yet", 0)
+        learned = profile.facts.interactions if self._learns else 0
+        return _First(initial_persona(profile), None, "made from the user's profile", learned)
 
     def _current_version(self, profile: Profile) -> PersonaVersion:
         """Return the newest version; the initial persona is written if none is stored or it is outdated."""
-        version, (text, parts) = self._store.persona(self._user_id), self._first_persona(profile)
+        version = self._store.persona(self._user_id)
+        first = self._first_persona(profile, version)
         if version is None:
-            why, settled = "made from the user's profile", profile.facts.interactions if self._learns else 0
-        elif version.source == "initial" and is_initial(version.text) and version.text != text:
-            # Its counts would contradict the profile. The new answers are still to be learned from.
-            why, settled = "the user's profile has changed" if parts is None else "made of parts", 0
+            why, settled = first.why, first.settled
+        elif _is_first(version) and version.text != first.text:
+            # A text's counts would contradict the profile. The new answers are still to be learned from.
+            same_kind = (version.parts is None) == (first.parts is None)
+            why, settled = "the user's profile has changed" if same_kind else first.why, 0
         else:
             return version
         head = version.version if version else 0
         try:
             return self._store.add_persona(
                 self._user_id,
-                text,
+                first.text,
                 source="initial",
                 why=why,
                 expect_head=head,
                 settled=settled,
-                parts=parts,
+                parts=first.parts,
             )
         except StoreError:
             # Another session was faster.
@@ -160,6 +164,25 @@ class Session:
             if newest is None or newest.version == head:
                 raise
             return newest
+
+
+@dataclass(frozen=True)
+class _First:
+    """The persona that a user begins with, and what its version says."""
+
+    text: str
+    parts: dict[str, Any] | None
+    why: str
+    settled: int
+
+
+def _is_first(version: PersonaVersion) -> bool:
+    """Return whether nobody has changed the persona that the user began with."""
+    return version.source == "initial" and (
+        is_initial(version.text)
+        if version.parts is None
+        else Persona.from_dict(version.parts) == first_persona()
+    )
 
 
 def _persona_of(version: PersonaVersion) -> str | Persona:
@@ -180,8 +203,8 @@ def open_session(
     """Open a stored user's agent.
 
     A missing or outdated profile is built and stored; its prose summary costs one call of DSPy's
-    configured model. A user without a persona gets an initial one, written from the profile and stored.
-    If the profile changes while the persona is still the initial one, a new version is written from it.
+    configured model. A user without a persona gets `program.persona.first_persona`, which alignment adds
+    facts and lines to.
 
     Args:
         store: The user's store.
@@ -202,7 +225,9 @@ def open_session(
         >>> import dspy
         >>> from program import UserStore, scripted_lm
         >>> finish = {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
-        >>> with UserStore("users.db") as store, dspy.context(lm=scripted_lm(lambda system, user: finish)):
+        >>> def reply(system, user):
+        ...     return finish if "`action`" in user else "Lentils."
+        >>> with UserStore("users.db") as store, dspy.context(lm=scripted_lm(reply)):
         ...     store.add_user("ana", task="free-text")
         ...     session = open_session(store, "ana", wikipedia=False)
         ...     _ = session.observe("What shall I cook?", "Lentils.")
@@ -226,11 +251,13 @@ async def aopen_session(store: UserStore, user_id: str, **settings: Any) -> Sess
         >>> import dspy
         >>> from program import scripted_lm
         >>> finish = {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
+        >>> def reply(system, user):
+        ...     return finish if "`action`" in user else "Lentils."
         >>> async def ask(store, user_id, query):
         ...     session = await aopen_session(store, user_id, wikipedia=False)
         ...     prediction = await session.agent.acall(query=query)
         ...     return prediction.answer
-        >>> with UserStore("users.db") as store, dspy.context(lm=scripted_lm(lambda system, user: finish)):
+        >>> with UserStore("users.db") as store, dspy.context(lm=scripted_lm(reply)):
         ...     store.add_user("ana", task="free-text")
         ...     asyncio.run(ask(store, "ana", "What shall I cook?"))
         'Lentils.'

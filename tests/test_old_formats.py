@@ -204,7 +204,8 @@ def test_import_ask_and_align_go_on_with_a_store_of_0_1(cli: Cli) -> None:
     said = cli("ask", "ana", "Two rivals share a flat.", *MODEL, "--json").json
     assert (said["answer"], said["persona_version"]) == ("classic", 3)
     # The profile is not made again: the history has grown by one of twelve.
-    assert cli("align", "ana", *MODEL, "--json").json[0]["persona_version"] == 4
+    paper = ("--preset", "paper")
+    assert cli("align", "ana", *paper, *MODEL, "--json").json[0]["persona_version"] == 4
     last = cli("persona", "history", "ana", "--json").json[-1]
     assert (last["parent"], last["source"]) == (3, "alignment")
     traced = cli("trace", "list", "--user", "ana", "--json").json

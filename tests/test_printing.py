@@ -342,6 +342,7 @@ def test_ids_are_shown_as_they_are(world: World, run: Run) -> None:
     for line in (("users", "list"), ("users", "show", ANN), ("align", ANN, *LOCAL)):
         assert shown in run(*line).out
     assert BOB.encode() in run("users", "list").out
+    assert run("align", ANN, "--preset", "paper", *LOCAL).out
     assert MARKUP.encode() in run("persona", "show", ANN).out
 
 

@@ -17,7 +17,7 @@ from optimizers.trainset import examples
 from program.agent import PersonaAgent
 from program.errors import ConfigError, UnparsableAnswerError
 from program.home import home
-from program.loop import AgentSettings
+from program.loop import PAPER_ACTIONS, AgentSettings
 from program.memory.base import Memory
 from program.memory.semantic import Profile
 from program.memory.summary import build_profile
@@ -60,7 +60,7 @@ class AgentMethod(BaseMethod):
 
     k: int = AgentSettings.k
     max_steps: int = AgentSettings.max_steps
-    min_actions: int = AgentSettings.min_actions
+    min_actions: int = PAPER_ACTIONS
     retrieval: str = "hybrid"
     prose: bool | None = None
     tools: bool = True

@@ -70,6 +70,8 @@ def why(user: User, version: Version = None, store: Store = None, json: Json = F
     if json:
         print_json({"version": persona.version, "lines": rows})
         return
+    if not rows:
+        out.print_line(f"v{persona.version} says nothing about the user: no fact or line has been added")
     queries = {item.id: one_line(item.query, _QUERY_CHARS) for item in past}
     for row in rows:
         out.print_line(f"{row['text']}  ({row['origin']})")

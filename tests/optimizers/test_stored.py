@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 import pytest
 
-from optimizers import AlignmentConfig, aalign_user, align_user
+from optimizers import PAPER, AlignmentConfig, aalign_user, align_user
 from optimizers.cli import _align_one
 from program import Interaction, UserStore, open_session, scripted_lm
 from program.console import MODEL
@@ -58,7 +58,7 @@ def failing(system: str, user: str) -> Any:
 
 def test_the_new_persona_and_the_record_become_visible_together(store: UserStore) -> None:
     with dspy.context(lm=scripted_lm(reply)):
-        agent = align_user(store, "ana", wikipedia=False)
+        agent = align_user(store, "ana", PAPER, wikipedia=False)
     version = store.persona("ana")
     assert version is not None
     assert (version.version, version.source, version.text) == (2, "alignment", "Answer briefly.")
@@ -72,14 +72,14 @@ def test_the_new_persona_and_the_record_become_visible_together(store: UserStore
 
 def test_the_async_twin_stores_the_same(store: UserStore) -> None:
     with dspy.context(lm=scripted_lm(reply)):
-        agent = asyncio.run(aalign_user(store, "ana", wikipedia=False))
+        agent = asyncio.run(aalign_user(store, "ana", PAPER, wikipedia=False))
     assert str(store.persona("ana")) == "v2 of 'ana' (alignment, from v1): every rewrite is kept"
     assert agent.alignment.n_rollouts == 3
 
 
 def test_a_failure_keeps_the_persona_and_is_recorded(store: UserStore) -> None:
     with dspy.context(lm=scripted_lm(failing)), pytest.raises(dspy.LMError):
-        align_user(store, "ana", wikipedia=False)
+        align_user(store, "ana", PAPER, wikipedia=False)
     version, alignment = store.persona("ana"), store.alignments("ana")[0]
     assert version is not None
     assert version.source == "initial"
@@ -119,7 +119,7 @@ def test_a_gate_that_refuses_leaves_the_version(store: UserStore) -> None:
 def test_a_budget_stops_before_the_call_and_marks_the_run(store: UserStore) -> None:
     lm = scripted_lm(reply)
     with dspy.context(lm=lm), pytest.raises(Exception, match="limit is 5 calls"):
-        align_user(store, "ana", budget=Budget(max_calls=5), wikipedia=False)
+        align_user(store, "ana", PAPER, budget=Budget(max_calls=5), wikipedia=False)
     assert len(lm.engine.prompts) <= 6  # one more is the profile's summary, outside the budget
     assert store.alignments("ana")[0].status == "failed"
 
@@ -129,9 +129,9 @@ def test_an_unknown_user_and_an_empty_history_are_refused_before_a_call(store: U
     store.add_user("bo", task="free-text")
     with dspy.context(lm=lm):
         with pytest.raises(UnknownUserError):
-            align_user(store, "nobody", wikipedia=False)
+            align_user(store, "nobody", PAPER, wikipedia=False)
         with pytest.raises(EmptyHistoryError):
-            align_user(store, "bo", wikipedia=False)
+            align_user(store, "bo", PAPER, wikipedia=False)
     assert lm.engine.prompts == []
 
 
@@ -140,7 +140,7 @@ def test_rollouts_that_all_fail_are_no_feedback(store: UserStore) -> None:
         return reply(system, user) if "Describe one user" in system else ""
 
     with dspy.context(lm=scripted_lm(garbage)), pytest.raises(AlignmentFailedError):
-        align_user(store, "ana", wikipedia=False)
+        align_user(store, "ana", PAPER, wikipedia=False)
     version = store.persona("ana")
     assert version is not None
     assert version.version == 1
@@ -156,7 +156,7 @@ def test_a_persona_that_changed_meanwhile_is_not_overwritten(store: UserStore) -
         dspy.context(lm=scripted_lm(edited_meanwhile)),
         pytest.raises(StoreError, match="changed in the meantime"),
     ):
-        align_user(store, "ana", wikipedia=False)
+        align_user(store, "ana", PAPER, wikipedia=False)
     version = store.persona("ana")
     assert version is not None
     assert version.text == "Edited by hand."
@@ -165,10 +165,11 @@ def test_a_persona_that_changed_meanwhile_is_not_overwritten(store: UserStore) -
 def test_an_open_session_sees_the_new_persona_after_refresh(store: UserStore) -> None:
     with dspy.context(lm=scripted_lm(reply)):
         session = open_session(store, "ana", wikipedia=False)
-        align_user(store, "ana", wikipedia=False)
+        align_user(store, "ana", PAPER, wikipedia=False)
         assert session.version.version == 1
         session.refresh()
-    assert (session.version.version, session.agent.persona) == (2, "Answer briefly.")
+    # The paper's rule begins with the paper's persona, which is v2.
+    assert (session.version.version, session.agent.persona) == (3, "Answer briefly.")
 
 
 class TestStaleness:
@@ -176,16 +177,16 @@ class TestStaleness:
 
     def test_first_alignment_that_fails_leaves_new_data(self, store: UserStore) -> None:
         with dspy.context(lm=scripted_lm(failing)), pytest.raises(dspy.LMError):
-            align_user(store, "ana", wikipedia=False)
+            align_user(store, "ana", PAPER, wikipedia=False)
         assert store.user("ana").stale
         with dspy.context(lm=scripted_lm(reply)):
-            align_user(store, "ana", wikipedia=False)
+            align_user(store, "ana", PAPER, wikipedia=False)
         assert not store.user("ana").stale
 
     @pytest.mark.parametrize("budget", [0, 1, 4, 7])
     def test_first_alignment_that_a_budget_stops_leaves_new_data(self, store: UserStore, budget: int) -> None:
         with dspy.context(lm=scripted_lm(reply)), pytest.raises(BudgetExceededError):
-            align_user(store, "ana", budget=Budget(max_calls=budget), wikipedia=False)
+            align_user(store, "ana", PAPER, budget=Budget(max_calls=budget), wikipedia=False)
         assert store.user("ana").stale
 
     def test_first_alignment_that_confirms_the_persona_settles(self, store: UserStore) -> None:
@@ -195,13 +196,13 @@ class TestStaleness:
 
     def test_edit_and_rollback_after_new_data_leave_it(self, store: UserStore) -> None:
         with dspy.context(lm=scripted_lm(reply)):
-            align_user(store, "ana", wikipedia=False)
+            align_user(store, "ana", PAPER, wikipedia=False)
             store.observe("ana", query="question 4", response="answer 4")
             store.rollback("ana", 1)
             store.add_persona("ana", "Mine.", source="edit", why="by hand")
             open_session(store, "ana", wikipedia=False)
             assert store.user("ana").stale
-            align_user(store, "ana", wikipedia=False)
+            align_user(store, "ana", PAPER, wikipedia=False)
         assert not store.user("ana").stale
 
     def test_interaction_that_arrives_during_the_alignment_stays_new(self, store: UserStore) -> None:
@@ -211,7 +212,7 @@ class TestStaleness:
             return reply(system, user)
 
         with dspy.context(lm=scripted_lm(observing)):
-            align_user(store, "ana", wikipedia=False)
+            align_user(store, "ana", PAPER, wikipedia=False)
         assert store.user("ana").stale
 
 
@@ -352,6 +353,6 @@ def test_own_tools_are_used_in_rollouts(store: UserStore) -> None:
         return text
 
     with dspy.context(lm=scripted_lm(looking)):
-        agent = align_user(store, "ana", wikipedia=False, tools=[moon])
+        agent = align_user(store, "ana", PAPER, wikipedia=False, tools=[moon])
     assert list(agent.context.tools.tools) == ["search_memory", "read_profile", "moon"]
     assert agent.alignment.steps[0].rollouts[0].tools[0] == "moon(new)"

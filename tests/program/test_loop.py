@@ -62,7 +62,7 @@ def run(
             "tonight",
             tools=tools,
             answer_type=Labels(("jazz", "rock")),
-            settings=AgentSettings(**settings),
+            settings=AgentSettings(**settings).for_persona(has_parts=False),
             think=think,
             use=use,
             conclude=conclude,
@@ -156,7 +156,7 @@ def test_loop_stays_within_its_limits_for_any_model(script: list[str], max_steps
     [
         ({"min_actions": 6}, "`min_actions` must be between 0 and `max_steps`, got 6 and 5"),
         ({"min_actions": -1}, "got -1 and 5"),
-        ({"max_steps": 1}, "got 2 and 1"),
+        ({"max_steps": 1, "min_actions": 2}, "got 2 and 1"),
         ({"k": 0}, "`k` must be at least 1, got 0"),
         ({"item_chars": 19}, "`item_chars` must be at least 20, got 19"),
     ],

@@ -22,7 +22,7 @@ import pytest
 from dspy.clients import base_lm
 
 import personaagent
-from optimizers import align_user, examples
+from optimizers import PAPER, align_user, examples
 from program import (
     EpisodicMemory,
     Interaction,
@@ -78,7 +78,7 @@ def reply(system: str, user: str) -> Any:
         return "Ana calls outages urgent. Answer in one word."
     if "Describe one user" in system:
         return "Ana answers tickets."
-    return finish("high")
+    return finish("high") if "`action`" in user else {"answer": "high"}
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ class TestOwnTask:
             session = open_session(store, "ana", wikipedia=False)
             assert session.agent(query="The mail is slow.").answer == "high"
             session.observe("The mail is slow.", "low")
-            align_user(store, "ana", wikipedia=False)
+            align_user(store, "ana", PAPER, wikipedia=False)
         version = store.persona("ana")
         assert version is not None
         assert version.source == "alignment"

@@ -21,6 +21,7 @@ from program.memory.episodic import EpisodicMemory
 from program.memory.interaction import Interaction
 from program.memory.semantic import Facts, Profile
 from program.models.scripted import scripted_lm
+from program.persona import first_persona
 from program.session import Session, aopen_session, open_session
 from program.store import UserStore
 from program.store.records import PersonaSource
@@ -28,8 +29,10 @@ from program.task import get_task
 from program.tools.toolset import ToolSet
 
 
-def finish(system: str, user: str) -> Mapping[str, Any]:
-    return {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
+def finish(system: str, user: str) -> Any:
+    if "`action`" in user:
+        return {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
+    return "Lentils."
 
 
 def outage(system: str, user: str) -> str:
@@ -106,7 +109,8 @@ class TestOpen:
             prediction = await session.agent.acall(query="And tomorrow?")
         assert prediction.answer == "Lentils."
         assert session.version.version == 1
-        assert len(lm.engine.prompts) == 3
+        # One step, and the final question with what the first search showed.
+        assert len(lm.engine.prompts) == 2
 
 
 class TestRefresh:
@@ -249,7 +253,12 @@ class TestCounts:
                 id=f"{len(store.interactions('bo'))}-{number}", user_id="bo", query="a film", response=tag
             )
             store.append("bo", [film])
-        return open_session(store, "bo", wikipedia=False, prose=False)
+        return TestCounts.open_bo(store)
+
+    @staticmethod
+    def open_bo(store: UserStore) -> Session:
+        """Open a session that begins with the paper's persona, which counts."""
+        return Session(store, "bo", tools=ToolSet([]), prose=False, parts=False)
 
     @pytest.fixture
     def films(self, store: UserStore) -> UserStore:
@@ -302,14 +311,26 @@ class TestCounts:
 
         def slower(store: UserStore, *args: Any, **kwargs: Any) -> Any:
             monkeypatch.setattr(UserStore, "add_persona", add)
-            open_session(store, "bo", wikipedia=False, prose=False)
+            self.open_bo(store)
             return add(store, *args, **kwargs)
 
         films.append("bo", [Interaction(id="x", user_id="bo", query="q", response="action")])
         monkeypatch.setattr(UserStore, "add_persona", slower)
-        session = open_session(films, "bo", wikipedia=False, prose=False)
+        session = self.open_bo(films)
         assert session.version.version == 2
         assert len(films.persona_history("bo")) == 2
+
+    def test_the_kind_of_an_initial_persona_stays_unless_an_alignment_needs_the_other(
+        self, films: UserStore
+    ) -> None:
+        self.open_films(films, *["comedy"] * 6)
+        assert open_session(films, "bo", wikipedia=False).agent.parts is None
+        Session(films, "bo", tools=ToolSet([]), prose=False, parts=True)
+        assert open_session(films, "bo", wikipedia=False).agent.parts == first_persona()
+        assert [version.why for version in films.persona_history("bo")] == [
+            "made from the user's profile",
+            "nothing is learned yet",
+        ]
 
 
 class TestTools:
@@ -323,13 +344,13 @@ class TestTools:
         assert list(session.agent.context.tools.tools) == ["search_memory", "read_profile", "weather"]
 
         def reply(system: str, user: str) -> Mapping[str, Any]:
-            if "sun in Rome" in user:
+            if "sun in Rome" in user or "`action`" not in user:
                 return finish(system, user)
             return {"thought": "", "action": {"tool": "weather", "city": "Rome", "days": None}}
 
         with dspy.context(lm=scripted_lm(reply)):
             steps = session.agent(query="A picnic?").steps
-        assert steps[0].observation == "sun in Rome for 3 days"
+        assert steps[1].observation == "sun in Rome for 3 days"
 
     def test_async_session_takes_functions(self, store: UserStore) -> None:
         session = asyncio.run(aopen_session(store, "ana", wikipedia=False, prose=False, tools=[self.weather]))
