@@ -129,7 +129,7 @@ def explain_load_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_private(path: Path, write: Callable[[Path], None]) -> None:
+def write_private(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file in one step by what ``write`` writes; only the owner can read it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)

@@ -1,8 +1,9 @@
-"""`personaagent persona`: show, why, history, diff, rollback."""
+"""`personaagent persona`: show, why, page, history, diff, rollback."""
 
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from program.cli.options import MAX_INTEGER, Json, Store, User, open_store
 from program.console import out, print_json
 from program.errors import UnknownVersionError
 from program.persona import Persona
+from program.persona_page import persona_page, write_page
 from program.printer import command, make_table
 from program.provenance import explain_lines
 from program.store import UserStore
@@ -79,6 +81,20 @@ def why(user: User, version: Version = None, store: Store = None, json: Json = F
             out.print_line(f"    {interaction_id}: {queries.get(interaction_id, 'forgotten')}", style="dim")
         if (others := len(row["interaction_ids"]) - _SHOWN) > 0:
             out.print_line(f"    and {counted(others, 'other interaction')}", style="dim")
+
+
+@app.command()
+def page(
+    user: User,
+    output: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("persona.html"),
+    store: Store = None,
+) -> None:
+    """Write one HTML page: the persona, what each line rests on, and what was tested."""
+    with open_store(store) as users:
+        _persona(users, user, None)
+        html = persona_page(users, user)
+    write_page(output, html)
+    out.print_line(str(output))
 
 
 @app.command()
