@@ -1,35 +1,36 @@
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from eval.arms import Arm, compare
 from eval.contracts import EvalUser, Query
-from eval.demo import SAMPLE, _score_agent, _score_majority, demo
+from eval.demo import SAMPLE, _answer_majority, demo
 from program.cli.options import guarded
-from program.console import FAILED, OK, USAGE, progress
-from program.errors import UnparsableAnswerError
+from program.console import FAILED, OK, USAGE
 from program.home import home
 from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
 from program.store import UserStore
 from program.task import Task
-from program.usage import UsageTracker, track_usage
 
 
 def reply(system: str, user: str) -> Any:
-    """Search once, read the profile, then answer `classic`."""
+    """Propose one line, and answer `classic` if the persona has it."""
     if "critical evaluator" in system:
         return "The user prefers classics."
-    if "refine the system prompt" in system:
-        return "This user loves classics."
+    if "You maintain the list" in system:
+        return {"edits": [{"op": "add", "text": "Loves classics.", "cites": [1]}]}
     if "`action`" in user:
-        return {"thought": "look", "action": {"tool": "search_memory", "query": "film"}}
-    return {"answer": "classic"} if "`answer`" in user else "Someone who watches films."
+        return {"thought": "look", "action": {"tool": "finish", "answer": "comedy"}}
+    if "`answer`" not in user:
+        return "Someone who watches films."
+    return {"answer": "classic" if "Loves classics." in system else "comedy"}
 
 
 @pytest.fixture
@@ -48,42 +49,104 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-def test_demo_aligns_a_user_and_scores_four_ways(run: Any) -> None:
-    code, stdout, stderr = run("--queries", "2")
-    assert code == OK, stderr
-    table = stdout.split("agreement")[-1]
-    assert re.findall(r"^ *(always|no persona|initial persona|aligned persona)", table, re.M) == [
-        "always",
-        "no persona",
-        "initial persona",
-        "aligned persona",
+def films(tmp_path: Path) -> Path:
+    """Two users: one calls every film classic, one calls every film comedy."""
+    asked = json.loads(SAMPLE.read_text(encoding="utf-8"))[0]["query"][0]["input"].partition(" description:")[
+        0
     ]
-    assert "n = 2" in stdout
-    assert "This user loves classics." in stdout
-    assert "4 users imported" in stderr
-    with UserStore(home() / "demo.db") as store:
-        first = next(iter(store.users()))
-        assert store.persona(first.user_id).text == "This user loves classics."  # type: ignore[union-attr]
+    users = [
+        {
+            "user_id": name,
+            "profile": [
+                {
+                    "id": f"{name}{n}",
+                    "description": f"film {n} of {name}",
+                    "tag": tag,
+                    "date": f"2025-01-{n + 1:02}",
+                }
+                for n in range(14)
+            ],
+            "query": [
+                {
+                    "id": f"{name}q{n}",
+                    "input": f"{asked} description: new film {n} of {name}",
+                    "gold": tag,
+                    "date": f"2025-02-{n + 1:02}",
+                }
+                for n in range(3)
+            ],
+        }
+        for name, tag in (("ana", "classic"), ("bo", "comedy"))
+    ]
+    path = tmp_path / "movies.json"
+    path.write_text(json.dumps(users), encoding="utf-8")
+    return path
 
 
-def test_each_arm_answers_under_its_own_persona(run: Any) -> None:
-    assert run("--queries", "1")[0] == OK
-    asked = [system for system, user in demo.lm.engine.prompts if "`answer`" in user]  # type: ignore[attr-defined]
-    generic, initial, aligned = (
-        next(
-            name for name in ("helpful", "personal assistant of one user", "loves classics") if name in system
-        )
-        for system in asked[-3:]
+def test_a_line_that_helps_is_kept_for_the_user_whom_it_helps_and_its_gain_is_measured(
+    run: Any, tmp_path: Path
+) -> None:
+    code, stdout, stderr = run("--data", films(tmp_path))
+    assert code == OK, stderr
+    table = stdout.split("unreadable")[1]
+    assert re.findall(r"^ *(always|nothing known|persona alone|memory and persona)(?:,| )", table, re.M) == [
+        "always",
+        "nothing known",
+        "persona alone",
+        "persona alone",
+        "memory and persona",
+        "memory and persona",
+    ]
+    before, after = (
+        re.search(rf"{name} +(\d\.\d\d) ", table) for name in ("persona alone ", "alone, aligned")
     )
-    assert (generic, initial, aligned) == ("helpful", "personal assistant of one user", "loves classics")
-
-
-def test_demo_runs_again_from_the_beginning(run: Any) -> None:
-    for _ in range(2):
-        assert run("--queries", "1")[0] == OK
+    assert (before and before[1], after and after[1]) == ("0.50", "1.00")
+    assert "Alignment beside memory: agreement +0.50" in stdout
+    assert "the alignment of ana beside memory" in stdout
+    assert "confirmed: a gain is shown" in stdout
+    assert "  - Loves classics. (learned, since v2, from 1 interaction)" in stdout
     with UserStore(home() / "demo.db") as store:
-        first = next(iter(store.users()))
-        assert store.persona(first.user_id).version == 2  # type: ignore[union-attr]
+        versions = {user.user_id: user.persona_version for user in store.users()}
+    assert versions == {"ana": 2, "bo": 1}
+
+
+def test_the_page_is_written_and_its_path_is_the_last_word(run: Any, tmp_path: Path) -> None:
+    code, stdout, _ = run("--data", films(tmp_path), "--queries", "1")
+    assert code == OK
+    page = Path(stdout.strip().splitlines()[-1].rpartition(": ")[2])
+    assert page == home() / "demo-persona.html"
+    assert "Loves classics." in page.read_text(encoding="utf-8")
+
+
+def test_every_user_answers_the_first_query_and_says_what_it_rests_on(run: Any, tmp_path: Path) -> None:
+    _, stdout, _ = run("--data", films(tmp_path), "--queries", "1")
+    shown = stdout.partition("2. ")[0]
+    assert "new film 0 of ana" in shown
+    assert re.search(r"^ *bo +comedy +film \d+ of bo → comedy", shown, re.M)
+
+
+def test_a_comparison_that_shows_nothing_says_so() -> None:
+    same = Arm(agreement=[0.0, 1.0] * 8)
+    assert compare(same, same) == "agreement +0.00 [+0.00, +0.00], undecided"
+    better = Arm(agreement=[1.0] * 16, likelihood=[0.9] * 16)
+    worse = Arm(agreement=[1.0] * 16, likelihood=[0.5 + 0.01 * n for n in range(16)])
+    assert compare(better, worse).endswith("better")
+    assert compare(worse, better).startswith("probability of the true answer -0.3")
+    assert compare(worse, better).endswith("worse")
+
+
+def test_demo_runs_again_from_the_beginning(run: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run("--data", films(tmp_path), "--queries", "1")[0] == OK
+    with UserStore(home() / "demo.db") as store:
+        assert len(store.persona_history("ana")) == 2
+
+
+def test_the_sample_runs_with_one_user_and_one_query(run: Any) -> None:
+    code, stdout, stderr = run("--queries", "1", "--users", "1", "--user", "chi")
+    assert code == OK, stderr
+    assert "1 user of the made-up sample" in stderr
+    assert "the alignment of chi" in stdout
 
 
 def test_unknown_user_is_refused(run: Any) -> None:
@@ -110,34 +173,28 @@ def make_user(*responses: str, golds: tuple[str, ...]) -> EvalUser:
     )
 
 
-def test_majority_breaks_ties_like_the_baseline(movies: Task) -> None:
-    user = make_user("action", "comedy", golds=("comedy", "comedy", "action", "classic"))
-    arm = _score_majority(user, user.queries, movies)
-    assert (arm.name, arm.agreement, arm.n, arm.calls) == ("always 'comedy', no model", 0.5, 4, 0)
+@pytest.mark.parametrize(
+    ("responses", "golds", "agreement"),
+    [
+        (("action", "comedy"), ("comedy", "comedy", "action", "classic"), [1.0, 1.0, 0.0, 0.0]),
+        ((), ("sci-fi",), [1.0]),
+    ],
+)
+def test_majority_breaks_ties_by_recency_and_of_nothing_it_is_the_first_label(
+    movies: Task, responses: tuple[str, ...], golds: tuple[str, ...], agreement: list[float]
+) -> None:
+    user, arm = make_user(*responses, golds=golds), Arm()
+    _answer_majority(arm, user, user.queries, movies)
+    assert (arm.agreement, arm.likelihood, arm.unreadable) == (agreement, [], 0)
 
 
-def test_majority_of_empty_history_is_the_first_label(movies: Task) -> None:
-    user = make_user(golds=("sci-fi",))
-    assert _score_majority(user, user.queries, movies).agreement == 1.0
-
-
-def test_unparsable_answers_count_as_zero(movies: Task) -> None:
-    @dataclass
-    class Agent:
-        answer: str = "comedy"
-
-        def __call__(self, query: str) -> Agent:
-            if query == "a film":
-                return self
-            raise UnparsableAnswerError("gibberish", raw="gibberish")
-
-    user = make_user(golds=("comedy", "action"))
-    queries = [*user.queries, Query(id="q2", user_id="ana", text="unreadable", gold="comedy")]
-    lm = scripted_lm(reply)
-    with track_usage(UsageTracker(), lm), progress(UsageTracker(), len(queries), "answers") as bar:
-        arm = _score_agent("agent", Agent(), queries, movies, bar)  # type: ignore[arg-type]
-    assert arm.agreement == pytest.approx(1 / 3)
-    assert (arm.n, arm.unreadable) == (3, 1)
+def test_unparsable_answers_count_as_zero_and_hide_the_probability(movies: Task) -> None:
+    first, second = make_user(golds=("comedy", "action")).queries
+    arm = Arm()
+    arm.add("comedy", 0.75, first, movies)
+    arm.add(None, None, second, movies)
+    assert (arm.agreement, arm.unreadable, arm.has_likelihood) == ([1.0, 0.0], 1, False)
+    assert arm.means()[1] == "-"
 
 
 def test_sample_is_part_of_the_package() -> None:
