@@ -12,6 +12,7 @@ from eval.contracts import UserView
 from eval.methods.agent import OptimizedAgentMethod, persona_as_dict
 from optimizers.alignment import PersonaAlignment
 from optimizers.config import PAPER, AlignmentConfig
+from optimizers.trials import Past
 from program.agent import PersonaAgent
 from program.errors import AlignmentFailedError
 
@@ -44,7 +45,8 @@ class PersonaAgentMethod(OptimizedAgentMethod):
         self, agent: PersonaAgent, trainset: Sequence[dspy.Example], user: UserView
     ) -> dict[str, Any]:
         prompt_model = self._load_prompt_model(user.seed)
-        optimizer = PersonaAlignment(self._config(user.seed), prompt_model=prompt_model)
+        config = self._config(user.seed)
+        optimizer = PersonaAlignment(config, prompt_model=prompt_model, past=self._past(user))
         try:
             aligned = optimizer.compile(agent, trainset=trainset)
         except AlignmentFailedError as error:
@@ -56,6 +58,9 @@ class PersonaAgentMethod(OptimizedAgentMethod):
             "agent_runs": record.n_rollouts,
             "alignment": record.as_dict(),
         }
+
+    def _past(self, user: UserView) -> Past:
+        return Past()
 
     def _config(self, seed: int) -> AlignmentConfig:
         return AlignmentConfig(
