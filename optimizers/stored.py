@@ -178,7 +178,7 @@ async def _align(
     optimizer = PersonaAlignment(
         config,
         prompt_model=prompt_model,
-        past=_past(store, user_id, cohort),
+        past=_past(store, user_id, config, cohort),
         budget=budget,
         on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
     )
@@ -211,18 +211,20 @@ def _cohort(task: Task, config: AlignmentConfig) -> str:
     return f"{task.name}|{dspy.settings.lm.model}|{GATES.spec_of(gate)}" if gate else ""
 
 
-def _past(store: UserStore, user_id: str, cohort: str) -> Past:
+def _past(store: UserStore, user_id: str, config: AlignmentConfig, cohort: str) -> Past:
     """Return what the user's earlier alignments leave for a gate that tests candidates."""
     if not cohort:
         return Past()
     done = [row.record for row in store.alignments(user_id) if row.status == "done"]
     steps = [step for record in done for step in record.get("steps", ())]
-    # Those of the latest alignment: what did not help long ago may help now.
-    rejected = [text for record in done[-1:] for text in record.get("rejected", ())]
+    # An alignment with another gate in between neither tests nor drops what this one has to test further.
+    gate = config.as_dict()["gate"]
+    latest = next((record for record in done[::-1] if record.get("config", {}).get("gate") == gate), {})
     trials = store.trials(cohort, excluding=user_id)
     return Past(
-        rejected=rejected,
+        # What did not help long ago may help now.
+        rejected=latest.get("rejected", ()),
         n_tests=sum(bool(step.get("checks")) for step in steps),
         prior=fit_prior(trials) if trials else (),
-        pending=Pending.from_dict(done[-1].get("pending")) if done else None,
+        pending=Pending.from_dict(latest.get("pending")),
     )

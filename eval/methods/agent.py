@@ -48,6 +48,7 @@ class AgentMethod(BaseMethod):
         tools: Whether the agent has tools; without them the persona alone answers, in one call.
         wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
         item_chars: Most characters shown of one interaction.
+        max_input_chars: Most characters of one text that profile and feedback are written from.
         history: The form of shown interactions in the final question: examples or findings.
         last: Which example stands next to the query: similar or newest.
         search_first: Search memory with the query before the model's first step (see
@@ -66,6 +67,7 @@ class AgentMethod(BaseMethod):
     tools: bool = True
     wikipedia: bool = False
     item_chars: int = AgentSettings.item_chars
+    max_input_chars: int = AgentSettings.max_input_chars
     history: str = AgentSettings.history
     last: str = AgentSettings.last
     search_first: bool | None = AgentSettings.search_first
@@ -132,7 +134,9 @@ class AgentMethod(BaseMethod):
         return {}
 
     def _profile(self, user: UserView) -> Profile:
-        return build_profile(make_memory(user), user.task, prose=self.prose)
+        return build_profile(
+            make_memory(user), user.task, prose=self.prose, max_input_chars=self.max_input_chars
+        )
 
     def _initial_persona(self, profile: Profile) -> str | Persona:
         return first_persona() if self.start == "bare" else initial_persona(profile)
@@ -161,6 +165,7 @@ class AgentMethod(BaseMethod):
             min_actions=self.min_actions,
             k=self.k,
             item_chars=self.item_chars,
+            max_input_chars=self.max_input_chars,
             history=self.history,
             last=self.last,
             search_first=self.search_first,

@@ -93,6 +93,8 @@ def _guide(run: ReportRun) -> list[str]:
     metrics = "; ".join(heading(get_metric(name)) for name in run.task.metrics)
     lines = [
         f"Scores: {metrics}. They follow the rules of LaMP's scorer.",
+        "Log-likelihood: mean natural logarithm of the probability of the true answer, 0 at best. It tells "
+        "methods apart that give the same answers. Only methods that give probabilities have it.",
         f"Brackets are {percent(SETTINGS.confidence)} intervals from {show(SETTINGS.resamples)} resamples of "
         "users, because users, not queries, are the sample. With few users the intervals are wide.",
         "A method is called better only if the interval of the paired difference excludes zero. Everything "

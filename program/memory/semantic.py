@@ -127,7 +127,9 @@ def render_facts(facts: Facts, *, recent: bool = True) -> str:
     when = ""
     if facts.first and facts.last:
         when = f" between {facts.first:%Y-%m-%d} and {facts.last:%Y-%m-%d}"
-    lines = [f"This user has answered {facts.interactions} times{when}."]
+    lines = [
+        f"This user has answered {facts.interactions} {'time' if facts.interactions == 1 else 'times'}{when}."
+    ]
     if facts.counts:
         top = facts.counts[:SHOWN_COUNTS]
         rest = facts.interactions - sum(count for _, count in top)

@@ -302,6 +302,8 @@ def test_later_interactions_test_a_provisional_persona_further(tmp_path: Path) -
         assert "Likes action." in store.persona("ana").text  # type: ignore[union-attr]
         first = store.alignments("ana")[-1].record
         assert first["pending"]["seen"] == "5"
+        # The paper's rule in between, without a step, tests nothing and drops nothing.
+        align_user(store, "ana", AlignmentConfig(steps=0), home=tmp_path, wikipedia=False)
         store.append("ana", history(9, "comedy", start=6))
         align_user(store, "ana", AGREEMENT, home=tmp_path, wikipedia=False)
         second = store.alignments("ana")[-1].record

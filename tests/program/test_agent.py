@@ -225,7 +225,7 @@ def test_tools_show_only_interactions_before_the_simulated_one(tmp_path: Path) -
     assert "evening 0 of ana" in observations
     assert "evening 1 of ana" not in observations
     assert "evening 2 of ana" not in observations
-    assert "answered 1 times" in observations
+    assert "answered 1 time" in observations
 
 
 def test_model_outage_raises_instead_of_answering(tmp_path: Path) -> None:
