@@ -58,7 +58,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]),
     }
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=400
     )
 
 
@@ -95,11 +95,20 @@ def test_the_two_make_targets_do_the_set_up() -> None:
         assert re.search(rf"^{target}: \$\(VENV\)/\.{target}\n\t{re.escape(command)}$", make, re.M)
 
 
-def test_the_demo_shows_whether_each_rollout_was_right(folder: Path) -> None:
-    done = run([str(Path(sys.executable).with_name("personaagent")), "demo", "--queries", "1"], folder)
+def test_the_demo_measures_and_explains_with_the_embedded_model(folder: Path) -> None:
+    script = str(Path(sys.executable).with_name("personaagent"))
+    done = run([script, "demo", "--users", "1", "--queries", "2", "--model", "embedded"], folder)
     assert done.returncode == 0, done.stderr
-    assert "step 1: the agent answers past interactions again" in done.stdout
-    assert re.search(r"^  answered '.*', the user said '.*': (right|wrong)$", done.stdout, re.M)
+    assert re.search(r"^ *memory and persona, aligned +[01]\.\d\d \[", done.stdout, re.M)
+    assert re.search(
+        r"^Alignment beside memory: probability .*(better|worse|undecided)\.$", done.stdout, re.M
+    )
+    assert re.search(
+        r"^ana said '.*', the agent '.*' \((right|wrong), probability \d\.\d\d\)$", done.stdout, re.M
+    )
+    assert re.search(r"^    (confirmed|provisional|refused): ", done.stdout, re.M)
+    page = Path(done.stdout.strip().splitlines()[-1].rpartition(": ")[2])
+    assert "What each line rests on" in page.read_text(encoding="utf-8")
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
