@@ -46,10 +46,10 @@ def gain(run: Run, task: Task, after: str, before: str, queries: Sequence[QueryR
     first_rows = likelihood_rows([first for _, first, _ in both], golds, task)
     second_rows = likelihood_rows([second for _, _, second in both], golds, task)
     users = [query.user_id for query, _, _ in both]
-    found = difference(second_rows, first_rows, users, LOG_LIKELIHOOD).interval
-    if found.low is None:
-        return f"{found.value:+.2f} (n = {found.n})"
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}] (n = {found.n})"
+    result = difference(second_rows, first_rows, users, LOG_LIKELIHOOD).interval
+    if result.low is None:
+        return f"{result.value:+.2f} (n = {result.n})"
+    return f"{result.value:+.2f} [{result.low:+.2f}, {result.high:+.2f}] (n = {result.n})"
 
 
 def main() -> None:

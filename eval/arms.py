@@ -62,9 +62,9 @@ def compare(after: Arm, before: Arm) -> str:
     graded = after.has_likelihood and before.has_likelihood
     name = "likelihood" if graded else "agreement"
     rows, units = _data(getattr(after, name))
-    found = difference(rows, _data(getattr(before, name))[0], units, _MEAN)
+    result = difference(rows, _data(getattr(before, name))[0], units, _MEAN)
     label = "probability of the true answer" if graded else "agreement"
-    return f"{label} {_show(found.interval, signed=True)}, {found.verdict}"
+    return f"{label} {_show(result.interval, signed=True)}, {result.verdict}"
 
 
 def _data(scores: Sequence[float]) -> tuple[Floats, list[str]]:
@@ -73,7 +73,7 @@ def _data(scores: Sequence[float]) -> tuple[Floats, list[str]]:
     return rows, [str(number) for number in range(len(scores))]
 
 
-def _show(found: Interval, *, signed: bool = False) -> str:
+def _show(result: Interval, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
-    value = f"{found.value:{sign}.2f}"
-    return value if found.low is None else f"{value} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]"
+    value = f"{result.value:{sign}.2f}"
+    return value if result.low is None else f"{value} [{result.low:{sign}.2f}, {result.high:{sign}.2f}]"
