@@ -446,7 +446,7 @@ def main() -> None:
             print("| reply | command | exit | requests | seconds | problems | last line |")
             print("|---|---|--:|--:|--:|---|---|", flush=True)
         outcomes = []
-        for o in pool.map(lambda pair: attempt(*pair, templates[pair[1]]), pairs):
+        for o in pool.map(lambda pair: attempt(pair[0], pair[1], templates[pair[1]]), pairs):
             outcomes.append(o)
             if options.markdown:
                 line = o.line.replace("|", "/")

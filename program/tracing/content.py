@@ -186,13 +186,25 @@ def installation_key(home: Path) -> bytes:
     path = home / "trace.key"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for _ in range(3):
-        if path.is_file() and path.stat().st_size == _KEY_BYTES:
+        # Read once: between two looks another thread or process may create a good key.
+        key = _read_key(path)
+        if key is not None and len(key) == _KEY_BYTES:
             make_private(path)
-            return path.read_bytes()
-        if path.exists() or path.is_symlink():
+            return key
+        if key is not None:
             logger.warning("the trace key was damaged and is now %s; a new one is used", set_aside(path).name)
         _create_key(path)
     raise OSError(f"cannot create {str(path)!r}")
+
+
+def _read_key(path: Path) -> bytes | None:
+    """Return what stands in place of the key; ``None`` if nothing does, empty if it is no file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b"" if path.is_symlink() else None
+    except IsADirectoryError:
+        return b""
 
 
 def _create_key(path: Path) -> None:
