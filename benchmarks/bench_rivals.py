@@ -1,6 +1,6 @@
 """What optimizers gain on held-out queries for the rollouts that they use, as a table and a figure.
 
-    .venv/bin/python benchmarks/bench_rivals.py RUN [--before LABEL] [--out FIGURE.svg]
+    .venv/bin/python benchmarks/bench_rivals.py RUN [--before LABEL] [--skip NAME] [--out FIGURE.svg]
 
 For each method of an evaluation run that prepares with rollouts: their mean number for a user, and the gain
 in log-likelihood and in accuracy over the first persona, with 95 % intervals over users. Every answer of the
@@ -35,18 +35,20 @@ class Point:
     accuracy: Interval
 
 
-def _answer(run: Run, label: str, query: QueryRecord) -> AnswerRecord:
+def answered(run: Run, label: str, query: QueryRecord) -> AnswerRecord | None:
+    """Return a method's answer; ``None`` if it is missing."""
     answer = run.answer(label, query)
-    if answer is None or answer.failed is not None:
-        raise SystemExit(f"{label} has not answered all queries: run the same command again")
-    return answer
+    return None if answer is None or answer.failed is not None else answer
 
 
-def measure(run: Run, task: Task, label: str, before: str) -> Point:
-    """Return the point of one method."""
-    golds = [str(query.gold) for query in run.queries]
-    users = [query.user_id for query in run.queries]
-    answers = {name: [_answer(run, name, query) for query in run.queries] for name in (label, before)}
+def measure(run: Run, task: Task, label: str, before: str, queries: Sequence[QueryRecord]) -> Point:
+    """Return the point of one method on the queries that all methods have answered."""
+    golds = [str(query.gold) for query in queries]
+    users = [query.user_id for query in queries]
+    answers = {
+        name: [answer for query in queries if (answer := answered(run, name, query)) is not None]
+        for name in (label, before)
+    }
     graded = {
         name: likelihood_rows([answer.probabilities or {} for answer in given], golds, task)
         for name, given in answers.items()
@@ -112,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--before", default="grounded:tools=false,steps=0")
+    parser.add_argument("--skip", default="", help="leave out the labels that begin with this")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     run = read_run(options.run)
@@ -120,13 +123,18 @@ def main() -> None:
         label
         for label in run.labels
         if label != options.before
+        and not (options.skip and label.startswith(options.skip))
         and any(
             "agent_runs" in (record.learned or {})
             for (name, _), record in run.prepared.items()
             if name == label
         )
     ]
-    points = [measure(run, task, label, options.before) for label in labels]
+    compared = [options.before, *labels]
+    queries = [query for query in run.queries if all(answered(run, label, query) for label in compared)]
+    points = [measure(run, task, label, options.before, queries) for label in labels]
+    print(f"{len({query.user_id for query in queries})} users, n = {len(queries)}: what all methods answered")
+    print()
     print("| method | rollouts a user | gain in log-likelihood | gain in accuracy |")
     print("|---|--:|---|---|")
     for point in points:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 from eval.contracts import UserView
 from eval.methods.agent import OptimizedAgentMethod
@@ -48,7 +49,8 @@ class DspyOptimizerMethod(OptimizedAgentMethod):
         optimizable = OptimizableAgent(agent, traced=self.traced)
         try:
             persona = self._compile(optimizable, latest, user, self._tracked_prompt_model(user.seed))
-        except PersonaError as error:
+        except (PersonaError, AdapterParseError) as error:
+            # A proposal that cannot be used is the optimizer's own failure: the first persona stays.
             return {"agent_runs": optimizable.rollouts.count, "note": str(error)}
         return {"persona": persona, "agent_runs": optimizable.rollouts.count}
 
