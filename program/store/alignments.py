@@ -14,6 +14,7 @@ from program.store import personas, users
 from program.store.records import AlignmentRow, AlignmentStatus, PersonaVersion
 from program.store.schema import alignments, steps
 from program.store.schema import trials as all_trials
+from program.text_safety import repair
 
 
 def start(connection: Connection, user_id: str, config: Mapping[str, Any]) -> str:
@@ -123,7 +124,7 @@ def read_trials(connection: Connection, cohort: str, excluding: str, limit: int)
 def fail(connection: Connection, user_id: str, alignment_id: str, error: str) -> None:
     """End a running alignment as failed."""
     row = _running(connection, user_id, alignment_id)
-    _set(connection, row, status="failed", ended_at=users.now(), error=error)
+    _set(connection, row, status="failed", ended_at=users.now(), error=repair(error))
 
 
 def history(connection: Connection, user_id: str) -> list[AlignmentRow]:

@@ -11,6 +11,7 @@ from program.errors import StoreError, UnknownVersionError
 from program.store import users
 from program.store.records import PersonaSource, PersonaVersion
 from program.store.schema import personas
+from program.text_safety import find_problem
 
 
 def add(
@@ -30,6 +31,9 @@ def add(
 
     The user's number of settled interactions never gets smaller.
     """
+    for field, value in (("text", text), ("why", why)):
+        if problem := find_problem(value):
+            raise StoreError(f"the persona of user {user_id!r} cannot be stored: `{field}` {problem}")
     user = users.get(connection, user_id, lock=True)
     if expect_head is not None and expect_head != user.head:
         raise StoreError(

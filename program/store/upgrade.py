@@ -42,12 +42,16 @@ def upgrade(database: Database) -> None:
             with database.read() as connection:
                 _check_counts(database, connection)
         return
-    with _ALEMBIC, database.write() as connection:
-        if not database.is_sqlite:
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7270656)")
-        _migrate(database.name, connection)
-        if version is not None and database.is_sqlite:
-            _check_counts(database, connection)
+    with _ALEMBIC:
+        database.change(lambda connection: _upgrade(database, connection, is_new=version is None))
+
+
+def _upgrade(database: Database, connection: Connection, *, is_new: bool) -> None:
+    if not database.is_sqlite:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7270656)")
+    _migrate(database.name, connection)
+    if database.is_sqlite and not is_new:
+        _check_counts(database, connection)
 
 
 def _check_counts(database: Database, connection: Connection) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from program.errors import ConfigError, DataError, StoreError, UnparsableAnswerError
 from program.memory.interaction import Interaction
@@ -18,6 +19,7 @@ from program.store import alignments, interactions, personas, users
 from program.store.checks import check_cohort, check_trials
 from program.store.damage import advice
 from program.store.database import Database
+from program.store.pool import PoolSettings
 from program.store.records import AlignmentRow, AlignmentStatus, PersonaSource, PersonaVersion, UserSummary
 from program.store.schema import profiles
 from program.store.upgrade import upgrade
@@ -44,12 +46,22 @@ class UserStore:
     Every method raises `StoreError` if the database cannot be used, and `UnknownUserError` if its
     ``user_id`` is not stored.
 
+    On PostgreSQL a write that conflicts with another one is run again, and a connection that the server
+    cannot give now is asked for again (`program.store.retries`); if that never helps, the error is
+    `StoreUnavailableError`.
+
     Args:
-        location: A file path, or an SQLAlchemy URL of SQLite or PostgreSQL. A new SQLite file is
-            readable by its owner only; its folder must exist.
+        location: A file path, or an SQLAlchemy URL of SQLite or PostgreSQL (the extra ``postgres``). A new
+            SQLite file is readable by its owner only; its folder must exist.
+        pool_size: How many connections stay open between uses, 1 to 10,000; by default 16 on SQLite, 5 on
+            PostgreSQL. All stores together need fewer than the server's ``max_connections``.
+        max_overflow: How many more may be open at once, 0 to 10,000, or -1 for any number; by default any
+            number on SQLite, 10 on PostgreSQL.
+        pool_timeout: Seconds to wait for a connection if all are in use, above 0 and at most 3600.
 
     Raises:
-        ConfigError: The URL is invalid or names an unsupported database.
+        ConfigError: The URL is invalid or names an unsupported database, its driver is missing, or a number
+            is out of range.
         StoreError: The file is not a database, belongs to another program, or needs a newer
             personaagent. It is not changed.
 
@@ -61,8 +73,16 @@ class UserStore:
         ['Lentils.']
     """
 
-    def __init__(self, location: str | Path) -> None:
-        self._database = Database(location)
+    def __init__(
+        self,
+        location: str | Path,
+        *,
+        pool_size: int | None = None,
+        max_overflow: int | None = None,
+        pool_timeout: float = 30.0,
+    ) -> None:
+        pool = PoolSettings(size=pool_size, overflow=max_overflow, timeout=pool_timeout)
+        self._database = Database(location, pool)
         try:
             upgrade(self._database)
         except BaseException:  # an interrupt, too, must close the database
@@ -92,7 +112,11 @@ class UserStore:
         """Let a process that gets the store open it again; a URL with a password must not be pickled."""
         if not self._database.is_sqlite:
             raise TypeError("a store of a database server cannot be pickled; open it again by its URL")
-        return type(self), (self._database.name,)
+        pool = self._database.pool
+        opened = partial(
+            type(self), pool_size=pool.size, max_overflow=pool.overflow, pool_timeout=pool.timeout
+        )
+        return opened, (self._database.name,)
 
     def __repr__(self) -> str:
         return f"UserStore({self._database.name!r})"
@@ -112,8 +136,7 @@ class UserStore:
             StoreError: The id is invalid, or is stored with another task.
         """
         spec = task_spec(task)
-        with self._database.write() as connection:
-            users.add(connection, user_id, spec)
+        self._database.change(lambda connection: users.add(connection, user_id, spec))
 
     def users(self) -> Iterator[UserSummary]:
         """Yield all users in id order. Users added during the iteration may be missing."""
@@ -137,8 +160,7 @@ class UserStore:
         On SQLite the bytes are overwritten in the file, and in its write-ahead log once no reader needs
         it.
         """
-        with self._database.write() as connection:
-            users.forget(connection, user_id)
+        self._database.change(lambda connection: users.forget(connection, user_id))
         if self._database.is_sqlite:
             self._database.pragma("wal_checkpoint(TRUNCATE)")
 
@@ -152,7 +174,8 @@ class UserStore:
         Args:
             user_id: The user of all interactions.
             new: The interactions, in order of arrival. Iterated inside the transaction, while other
-                writers wait: pass a list if reading is slow.
+                writers wait: pass a list if reading is slow. An iterator can be read once, so that its
+                transaction is never run again.
             task: Add a missing user with this task first (see `add_user`).
 
         Returns:
@@ -163,10 +186,13 @@ class UserStore:
                 has invalid text; or the user is stored with another task.
         """
         spec = None if task is None else task_spec(task)
-        with self._database.write() as connection:
+
+        def add(connection: Connection) -> int:
             if spec is not None:
                 users.add(connection, user_id, spec)
             return interactions.append(connection, user_id, new)
+
+        return self._database.change(add, again=isinstance(new, Collection))
 
     def observe(self, user_id: str, *, query: str, response: str) -> Interaction:
         """Store the user's true response to a query, with the current time and a new id.
@@ -219,9 +245,12 @@ class UserStore:
     def save_profile(self, user_id: str, profile: Profile) -> None:
         """Store the user's profile and replace the previous one."""
         body = _PROFILE.dump_python(profile, mode="json")
-        with self._database.write() as connection:
+
+        def save(connection: Connection) -> None:
             users.get(connection, user_id, lock=True)
             users.put(connection, profiles, {"user_id": user_id}, {"profile": body})
+
+        self._database.change(save)
 
     def profile(self, user_id: str) -> Profile | None:
         """Return the stored profile, or ``None``; ``facts.interactions`` is the number it summarizes."""
@@ -272,10 +301,12 @@ class UserStore:
             StoreError: ``expect_head`` is not the current version, or ``parts`` is not JSON data.
             UnknownVersionError: ``parent`` does not exist.
         """
-        with self._database.write() as connection:
-            if settled is None:
-                learned = source in ("initial", "alignment")
-                settled = users.get(connection, user_id, lock=True).interactions if learned else 0
+
+        def add(connection: Connection) -> PersonaVersion:
+            learned = settled
+            if learned is None:
+                learns = source in ("initial", "alignment")
+                learned = users.get(connection, user_id, lock=True).interactions if learns else 0
             return personas.add(
                 connection,
                 user_id,
@@ -284,10 +315,12 @@ class UserStore:
                 why=why,
                 parent=parent,
                 expect_head=expect_head,
-                settled=settled,
+                settled=learned,
                 alignment_id=alignment_id,
                 parts=parts,
             )
+
+        return self._database.change(add)
 
     def persona(self, user_id: str, version: int | None = None) -> PersonaVersion | None:
         """Return a persona version, by default the current one; ``None`` if the user has no persona.
@@ -314,7 +347,8 @@ class UserStore:
         Raises:
             UnknownVersionError: ``version`` does not exist.
         """
-        with self._database.write() as connection:
+
+        def add(connection: Connection) -> PersonaVersion:
             users.get(connection, user_id, lock=True)
             old = personas.get(connection, user_id, version)
             return personas.add(
@@ -325,6 +359,8 @@ class UserStore:
                 why=f"back to version {version}",
                 parts=old.parts,
             )
+
+        return self._database.change(add)
 
     # Alignments
 
@@ -337,8 +373,7 @@ class UserStore:
             user_id: The user.
             config: Every setting that changes the result, as JSON data.
         """
-        with self._database.write() as connection:
-            return alignments.start(connection, user_id, config)
+        return self._database.change(lambda connection: alignments.start(connection, user_id, config))
 
     def save_step(self, user_id: str, alignment_id: str, number: int, data: Mapping[str, Any]) -> None:
         """Store one step of a running alignment; an existing step with this number is replaced.
@@ -346,8 +381,9 @@ class UserStore:
         Raises:
             StoreError: The user has no such alignment, or it has ended.
         """
-        with self._database.write() as connection:
-            alignments.save_step(connection, user_id, alignment_id, number, data)
+        self._database.change(
+            lambda connection: alignments.save_step(connection, user_id, alignment_id, number, data)
+        )
 
     def steps(self, user_id: str, alignment_id: str) -> list[dict[str, Any]]:
         """Return the stored steps of an alignment, in order.
@@ -390,10 +426,11 @@ class UserStore:
                 stored one changed since the alignment started.
         """
         check_trials(trials, cohort)
-        with self._database.write() as connection:
-            return alignments.finish(
+        return self._database.change(
+            lambda connection: alignments.finish(
                 connection, user_id, alignment_id, record, persona, parts=parts, trials=trials, cohort=cohort
             )
+        )
 
     def trials(self, cohort: str, *, excluding: str, limit: int = 2000) -> list[tuple[float, float]]:
         """Return the gains and losses of other users' candidates, newest first: numbers alone.
@@ -423,8 +460,7 @@ class UserStore:
         Raises:
             StoreError: The user has no such alignment, or it has ended.
         """
-        with self._database.write() as connection:
-            alignments.fail(connection, user_id, alignment_id, error)
+        self._database.change(lambda connection: alignments.fail(connection, user_id, alignment_id, error))
 
     def alignments(self, user_id: str) -> list[AlignmentRow]:
         """Return the user's alignments, oldest first.

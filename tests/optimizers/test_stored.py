@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import dspy
@@ -31,9 +30,8 @@ from program.usage import Budget
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[UserStore]:
-    monkeypatch.setenv("PERSONAAGENT_HOME", str(tmp_path / "home"))
-    with UserStore(tmp_path / "users.db") as store:
+def store(location: str) -> Iterator[UserStore]:
+    with UserStore(location) as store:
         store.add_user("ana", task="free-text")
         for number in range(4):
             store.observe("ana", query=f"question {number}", response=f"answer {number}")

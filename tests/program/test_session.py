@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import dspy
@@ -52,8 +51,8 @@ def memory_ids(session: Session) -> list[str]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[UserStore]:
-    with UserStore(tmp_path / "users.db") as store:
+def store(location: str) -> Iterator[UserStore]:
+    with UserStore(location) as store:
         store.append("ana", interactions("1", "2"), task="free-text")
         yield store
 
@@ -186,11 +185,11 @@ class TestNotice:
     """`Session.agent` follows the store without a model call."""
 
     def test_next_use_of_the_agent_sees_what_another_process_stored(
-        self, store: UserStore, tmp_path: Path
+        self, store: UserStore, location: str
     ) -> None:
         session = open_ana(store)
         assert memory_ids(session) == ["1", "2"]
-        with UserStore(tmp_path / "users.db") as other:
+        with UserStore(location) as other:
             other.append("ana", interactions("3", "4"))
             other.add_persona("ana", "Be brief.", source="edit", why="shorter")
         assert memory_ids(session) == ["1", "2", "3", "4"]
@@ -235,8 +234,8 @@ class TestNotice:
         with pytest.raises(UnknownUserError):
             session.agent  # noqa: B018 - the access is the test
 
-    def test_agent_of_a_closed_store_still_answers(self, tmp_path: Path) -> None:
-        with UserStore(tmp_path / "closed.db") as store:
+    def test_agent_of_a_closed_store_still_answers(self, location: str) -> None:
+        with UserStore(location) as store:
             store.append("ana", interactions("1"), task="free-text")
             session = open_ana(store)
         with dspy.context(lm=scripted_lm(finish)):
@@ -372,8 +371,8 @@ def test_very_long_response_is_cut_in_the_profile_and_the_user_can_be_asked(stor
     assert "dinner 1" in prompts[0], "shorter interactions still fit beside it"
 
 
-def test_session_rejects_an_invalid_response_and_stores_nothing(tmp_path: Path) -> None:
-    with UserStore(tmp_path / "films.db") as store:
+def test_session_rejects_an_invalid_response_and_stores_nothing(location: str) -> None:
+    with UserStore(location) as store:
         store.add_user("ana", task="LaMP-2M")
         session = open_ana(store)
         with pytest.raises(DataError, match="`response`"):

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import pickle
-import sqlite3
+import re
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -23,7 +19,6 @@ from program.errors import (
     ConfigError,
     DataError,
     StoreError,
-    StoreUnavailableError,
     UnknownUserError,
     UnknownVersionError,
 )
@@ -31,6 +26,10 @@ from program.memory.interaction import Interaction
 from program.memory.semantic import Facts, Profile
 from program.store import UserStore
 from program.store.records import PersonaSource
+from program.store.schema import metadata
+
+NEW_STORE = [HealthCheck.function_scoped_fixture]
+"""`new_location` may be shared by the examples of one test: each of them makes a store of its own."""
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
 
@@ -43,10 +42,32 @@ def interaction(
     )
 
 
+def fill(store: UserStore, user_id: str, marker: str = "text") -> None:
+    """Give a user rows with the text ``marker`` in every table."""
+    new = [interaction(str(n), user_id, response=marker + user_id) for n in range(50)]
+    store.append(user_id, new, task="free-text")
+    store.add_persona(user_id, marker + user_id, source="initial", why=marker + user_id)
+    run = store.start_alignment(user_id, {"x": marker + user_id})
+    store.save_step(user_id, run, 1, {"x": marker + user_id})
+    store.finish_alignment(user_id, run, {"x": marker + user_id}, trials=[(1, 0)], cohort="c")
+    store.save_profile(user_id, Profile(facts=Facts(interactions=1), prose=marker + user_id))
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[UserStore]:
-    with UserStore(tmp_path / "store.db") as store:
+def store(location: str) -> Iterator[UserStore]:
+    with UserStore(location) as store:
         yield store
+
+
+def query_plan(store: UserStore, query: str, values: Any = None) -> str:
+    """Return how the database would run a query, in lower case."""
+    with store._database.read() as connection:
+        if store._database.is_sqlite:
+            return str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all()).lower()
+        # The tables are so small that reading them whole is cheaper.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        return str(connection.exec_driver_sql(f"EXPLAIN {query}", values).all()).lower()
 
 
 @pytest.fixture
@@ -171,15 +192,15 @@ class TestInteractions:
             ann.append("ann", [bad])
 
     @given(arrived=st.lists(st.none() | st.integers(0, 3), max_size=8), after=st.integers(0, 9))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30, deadline=None, suppress_health_check=NEW_STORE)
     def test_reader_that_has_some_gets_the_others_in_time_order(
-        self, tmp_path_factory: pytest.TempPathFactory, arrived: list[int | None], after: int
+        self, new_location: Callable[[], str], arrived: list[int | None], after: int
     ) -> None:
         items = [
             interaction(str(n), at=None if hour is None else NOON + timedelta(hours=hour))
             for n, hour in enumerate(arrived)
         ]
-        with UserStore(tmp_path_factory.mktemp("after") / "store.db") as store:
+        with UserStore(new_location()) as store:
             store.append("ann", items, task="free-text")
             new = {item.id for item in items[after:]}
             expected = [item for item in store.interactions("ann") if item.id in new]
@@ -191,16 +212,16 @@ class TestInteractions:
             ann.interactions("ann", latest=-1)
 
     @given(hours=st.lists(st.none() | st.integers(0, 3), max_size=8), latest=st.integers(0, 9))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40, deadline=None, suppress_health_check=NEW_STORE)
     def test_order_is_undated_then_timestamp_then_arrival(
-        self, tmp_path_factory: pytest.TempPathFactory, hours: list[int | None], latest: int
+        self, new_location: Callable[[], str], hours: list[int | None], latest: int
     ) -> None:
         arrived = [
             interaction(str(n), at=None if hour is None else NOON + timedelta(hours=hour))
             for n, hour in enumerate(hours)
         ]
         expected = sorted(arrived, key=lambda i: NOON - timedelta(1) if i.timestamp is None else i.timestamp)
-        with UserStore(tmp_path_factory.mktemp("order") / "store.db") as store:
+        with UserStore(new_location()) as store:
             store.append("ann", arrived, task="free-text")
             assert store.interactions("ann") == expected
             assert store.interactions("ann", latest=latest) == expected[max(0, len(expected) - latest) :]
@@ -219,10 +240,12 @@ class TestInteractions:
         finally:
             event.remove(Engine, "before_cursor_execute", record_statement)
         [(query, values)] = [(query, values) for query, values in statements if "ORDER BY" in query]
-        with ann._database.read() as connection:
-            plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all())
-        assert "USING INDEX pa_interactions_time" in plan
-        assert "TEMP B-TREE" not in plan
+        plan = query_plan(ann, query, values)
+        assert re.search(
+            "index (scan backward )?using pa_interactions_time|using index pa_interactions_time", plan
+        )
+        assert "b-tree" not in plan
+        assert "sort" not in plan
 
     def test_memory_has_only_interactions_of_its_user(self, ann: UserStore) -> None:
         ann.append("ann", [interaction("2", at=NOON), interaction("1")])
@@ -594,35 +617,27 @@ class TestTrials:
             ann.trials("", excluding="ann")
 
     def test_trials_of_a_cohort_are_found_by_the_index(self, ann: UserStore) -> None:
-        with ann._database.read() as connection:
-            plan = connection.exec_driver_sql(
-                "EXPLAIN QUERY PLAN SELECT n_plus FROM pa_trials WHERE cohort = 'c' AND user_id != 'ann' "
-                "ORDER BY created_at DESC LIMIT 5"
-            ).all()
-        assert "USING INDEX pa_trials_cohort" in str(plan)
+        plan = query_plan(
+            ann,
+            "SELECT n_plus FROM pa_trials WHERE cohort = 'c' AND user_id != 'ann' "
+            "ORDER BY created_at DESC LIMIT 5",
+        )
+        assert re.search("index scan backward using pa_trials_cohort|using index pa_trials_cohort", plan)
 
 
 class TestForget:
-    def test_forget_leaves_no_byte_of_the_user_and_keeps_others(self, ann: UserStore, tmp_path: Path) -> None:
-        marker = "unforgettable-marker"
+    def test_forget_deletes_every_row_of_the_user_and_keeps_others(self, ann: UserStore) -> None:
         for user_id in ("ann", "bob"):
-            ann.append(
-                user_id,
-                [interaction(str(n), user_id, response=marker + user_id) for n in range(50)],
-                task="free-text",
-            )
-            ann.add_persona(user_id, marker + user_id, source="initial", why=marker + user_id)
-            run = ann.start_alignment(user_id, {"x": marker + user_id})
-            ann.save_step(user_id, run, 1, {"x": marker + user_id})
-            ann.save_profile(user_id, Profile(facts=Facts(interactions=1), prose=marker + user_id))
+            fill(ann, user_id)
         ann.forget("ann")
         with pytest.raises(UnknownUserError):
             ann.user("ann")
         assert len(ann.interactions("bob")) == 50
         assert len(ann.steps("bob", ann.alignments("bob")[0].id)) == 1
-        on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-        assert (marker + "bob").encode() in on_disk
-        assert (marker + "ann").encode() not in on_disk
+        with ann._database.read() as connection:
+            for table in metadata.sorted_tables:
+                owners = connection.exec_driver_sql(f"SELECT DISTINCT user_id FROM {table.name}").scalars()
+                assert list(owners) == ["bob"], table.name
 
     def test_forgotten_id_can_be_added_again(self, ann: UserStore) -> None:
         ann.append("ann", [interaction("1")])
@@ -652,42 +667,8 @@ class TestText:
         assert str(first) == "v1 of 'ann' (initial): first"
         assert str(ann.rollback("ann", 1)) == "v3 of 'ann' (rollback, from v2): back to version 1"
 
-    def test_repr_of_a_store_names_its_file(self, store: UserStore, tmp_path: Path) -> None:
-        assert repr(store) == f"UserStore('{tmp_path}/store.db')"
-
 
 class TestFaults:
-    def test_locked_database_raises_after_the_timeout(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = tmp_path / "store.db"
-        UserStore(path).close()
-        monkeypatch.setattr("program.store.database.BUSY_SECONDS", 0.01)
-        with UserStore(path) as store, closing(sqlite3.connect(path)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(
-                StoreUnavailableError, match="database is locked; another process has been writing"
-            ):
-                store.add_user("ann", task="free-text")
-            other.rollback()
-            store.add_user("ann", task="free-text")
-
-    def test_full_disk_stores_nothing_and_the_error_quotes_no_text(self, ann: UserStore) -> None:
-        engine = ann._database.engine
-        engine.dispose()
-        pages = ann._database.pragma("page_count") + 2
-        engine.dispose()
-
-        def limit(connection: sqlite3.Connection, _: object) -> None:
-            connection.execute(f"PRAGMA max_page_count={pages}")
-
-        event.listen(engine, "connect", limit)
-        with pytest.raises(StoreUnavailableError, match=r"is full; free some space") as caught:
-            ann.append("ann", [interaction(str(n), response="secret" * 1000) for n in range(20)])
-        assert "secret" not in str(caught.value)
-        assert ann.interactions("ann") == []
-        assert ann.append("ann", [interaction("1")]) == 1
-
     def test_error_inside_a_write_rolls_back(self, ann: UserStore) -> None:
         def interrupted() -> Iterator[Interaction]:
             yield interaction("1")
@@ -702,18 +683,6 @@ class TestFaults:
 class TestHandle:
     def test_a_deep_copy_is_the_same_store(self, store: UserStore) -> None:
         assert copy.deepcopy({"store": store})["store"] is store
-
-    def test_another_process_opens_a_pickled_store_again(self, ann: UserStore) -> None:
-        for dump in (pickle.dumps, cloudpickle.dumps):
-            with pickle.loads(dump(ann)) as other:
-                other.append("ann", [interaction(dump.__module__)])
-        assert len(ann.interactions("ann")) == 2
-
-    def test_store_of_a_server_is_not_pickled_with_its_password(self, store: UserStore) -> None:
-        store._database.is_sqlite = False
-        with pytest.raises(TypeError, match="open it again by its URL"):
-            pickle.dumps(store)
-        store._database.is_sqlite = True
 
     def test_closed_store_raises(self, store: UserStore) -> None:
         assert not store.closed

@@ -19,7 +19,7 @@ def interaction(user_id: str, name: str) -> Interaction:
     return Interaction(id=name, user_id=user_id, query=f"asked by {user_id}", response=f"said by {user_id}")
 
 
-def test_64_users_on_16_threads_see_only_themselves(tmp_path: Path) -> None:
+def test_64_users_on_16_threads_see_only_themselves(location: str) -> None:
     def use_store(number: int) -> str:
         me = f"user-{number:02}"
         store.append(me, [interaction(me, str(n)) for n in range(5)], task="free-text")
@@ -39,7 +39,7 @@ def test_64_users_on_16_threads_see_only_themselves(tmp_path: Path) -> None:
         assert len(records[0]) == 6
         return me
 
-    with UserStore(tmp_path / "store.db") as store:
+    with UserStore(location) as store:
         with ThreadPoolExecutor(THREADS) as pool:
             user_ids = list(pool.map(use_store, range(64)))
         assert [(u.user_id, u.interactions, u.persona_version, u.stale) for u in store.users()] == [
@@ -47,8 +47,8 @@ def test_64_users_on_16_threads_see_only_themselves(tmp_path: Path) -> None:
         ]
 
 
-def test_16_threads_append_to_one_user_without_losing_any(tmp_path: Path) -> None:
-    with UserStore(tmp_path / "store.db") as store:
+def test_16_threads_append_to_one_user_without_losing_any(location: str) -> None:
+    with UserStore(location) as store:
         with ThreadPoolExecutor(THREADS) as pool:
             new = pool.map(
                 lambda t: store.append(
@@ -61,7 +61,7 @@ def test_16_threads_append_to_one_user_without_losing_any(tmp_path: Path) -> Non
         assert store.user("ann").interactions == 160
 
 
-def test_one_of_16_writers_with_the_same_head_succeeds(tmp_path: Path) -> None:
+def test_one_of_16_writers_with_the_same_head_succeeds(location: str) -> None:
     def write(number: int) -> bool:
         try:
             store.add_persona("ann", str(number), source="edit", why="w", expect_head=0)
@@ -69,15 +69,15 @@ def test_one_of_16_writers_with_the_same_head_succeeds(tmp_path: Path) -> None:
             return False
         return True
 
-    with UserStore(tmp_path / "store.db") as store:
+    with UserStore(location) as store:
         store.add_user("ann", task="free-text")
         with ThreadPoolExecutor(THREADS) as pool:
             assert sum(pool.map(write, range(THREADS))) == 1
         assert len(store.persona_history("ann")) == 1
 
 
-def test_open_write_does_not_block_readers(tmp_path: Path) -> None:
-    with UserStore(tmp_path / "store.db") as store:
+def test_open_write_does_not_block_readers(location: str) -> None:
+    with UserStore(location) as store:
         store.append("ann", [interaction("ann", "1")], task="free-text")
         with store._database.write() as connection:
             connection.exec_driver_sql("UPDATE pa_users SET task = 'other'")
@@ -99,16 +99,15 @@ with UserStore(path) as store:
 """
 
 
-def test_processes_create_and_write_one_store_together(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
+def test_processes_create_and_write_one_store_together(location: str) -> None:
     writers = [
-        subprocess.Popen([sys.executable, "-c", _WRITER, str(path), name], cwd=ROOT, stdin=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", _WRITER, location, name], cwd=ROOT, stdin=subprocess.PIPE)
         for name in "abcd"
     ]
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.close()
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0, 0]
-    with UserStore(path) as store:
+    with UserStore(location) as store:
         assert store.user("ann").interactions == 80
         assert len(store.interactions("ann")) == 80

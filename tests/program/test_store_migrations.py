@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import event
+from sqlalchemy import Connection, MetaData, create_engine, event
 from sqlalchemy.engine import Engine
 
 from program.errors import StoreError
@@ -24,28 +25,55 @@ OLD = Path(__file__).parents[1] / "fixtures" / "v0_1" / "users.db"
 TABLES = ("pa_users", "pa_interactions", "pa_profiles", "pa_personas", "pa_alignments", "pa_steps")
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    return Path(shutil.copy(OLD, tmp_path / "users.db"))
+@pytest.fixture(params=["sqlite", "postgresql"])
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store of 0.1: a copy of the file, then a PostgreSQL database with the same rows."""
+    copied = shutil.copy(OLD, tmp_path / "users.db")
+    if request.param == "sqlite":
+        return str(copied)
+    location: str = request.getfixturevalue("empty_database")()
+    with begin(str(copied)) as source, begin(location) as target:
+        config = Config()
+        config.set_main_option("script_location", "program.store:migrations")
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = target
+        command.upgrade(config, "v0001")
+        tables = MetaData()
+        tables.reflect(target)
+        for name in TABLES:
+            table = tables.tables[name]
+            target.execute(table.insert(), [dict(row) for row in source.execute(table.select()).mappings()])
+    return location
 
 
-def rows(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return every row of the tables of 0.1, as SQLite has it."""
-    with closing(sqlite3.connect(path)) as raw:
-        raw.row_factory = sqlite3.Row
+@contextmanager
+def begin(location: str) -> Iterator[Connection]:
+    """Open a transaction without the store."""
+    engine = create_engine(location if "://" in location else f"sqlite:///{location}")
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def rows(location: str) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of the tables of 0.1, as the database has it."""
+    with begin(location) as raw:
         return {
-            table: [dict(row) for row in raw.execute(f"SELECT * FROM {table} ORDER BY 1, 2")]
+            table: sorted(
+                (dict(row) for row in raw.exec_driver_sql(f"SELECT * FROM {table}").mappings()), key=str
+            )
             for table in TABLES
         }
 
 
-def version(path: Path) -> str:
-    with closing(sqlite3.connect(path)) as raw:
-        [(found,)] = raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall()
-        return str(found)
+def version(location: str) -> str:
+    with begin(location) as raw:
+        return str(raw.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar_one())
 
 
-def test_every_value_of_0_1_is_unchanged(old: Path) -> None:
+def test_every_value_of_0_1_is_unchanged(old: str) -> None:
     before = rows(old)
     assert version(old) == "v0001"
     assert all(before.values()), "the old store has rows in every table"
@@ -56,13 +84,13 @@ def test_every_value_of_0_1_is_unchanged(old: Path) -> None:
     assert after == before
 
 
-def test_migrated_store_has_the_declared_tables(old: Path) -> None:
+def test_migrated_store_has_the_declared_tables(old: str) -> None:
     with UserStore(old) as store, store._database.read() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
 
 
-def test_personas_of_0_1_have_no_parts_and_a_new_one_may_have_some(old: Path) -> None:
+def test_personas_of_0_1_have_no_parts_and_a_new_one_may_have_some(old: str) -> None:
     with UserStore(old) as store:
         assert [v.parts for v in store.persona_history("ana")] == [None, None, None]
         assert store.rollback("ana", 2).parts is None
@@ -71,13 +99,13 @@ def test_personas_of_0_1_have_no_parts_and_a_new_one_may_have_some(old: Path) ->
         assert [v.parts for v in store.persona_history("ana")] == [None, None, None, None, {"lines": []}]
 
 
-def test_alignment_of_0_1_is_the_latest_and_has_no_trials(old: Path) -> None:
+def test_alignment_of_0_1_is_the_latest_and_has_no_trials(old: str) -> None:
     with UserStore(old) as store:
         assert store.latest_alignment("ana") == store.alignments("ana")[-1]
         assert store.trials("LaMP-2M", excluding="bo") == []
 
 
-def test_migrated_store_takes_trials_and_forgets_a_user_of_0_1(old: Path) -> None:
+def test_migrated_store_takes_trials_and_forgets_a_user_of_0_1(old: str) -> None:
     with UserStore(old) as store:
         run = store.start_alignment("ana", {})
         store.finish_alignment("ana", run, {}, trials=[(1, 0)], cohort="c")
@@ -99,7 +127,7 @@ def _fail_at(statement: int) -> Callable[..., None]:
     return step
 
 
-def test_migration_that_is_interrupted_changes_nothing(old: Path) -> None:
+def test_migration_that_is_interrupted_changes_nothing(old: str) -> None:
     before = rows(old)
     interrupted = 0
     while version(old) == "v0001":
@@ -108,17 +136,18 @@ def test_migration_that_is_interrupted_changes_nothing(old: Path) -> None:
         try:
             UserStore(old).close()
         except KeyboardInterrupt:
+            event.remove(Engine, "before_cursor_execute", fail)
             interrupted += 1
             assert version(old) == "v0001"
             assert rows(old) == before
-        finally:
+        else:
             event.remove(Engine, "before_cursor_execute", fail)
     assert interrupted > 5, "some failures are between the statements of the migration"
     with UserStore(old) as store:
         assert [user.user_id for user in store.users()] == ["ana", "bo", "chi"]
 
 
-def test_store_of_0_1_is_migrated_once_if_many_open_it_together(old: Path) -> None:
+def test_store_of_0_1_is_migrated_once_if_many_open_it_together(old: str) -> None:
     def use(number: int) -> list[str]:
         with UserStore(old) as store:
             store.observe("ana", query=f"q{number}", response="classic")
@@ -130,9 +159,10 @@ def test_store_of_0_1_is_migrated_once_if_many_open_it_together(old: Path) -> No
         assert store.user("ana").interactions == 21
 
 
-def test_old_store_with_wrong_counts_is_refused_and_not_migrated(old: Path) -> None:
-    with closing(sqlite3.connect(old)) as raw, raw:
-        raw.execute("UPDATE pa_users SET interactions = 3 WHERE user_id = 'bo'")
+@pytest.mark.parametrize("old", ["sqlite"], indirect=True)
+def test_old_file_with_wrong_counts_is_refused_and_not_migrated(old: str) -> None:
+    with begin(old) as raw:
+        raw.exec_driver_sql("UPDATE pa_users SET interactions = 3 WHERE user_id = 'bo'")
     before = rows(old)
     with pytest.raises(StoreError, match="the counts of 1 user are wrong"):
         UserStore(old)
@@ -141,7 +171,7 @@ def test_old_store_with_wrong_counts_is_refused_and_not_migrated(old: Path) -> N
 
 
 def test_program_without_a_migration_refuses_the_store_and_changes_nothing(
-    old: Path, monkeypatch: pytest.MonkeyPatch
+    old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from alembic.script import ScriptDirectory
 

@@ -7,14 +7,17 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect
 
 from program.errors import ConfigError, StoreError
 from program.persona import Persona
@@ -24,17 +27,15 @@ from program.store.schema import SCHEMA, VERSION_TABLE, metadata
 ROOT = Path(__file__).parents[2]
 
 
-def test_empty_file_becomes_a_store_and_opens_again(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    path.touch()
+def test_empty_database_becomes_a_store_and_opens_again(empty_location: str) -> None:
     for _ in range(2):
-        with UserStore(path) as store:
+        with UserStore(empty_location) as store:
             store.add_user("ann", task="free-text")
             assert [user.user_id for user in store.users()] == ["ann"]
 
 
-def test_migrations_create_the_declared_tables(tmp_path: Path) -> None:
-    with UserStore(tmp_path / "store.db") as store, store._database.read() as connection:
+def test_migrations_create_the_declared_tables(empty_location: str) -> None:
+    with UserStore(empty_location) as store, store._database.read() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
 
@@ -73,14 +74,13 @@ def test_schema_constant_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
 
 
-def test_up_to_date_store_opens_without_alembic(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    UserStore(path).close()
+def test_up_to_date_store_opens_without_alembic(location: str) -> None:
+    UserStore(location).close()
     code = (
         "import sys; from program.store import UserStore; "
         "UserStore(sys.argv[1]).close(); sys.exit('alembic' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code, location], cwd=ROOT, check=True)
 
 
 def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
@@ -131,15 +131,29 @@ def test_database_of_another_program_is_rejected_and_unchanged(tmp_path: Path) -
     assert path.read_bytes() == before
 
 
-def test_newer_schema_is_rejected_and_unchanged(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    UserStore(path).close()
-    with closing(sqlite3.connect(path)) as raw, raw:
-        raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = 'v9999'")
-    with pytest.raises(StoreError, match=r"newer personaagent.*'v9999'.*update personaagent"):
-        UserStore(path)
-    with closing(sqlite3.connect(path)) as raw:
-        assert raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [("v9999",)]
+def test_newer_schema_is_rejected_and_unchanged(location: str) -> None:
+    with UserStore(location) as store:
+        with store._database.write() as connection:
+            connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = 'v9999'")
+        with pytest.raises(StoreError, match=r"newer personaagent.*'v9999'.*update personaagent"):
+            UserStore(location)
+        with store._database.read() as connection:
+            stored = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").all()
+        assert [tuple(row) for row in stored] == [("v9999",)]
+
+
+def test_tables_of_other_programs_in_a_postgresql_database_are_left_alone(
+    empty_database: Callable[[], str],
+) -> None:
+    url = empty_database()
+    engine = create_engine(url)
+    with engine.begin() as other:
+        other.exec_driver_sql("CREATE TABLE songs (title TEXT)")
+    with UserStore(url) as store:
+        store.add_user("ann", task="free-text")
+    with engine.begin() as other:
+        assert "songs" in inspect(other).get_table_names()
+    engine.dispose()
 
 
 def test_folder_and_missing_folder_are_rejected(tmp_path: Path) -> None:
@@ -163,7 +177,35 @@ def test_unsupported_url_is_rejected(url: str, message: str) -> None:
         UserStore(url)
 
 
-def test_missing_driver_error_hides_the_password() -> None:
-    with pytest.raises(ConfigError, match="driver of `postgresql\\+pg8000` is missing") as caught:
+def test_other_driver_is_rejected_without_the_password() -> None:
+    with pytest.raises(ConfigError, match="not the driver of `postgresql\\+pg8000`; write") as caught:
         UserStore("postgresql+pg8000://ann:secret@localhost/db")
     assert "secret" not in str(caught.value)
+
+
+def test_missing_driver_error_names_the_extra_and_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
+        with pytest.raises(ConfigError, match=r"extra `postgres`.*'personaagent\[postgres\]'") as caught:
+            UserStore(f"{scheme}://ann:secret@localhost/db")
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"pool_size": 0}, "`pool_size` must be an integer from 1 to 10000, got 0"),
+        ({"pool_size": 2.0}, "`pool_size` must be an integer"),
+        ({"pool_size": True}, "`pool_size` must be an integer"),
+        ({"max_overflow": -2}, "`max_overflow` must be an integer from -1 to 10000, got -2"),
+        ({"pool_timeout": 0}, "`pool_timeout` must be seconds above 0 and at most 3600, got 0"),
+        ({"pool_timeout": float("nan")}, "`pool_timeout` must be seconds"),
+        ({"pool_timeout": "5"}, "`pool_timeout` must be seconds"),
+    ],
+)
+def test_pool_setting_out_of_range_is_rejected_before_a_file_is_made(
+    tmp_path: Path, setting: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(ConfigError, match=line):
+        UserStore(tmp_path / "store.db", **setting)
+    assert list(tmp_path.iterdir()) == []
