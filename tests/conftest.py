@@ -2,7 +2,7 @@
 
 Tests of the store take `location`, and so run on SQLite and on PostgreSQL. The server is started for the
 session from a package of the extra ``dev``, unless ``PERSONAAGENT_TEST_POSTGRES`` has the URL of one whose
-user may create databases.
+user may create databases and roles.
 """
 
 from __future__ import annotations
