@@ -37,7 +37,7 @@ def command_line() -> Any:
     from eval.cli import app as eval_app
     from eval.demo import demo
     from optimizers.cli import align
-    from program.cli import ask, persona, users
+    from program.cli import ask, persona, store, users
     from program.cli.root import Root
     from program.console import out
     from program.tracing.cli import app as trace_app
@@ -64,6 +64,7 @@ def command_line() -> Any:
 
     app.command()(demo)
     app.add_typer(users.app, name="users")
+    app.add_typer(store.app, name="store")
     app.command()(ask.ask)
     app.command()(ask.observe)
     app.command()(align)

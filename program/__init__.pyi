@@ -19,6 +19,8 @@ from .session import Session as Session
 from .session import aopen_session as aopen_session
 from .session import open_session as open_session
 from .store import UserStore as UserStore
+from .store.copying import CopiedTable as CopiedTable
+from .store.copying import copy_store as copy_store
 from .store.importers import import_users as import_users
 from .store.records import PersonaVersion as PersonaVersion
 from .store.records import UserSummary as UserSummary

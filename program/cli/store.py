@@ -1,0 +1,57 @@
+"""`personaagent store`: copy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from program.cli.options import Json
+from program.console import err, out, print_json, reading
+from program.errors import StoreError
+from program.printer import make_table
+from program.store import UserStore
+from program.store.copying import copy_store
+
+app = typer.Typer(no_args_is_help=True, help="Copy a whole store.")
+
+_SHOWN_HASH = 12
+
+
+@app.callback()
+def _group() -> None:
+    # With one command alone, Typer would drop the group.
+    pass
+
+
+@app.command()
+def copy(
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="The store to read: a file or a SQLAlchemy URL.")
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TO", help="An empty store: a new file, or the URL of an empty database."),
+    ],
+    json: Json = False,
+) -> None:
+    """Copy every user with all that is stored about them, as from SQLite to PostgreSQL, and compare both.
+
+    All or nothing: a copy that fails or is stopped leaves TO empty, and can be started again. FROM stays as
+    it is. Stop other writers first: what they store after the copy began is not in it.
+    """
+    if "://" not in source and not Path(source).expanduser().is_file():
+        raise StoreError(f"store `{source}` does not exist; there is nothing to copy")
+    try:
+        with UserStore(source) as old, UserStore(target) as new, reading("copy") as progress:
+            tables = copy_store(old, new, progress=progress)
+    except KeyboardInterrupt:
+        err.print_line("Interrupted. Nothing is copied halfway: run the command again.")
+        sys.exit(130)
+    if json:
+        print_json([vars(table) for table in tables])
+        return
+    cells = [(table.name, f"{table.rows:,}", table.sha256[:_SHOWN_HASH], "equal") for table in tables]
+    out.print(make_table(("table", "rows", "sha256", "copy"), cells, fold=("table",)))
