@@ -2,9 +2,9 @@
 
     python benchmarks/bench_writers.py [URL] [--writers 200] [--writes 5]
 
-Without a URL it starts a server of its own. Each writer appends to one shared user, adds a persona version to it,
-and works on a user of its own; in the second table every writer opens a store of its own, which is more than the
-server takes.
+Without a URL it starts a server of its own. Each writer appends to one shared user, adds persona versions to
+it, and works on a user of its own. "own store": every writer opens a store of its own, which is more than the
+server takes. The first column is the server's default isolation.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ def run(url: str, isolation: str, writers: int, writes: int, own_stores: bool) -
     errors: Counter[str] = Counter()
     start = threading.Barrier(writers)
     with database(url, isolation) as location, UserStore(location, pool_size=20, max_overflow=20) as shared:
-        # Above the longest time that 200 threads queue for 40 connections.
         shared.add_user("shared", task="free-text")
 
         def work(number: int) -> float:
@@ -77,7 +76,7 @@ def run(url: str, isolation: str, writers: int, writes: int, own_stores: bool) -
                     store = stack.enter_context(UserStore(location, pool_size=1)) if own_stores else shared
                     write(store, f"w{number}", writes)
             except Exception as error:  # noqa: BLE001 - every kind is counted
-                errors[f"{type(error).__name__}: {str(error)[-90:]}"] += 1
+                errors[f"{type(error).__name__}: {str(error)[-120:]}"] += 1
             return time.perf_counter() - began
 
         began = time.perf_counter()

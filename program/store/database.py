@@ -129,7 +129,7 @@ class Database:
         return run_again(once) if again and not self.is_sqlite else once()
 
     def _connect(self, engine: Engine) -> Connection:
-        return engine.connect() if self.is_sqlite else when_free(engine.connect)
+        return engine.connect() if self.is_sqlite else when_free(engine.connect, self.pool.timeout)
 
     @contextmanager
     def errors(self) -> Iterator[None]:

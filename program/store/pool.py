@@ -19,7 +19,8 @@ class PoolSettings:
             PostgreSQL.
         overflow: How many more may be open at once, 0 to `MAX_CONNECTIONS`; -1 for any number. ``None``: any
             number on SQLite, 10 on PostgreSQL.
-        timeout: Seconds to wait for one if all are in use, above 0 and at most 3600.
+        timeout: Seconds to wait for one if all are in use, or if the server has none to give, above 0 and
+            at most 3600.
 
     Raises:
         ConfigError: A value is out of range.

@@ -7,12 +7,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
+from tenacity.stop import stop_base
 
 T = TypeVar("T")
 
 TRIES = 30
-"""How often a transaction is run, or a connection asked for, before its error is raised: about 12 s."""
+"""How often a transaction is run before its error is raised; the waits between are about 12 s in all."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.02, 1.0
 """Seconds. The wait is a random part of a limit that doubles from the first to the longest."""
@@ -33,12 +40,17 @@ def run_again(transaction: Callable[[], T]) -> T:
     Args:
         transaction: One whole transaction. It may run `TRIES` times, and all but the last change nothing.
     """
-    return _retrying(lambda error: conflict(error) != "")(transaction)
+    return _retrying(lambda error: conflict(error) != "", stop_after_attempt(TRIES))(transaction)
 
 
-def when_free(connect: Callable[[], T]) -> T:
-    """Return the connection that ``connect`` opens, asking again while the server has none to give."""
-    return _retrying(is_without_connection)(connect)
+def when_free(connect: Callable[[], T], seconds: float) -> T:
+    """Return the connection that ``connect`` opens, asking again while the server has none to give.
+
+    Args:
+        connect: Opens one connection.
+        seconds: How long to ask.
+    """
+    return _retrying(is_without_connection, stop_after_delay(seconds))(connect)
 
 
 def conflict(error: BaseException) -> str:
@@ -54,9 +66,9 @@ def is_without_connection(error: BaseException) -> bool:
     return isinstance(error, OperationalError) and _NO_CONNECTION.search(str(error.orig)) is not None
 
 
-def _retrying(passes: Callable[[BaseException], bool]) -> Retrying:
+def _retrying(passes: Callable[[BaseException], bool], stop: stop_base) -> Retrying:
     return Retrying(
-        stop=stop_after_attempt(TRIES),
+        stop=stop,
         wait=wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
         retry=retry_if_exception(passes),
         reraise=True,

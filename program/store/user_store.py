@@ -57,7 +57,8 @@ class UserStore:
             PostgreSQL. All stores together need fewer than the server's ``max_connections``.
         max_overflow: How many more may be open at once, 0 to 10,000, or -1 for any number; by default any
             number on SQLite, 10 on PostgreSQL.
-        pool_timeout: Seconds to wait for a connection if all are in use, above 0 and at most 3600.
+        pool_timeout: Seconds to wait for a connection if all are in use, or if the server has none to give,
+            above 0 and at most 3600.
 
     Raises:
         ConfigError: The URL is invalid or names an unsupported database, its driver is missing, or a number

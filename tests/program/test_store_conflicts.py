@@ -221,12 +221,11 @@ def test_stores_that_are_more_than_the_server_takes_wait_for_each_other(store: U
     assert store.user("ann").interactions == 8
 
 
-@pytest.mark.usefixtures("few_tries")
 def test_server_without_a_free_connection_is_one_clear_error(store: UserStore, role: str) -> None:
     engine = create_engine(role)
     with engine.connect(), engine.connect():
         with pytest.raises(StoreUnavailableError, match=r"too many connections.*`pool_size`") as caught:
-            UserStore(role)
+            UserStore(role, pool_timeout=0.2)
         assert isinstance(caught.value.__cause__, OperationalError)
         assert "few@" not in str(caught.value)
     engine.dispose()
