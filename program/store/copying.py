@@ -36,11 +36,21 @@ class CopiedTable:
         rows: Their number.
         sha256: The sum of the hashes of all rows, in hexadecimal: equal contents in any order have the
             same one.
+
+    Example:
+        >>> from program import UserStore, copy_store
+        >>> with UserStore("users.db") as source, UserStore("copy.db") as target:
+        ...     source.add_user("ana", task="free-text")
+        ...     print(copy_store(source, target)[0])
+        users: 1 row
     """
 
     name: str
     rows: int
     sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {counted(self.rows, 'row')}"
 
 
 def copy_store(

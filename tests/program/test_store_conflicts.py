@@ -74,6 +74,17 @@ def test_writers_succeed_on_a_server_whose_default_is_serializable(url: str) -> 
         assert len(store.interactions("ann")) == 3 * WRITERS
 
 
+@pytest.mark.parametrize("default", ["serializable", "read committed"])
+def test_isolation_is_the_one_that_the_store_was_written_for(url: str, default: str) -> None:
+    set_default(url, f"default_transaction_isolation TO '{default}'")
+    with UserStore(url) as store:
+        with store._database.read() as connection:
+            reads = connection.exec_driver_sql("SHOW transaction_isolation").scalar()
+        with store._database.write() as connection:
+            writes = connection.exec_driver_sql("SHOW transaction_isolation").scalar()
+    assert (reads, writes) == ("repeatable read", "read committed")
+
+
 def test_serialization_failures_are_run_again_and_lose_no_update(store: UserStore) -> None:
     database = store._database
     database._writer = database.engine.execution_options(isolation_level="SERIALIZABLE")

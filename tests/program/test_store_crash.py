@@ -123,15 +123,14 @@ def test_killed_process_leaves_every_acknowledged_write_and_no_partial_one(
             assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-def test_run_of_a_dead_process_is_interrupted(tmp_path: Path) -> None:
+def test_run_of_a_dead_process_is_interrupted(location: str) -> None:
     code = (
         "import os, signal, sys; from program.store import UserStore; "
         "UserStore(sys.argv[1]).start_alignment('ann', {}); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    path = tmp_path / "store.db"
-    with UserStore(path) as store:
+    with UserStore(location) as store:
         store.add_user("ann", task="free-text")
-        subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+        subprocess.run([sys.executable, "-c", code, location], cwd=ROOT, check=False)
         [row] = store.alignments("ann")
         assert (row.status, row.ended_at) == ("interrupted", None)
         store.start_alignment("ann", {})
