@@ -203,6 +203,13 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
         "persona history": [(ANN,), (HOSTILE,)],
         "persona diff": [(ANN,), ("forgotten",), (ANN, HOSTILE)],
         "persona rollback": [(ANN, 1), (ANN, 99), (ANN, HOSTILE)],
+        "store copy": [
+            (w.home / "users.db", w.out / f"copy{HOSTILE_PATH}"),
+            (w.home / "users.db", w.out / f"copy{HOSTILE_PATH}"),
+            (w.home / "users.db", w.home / "users.db"),
+            (w.out / HOSTILE_PATH, w.out / "copy2"),
+            (w.home / "users.db", f"{HOSTILE}://"),
+        ],
         "demo": [
             ("--data", w.data, "--task", "LaMP-4", *MODEL),
             ("--data", w.data, "--task", "LaMP-4", "--user", HOSTILE),

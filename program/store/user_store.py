@@ -159,7 +159,8 @@ class UserStore:
         """Delete a user with all interactions, personas and alignments.
 
         On SQLite the bytes are overwritten in the file, and in its write-ahead log once no reader needs
-        it.
+        it. On PostgreSQL the server decides when: after ``VACUUM FULL`` and once its write-ahead log is
+        recycled, but never in backups and copies of the server.
         """
         self._database.change(lambda connection: users.forget(connection, user_id))
         if self._database.is_sqlite:
