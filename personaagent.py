@@ -37,6 +37,8 @@ def command_line() -> Any:
     from eval.cli import app as eval_app
     from eval.demo import demo
     from optimizers.cli import align
+    from optimizers.fleet.cli import app as fleet_app
+    from optimizers.fleet.texts import forget_user
     from program.cli import ask, persona, store, users
     from program.cli.root import Root
     from program.console import out
@@ -65,9 +67,11 @@ def command_line() -> Any:
     app.command()(demo)
     app.add_typer(users.app, name="users")
     app.add_typer(store.app, name="store")
+    users.also_forget(forget_user)
     app.command()(ask.ask)
     app.command()(ask.observe)
     app.command()(align)
+    app.add_typer(fleet_app, name="fleet")
     app.add_typer(persona.app, name="persona")
     app.add_typer(eval_app, name="eval")
     app.add_typer(trace_app, name="trace")

@@ -8,10 +8,14 @@ from .contracts import Candidate as Candidate
 from .contracts import CheckingGate as CheckingGate
 from .contracts import Decision as Decision
 from .contracts import Gate as Gate
+from .contracts import Journal as Journal
 from .contracts import Trial as Trial
 from .dspy_optimizers import OptimizableAgent as OptimizableAgent
 from .dspy_optimizers import PersonaProposer as PersonaProposer
 from .dspy_optimizers import persona_metric as persona_metric
+from .fleet.users import UserResult as UserResult
+from .fleet.users import align_users as align_users
+from .journal import MemoryJournal as MemoryJournal
 from .record import AlignmentRecord as AlignmentRecord
 from .record import AlignmentStep as AlignmentStep
 from .record import Feedback as Feedback

@@ -12,7 +12,8 @@ from dspy.utils.callback import with_callbacks
 
 from optimizers.checking import Choice, choose, review_pending
 from optimizers.config import PAPER, AlignmentConfig, Plan, make_plan
-from optimizers.contracts import Candidate
+from optimizers.contracts import Candidate, Journal
+from optimizers.journal import MemoryJournal
 from optimizers.record import AlignmentRecord, AlignmentStep, Rollout
 from optimizers.run import AlignmentRun, writes
 from optimizers.trainset import check_trainset
@@ -34,6 +35,8 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         config: Settings; the default `PAPER` is Algorithm 1.
         prompt_model: The model of feedback and update; ``None`` for the agent's model.
         past: What earlier alignments of this user left; `optimizers.align_user` reads it from the store.
+        journal: Runs each piece of paid work once; ``None`` for one in memory for each compile. With a
+            journal of an alignment that was stopped, a compile pays only for the rest.
         budget: Limits of one compile, which stops before the call that would exceed them.
         on_step: Called with each finished step, to show progress or to save it.
         **options: Single settings in place of those in ``config``, such as ``steps=3``.
@@ -67,6 +70,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
         *,
         prompt_model: Any = None,
         past: Past | None = None,
+        journal: Journal | None = None,
         budget: Budget | None = None,
         on_step: Callable[[AlignmentStep], None] | None = None,
         **options: Any,
@@ -78,6 +82,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
             raise ConfigError(f"unknown alignment setting: {error}") from error
         self.prompt_model = prompt_model
         self.past = past or Past()
+        self.journal = journal
         self.budget = budget
         self.on_step = on_step
 
@@ -140,14 +145,21 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
             raise EmptyHistoryError("there is no interaction to learn from; record one with `observe` first")
         check_trainset([*trainset, *valset])
         plan = self.plan(student, trainset, valset)
-        tracker = UsageTracker(self.budget, parent=current_tracker())
+        tracker = UsageTracker(self.budget, parent=current_tracker(), resumes=True)
         with (
             track_usage(tracker, student.act.lm),
             about(user_id=student.context.memory.user_id),
             span("align", config=self.config.as_dict(), plan=plan.as_dict()) as trace,
         ):
             run = AlignmentRun(
-                self.config, student.deepcopy(), trainset, valset, self.prompt_model, self.past, wait
+                self.config,
+                student.deepcopy(),
+                trainset,
+                valset,
+                self.prompt_model,
+                self.past,
+                self.journal or MemoryJournal(),
+                wait,
             )
             review = await review_pending(run)
             steps = await self._algorithm_1(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,10 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from optimizers.batches import BATCH_RULES
-from optimizers.config import PRESETS, AlignmentConfig
+from optimizers.config import PRESETS
+from optimizers.fleet.users import CONCURRENCY, UserResult, align_users
 from optimizers.gates import GATES
-from optimizers.record import AlignmentRecord
-from optimizers.stored import align_user
 from program.cli.options import (
     Adapter,
     Json,
@@ -40,14 +40,15 @@ from program.console import (
 )
 from program.errors import ConfigError, DataError
 from program.files import read_lines
+from program.limits import MOST_STEPS
 from program.loop import AgentSettings
-from program.models.outages import is_outage
 from program.printer import make_table
-from program.store import UserStore
 from program.text import counted, one_line
 from program.usage import Budget, UsageTracker, track_usage
 
 _MAX_ERROR = 300
+INTERRUPTED = 130
+"""The exit code of a run that Ctrl-C ended."""
 
 Users = Annotated[list[str] | None, typer.Argument(help="User ids.", show_default=False)]
 
@@ -59,6 +60,7 @@ def _names(registry: Any) -> str:
 def align(
     users: Users = None,
     all_: Annotated[bool, typer.Option("--all", help="Align every user.")] = False,
+    stale: Annotated[bool, typer.Option("--stale", help="Align every user with new interactions.")] = False,
     model: Model = None,
     prompt_model: Annotated[
         str | None, typer.Option(help="Model of feedback and update; default: the agent's model.")
@@ -97,6 +99,12 @@ def align(
     negatives: Annotated[
         Path | None, typer.Option(help="LaMP-1: a file of paper titles, one per line, cited by no user here.")
     ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=MOST_STEPS, help="Most model calls in flight, over all users.")
+    ] = CONCURRENCY,
+    again: Annotated[
+        bool, typer.Option("--again", help="Align users too from whom there is nothing new to learn.")
+    ] = False,
     max_calls: MaxCalls = None,
     max_usd: MaxUsd = None,
     wikipedia: Wikipedia = True,
@@ -107,7 +115,10 @@ def align(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Align personas with what users really answered."""
+    """Align personas with what users really answered.
+
+    A run that is stopped, fails or is killed goes on from the finished calls when it is started again.
+    """
     if preset not in PRESETS:
         raise ConfigError(f"`--preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
     given: dict[str, Any] = {
@@ -119,13 +130,14 @@ def align(
     }
     config = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
     settings = AgentSettings(max_input_chars=max_input_chars)
-    if bool(users) == all_:
-        raise ConfigError("name the users to align, or use `--all`")
+    if bool(users) + all_ + stale != 1:
+        raise ConfigError("name the users to align, or use `--all` or `--stale`")
     titles = _lines(negatives)
     tracker = UsageTracker(Budget(max_calls=max_calls, max_usd=max_usd))
-    results: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
+    interrupted = False
     with open_store(store) as opened:
-        chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users()]))
+        chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users() if all_ or row.stale]))
         for user_id in chosen:
             opened.user(user_id)
         prompt_lm = _prompt_model(prompt_model)
@@ -134,62 +146,72 @@ def align(
             track_usage(tracker),
             progress(tracker, len(chosen), "users") as bar,
         ):
-            for user_id in chosen:
-                row = _align_one(
+
+            async def align_all() -> None:
+                results = await align_users(
                     opened,
-                    user_id,
+                    chosen,
                     config,
                     prompt_model=prompt_lm,
+                    concurrency=concurrency,
+                    again=again,
                     negatives=titles,
                     wikipedia=wikipedia,
                     settings=settings,
                 )
-                results.append(row)
-                bar.advance(user_id)
-                if row["stop"]:
-                    break
-    _report(results, tracker, len(chosen), json)
+                async for result in results:
+                    rows[result.user_id] = _row(result)
+                    bar.advance(result.user_id)
+
+            try:
+                asyncio.run(align_all())
+            except KeyboardInterrupt:
+                interrupted = True
+    _report([rows[user_id] for user_id in chosen if user_id in rows], tracker, len(chosen), json, interrupted)
 
 
-def _align_one(store: UserStore, user_id: str, config: AlignmentConfig, **settings: Any) -> dict[str, Any]:
-    """Align one user of several: a failure is that user's row, an outage stops the rest."""
-    row: dict[str, Any] = {"user_id": user_id, "error": None, "code": 0, "stop": False}
-    try:
-        record: AlignmentRecord = align_user(store, user_id, config, **settings).alignment
-    except Exception as error:  # noqa: BLE001 - one user's failure is a row; the rows of the others go on
+def _row(result: UserResult) -> dict[str, Any]:
+    """Return what is printed of one user of several; a failure is that user's row."""
+    row: dict[str, Any] = {"user_id": result.user_id, "error": None, "code": 0}
+    if (error := result.error) is not None:
         line = explain(error)
         row["error"] = line or one_line(f"{type(error).__name__}: {error}", _MAX_ERROR)
         row["code"] = exit_code(error)
-        row["stop"] = is_outage(error)
         if line is None:
             print_traceback(error)
         return row
-    head = store.persona(user_id)
+    record = result.record
+    notes = [step["note"] for step in record["steps"] if step["note"]]
     return {
         **row,
-        "persona_version": head.version if head else None,
+        "persona_version": result.persona_version,
         "steps": [
             {
-                "step": step.number,
-                "score": step.score,
-                "accepted": step.decision.accept,
-                "reason": step.decision.reason,
+                "step": step["number"],
+                "score": _mean([rollout["score"] for rollout in step["simulations"]]),
+                "accepted": step["decision"]["accept"],
+                "reason": step["decision"]["reason"],
             }
-            for step in record.steps
+            for step in record["steps"]
         ],
-        "notes": [step.note for step in record.steps if step.note],
-        "agent_runs": record.n_rollouts,
-        "usage": {stage: vars(usage) for stage, usage in record.usage.items()},
-        "seconds": round(record.seconds, 2),
+        "notes": ["there is nothing new to learn"] if result.status == "done" else notes,
+        "agent_runs": record["agent_runs"],
+        "usage": record["usage"],
+        "seconds": round(record["seconds"], 2),
     }
 
 
-def _report(results: list[dict[str, Any]], tracker: UsageTracker, n_users: int, json: bool) -> None:
+def _mean(scores: list[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _report(
+    results: list[dict[str, Any]], tracker: UsageTracker, n_users: int, json: bool, interrupted: bool
+) -> None:
     failed = [row for row in results if row["error"]]
     if json:
-        print_json(
-            [{key: value for key, value in row.items() if key not in ("stop", "code")} for row in results]
-        )
+        print_json([{key: value for key, value in row.items() if key != "code"} for row in results])
     elif len(failed) < len(results):
         _print_table([row for row in results if not row["error"]])
     for row in failed:
@@ -198,6 +220,8 @@ def _report(results: list[dict[str, Any]], tracker: UsageTracker, n_users: int, 
     err.print_line(
         f"{aligned} of {counted(n_users, 'user')} aligned, {tracker.total()}, {tracker.seconds:.0f} s"
     )
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
     if failed:
         raise typer.Exit(PARTIAL if len(failed) < len(results) else failed[0]["code"])
 

@@ -8,9 +8,9 @@ given to `PersonaAlignment` as an object, or by name: a built-in one (``batch="h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import dspy
 
@@ -220,5 +220,63 @@ class CheckingGate(Gate, Protocol):
             parent: Scores in [0, 1] of the current persona; see `Gate.decide`.
             candidate: Scores of the rewrite on the same interactions, in the same order.
             trial: Which test this is.
+        """
+        ...
+
+
+class Journal(Protocol):
+    """Runs each named piece of an alignment's paid work once, and keeps what it returned.
+
+    A piece is a rollout, a textual loss, an update or a check answer. An alignment that is stopped and run
+    again with the same journal pays only for the pieces that are not finished.
+
+    Constraints: one journal serves one alignment of one user, however often that is run again; names differ
+    between its pieces. A piece that raises is not kept. Several pieces may be in progress at once.
+
+    Determinism: the same name returns equal JSON data, whoever runs it and when.
+
+    Example:
+        >>> import asyncio
+        >>> class Remembering:
+        ...     def __init__(self):
+        ...         self.kept = {}
+        ...
+        ...     async def run(self, name, work):
+        ...         if name not in self.kept:
+        ...             self.kept[name] = await work()
+        ...         return self.kept[name]
+        >>> async def paid():
+        ...     print("paid")
+        ...     return {"text": "Be brief."}
+        >>> async def twice(journal):
+        ...     return [await journal.run("ana/update/1", paid) for _ in range(2)]
+        >>> asyncio.run(twice(Remembering()))
+        paid
+        [{'text': 'Be brief.'}, {'text': 'Be brief.'}]
+    """
+
+    async def run(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what the piece ``name`` returned; run it first if it is not finished.
+
+        Args:
+            name: The user, a hash of the persona, the interaction and what is done: stable over runs.
+            work: Does the piece and returns JSON data. It never waits in the sync methods.
+        """
+        ...
+
+
+class CallJournal(Journal, Protocol):
+    """A journal that also keeps the model calls inside of a piece that is not finished.
+
+    A rollout makes several calls. With `run` alone those of an unfinished rollout are paid again.
+    """
+
+    async def run_call(self, piece: str, number: int, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what a call returned; make it first if it is not finished.
+
+        Args:
+            piece: The piece in progress.
+            number: Which of its calls, from 1; they are made one after the other.
+            work: Makes the call and returns JSON data.
         """
         ...

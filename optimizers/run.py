@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dspy
 
 from optimizers.config import AlignmentConfig, checking_gate
-from optimizers.contracts import Candidate
+from optimizers.contracts import Candidate, Journal
 from optimizers.edits import GroundedLoss
+from optimizers.journal import Pieces
 from optimizers.loss import TextualLoss
 from optimizers.prompting import ask_text
 from optimizers.record import Feedback, Rollout
@@ -62,6 +63,7 @@ class AlignmentRun:
         valset: Sequence[dspy.Example],
         prompt_model: Any,
         past: Past,
+        journal: Journal,
         wait: bool,
     ) -> None:
         self.config = config
@@ -73,6 +75,8 @@ class AlignmentRun:
         self.valset = list(valset)
         self.prompt_model = prompt_model
         self.wait = wait
+        # Each rollout and each question to the model of feedback and update is one piece.
+        self.pieces = Pieces(journal, agent.context.memory.user_id)
         self.batch: list[dspy.Example] = []
         # Texts that were cut for the feedback of this step.
         self.n_cut = 0
@@ -224,25 +228,47 @@ class AlignmentRun:
         truth = str(example.response)
         rollout = Rollout(interaction_id=str(example.before), query=str(example.query), truth=truth)
         with stage("simulate"), span("simulate", interaction_id=rollout.interaction_id) as trace:
-            try:
-                inputs = {**example.inputs(), **({"truth": truth} if self.config.graded else {})}
-                if steps is not None:
-                    inputs["steps"] = steps
-                prediction = await agent.acall(**inputs) if self.wait else agent(**inputs)
-            except UnparsableAnswerError as error:
-                rollout = replace(rollout, error=str(error))
+            data = await self.pieces.run(
+                agent.persona,
+                rollout.interaction_id,
+                "rollout" if steps is None else "check answer",
+                lambda: self._answer(agent, example, steps),
+            )
+            if "error" in data:
+                rollout = replace(rollout, error=data["error"])
             else:
+                made = [
+                    Step(**{**step, "interaction_ids": tuple(step["interaction_ids"])})
+                    for step in data["steps"]
+                ]
                 rollout = replace(
                     rollout,
-                    answer=prediction.answer,
-                    score=agent.context.task.answer.agreement(prediction.answer, truth),
-                    tools=[step.call for step in prediction.steps],
-                    likelihood=prediction.likelihood,
+                    answer=data["answer"],
+                    score=agent.context.task.answer.agreement(data["answer"], truth),
+                    tools=[step.call for step in made],
+                    likelihood=data["likelihood"],
                 )
-                self.tool_steps.setdefault(rollout.interaction_id, prediction.steps)
+                self.tool_steps.setdefault(rollout.interaction_id, tuple(made))
             trace.output(simulation=rollout)
         self._rollouts[key] = rollout
         return rollout
+
+    async def _answer(
+        self, agent: PersonaAgent, example: dspy.Example, steps: Sequence[Step] | None
+    ) -> dict[str, Any]:
+        """Return the agent's answer as JSON data, or why there is none."""
+        inputs = {**example.inputs(), **({"truth": str(example.response)} if self.config.graded else {})}
+        if steps is not None:
+            inputs["steps"] = steps
+        try:
+            prediction = await agent.acall(**inputs) if self.wait else agent(**inputs)
+        except UnparsableAnswerError as error:
+            return {"error": str(error)}
+        return {
+            "answer": prediction.answer,
+            "likelihood": prediction.likelihood,
+            "steps": [asdict(step) for step in prediction.steps],
+        }
 
     async def _textual_loss(self, rollout: Rollout) -> Feedback:
         if self.config.skip_right and rollout.score == 1.0:
@@ -252,6 +278,7 @@ class AlignmentRun:
         with span("textual_loss", interaction_id=rollout.interaction_id) as trace:
             text = await self.ask(
                 "textual_loss",
+                rollout.interaction_id,
                 GroundedLoss if self.config.evidence else TextualLoss,
                 question=f"{self.agent.context.task.question}\n{self._cut(rollout.query)}",
                 expected_answer=self._cut(rollout.truth),
@@ -268,16 +295,21 @@ class AlignmentRun:
         self.n_cut += shorter != text
         return shorter
 
-    async def ask(self, stage_name: str, signature: Any, **inputs: str) -> str | None:
+    async def ask(self, stage_name: str, interaction_id: str, signature: Any, **inputs: str) -> str | None:
         """Return a text of the model of feedback and update; ``None`` if it cannot be used twice."""
-        return await ask_text(
-            stage_name,
-            signature,
-            lm=self.prompt_model,
-            max_chars=self.config.max_chars,
-            wait=self.wait,
-            **inputs,
-        )
+
+        async def work() -> str | None:
+            return await ask_text(
+                stage_name,
+                signature,
+                lm=self.prompt_model,
+                max_chars=self.config.max_chars,
+                wait=self.wait,
+                **inputs,
+            )
+
+        text: str | None = await self.pieces.run(self.agent.persona, interaction_id, stage_name, work)
+        return text
 
     async def each(self, jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         """Run all jobs: concurrently if waiting is possible, else one after the other.
@@ -292,3 +324,5 @@ class AlignmentRun:
         finally:
             for task in tasks:
                 task.cancel()
+            # A call in flight may be kept: it must be before the alignment is run again.
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 
 from optimizers.alignment import PersonaAlignment
 from optimizers.betting import fit_prior
 from optimizers.config import GROUNDED, AlignmentConfig, checking_gate
+from optimizers.contracts import Journal
 from optimizers.gates import GATES
 from optimizers.trainset import examples
 from optimizers.trials import Past, Pending
 from program.agent import PersonaAgent
+from program.calls import make_call
 from program.home import home as default_home
 from program.loop import AgentSettings
 from program.session import Session
@@ -28,6 +32,8 @@ from program.usage import Budget
 
 _MAX_ERROR = 500
 
+T = TypeVar("T")
+
 
 def align_user(
     store: UserStore,
@@ -36,6 +42,7 @@ def align_user(
     *,
     home: Path | None = None,
     prompt_model: Any = None,
+    journal: Journal | None = None,
     budget: Budget | None = None,
     negatives: Sequence[str] = (),
     wikipedia: bool = True,
@@ -53,6 +60,8 @@ def align_user(
         config: Settings; `PAPER` is Algorithm 1, exactly.
         home: The data directory; ``None`` for `program.home.home`.
         prompt_model: The model of feedback and update; ``None`` for the configured model.
+        journal: Keeps finished pieces, so that this alignment can be run again without paying for them;
+            ``None`` for one in memory.
         budget: Limits of this alignment.
         negatives: Wrong options for LaMP-1 (see `optimizers.examples`).
         wikipedia: Whether the agent may search Wikipedia; its search words leave the machine.
@@ -96,6 +105,7 @@ def align_user(
             user_id,
             config,
             prompt_model=prompt_model,
+            journal=journal,
             budget=budget,
             negatives=negatives,
             wait=False,
@@ -114,6 +124,7 @@ async def aalign_user(
     *,
     home: Path | None = None,
     prompt_model: Any = None,
+    journal: Journal | None = None,
     budget: Budget | None = None,
     negatives: Sequence[str] = (),
     wikipedia: bool = True,
@@ -138,6 +149,7 @@ async def aalign_user(
         user_id,
         config,
         prompt_model=prompt_model,
+        journal=journal,
         budget=budget,
         negatives=negatives,
         wait=True,
@@ -154,6 +166,7 @@ async def _align(
     config: AlignmentConfig,
     *,
     prompt_model: Any,
+    journal: Journal | None,
     budget: Budget | None,
     negatives: Sequence[str],
     wait: bool,
@@ -162,7 +175,10 @@ async def _align(
     tools: Tools,
     settings: AgentSettings | None,
 ) -> PersonaAgent:
-    session = Session(
+    # With an event loop, what blocks runs in a thread: the profile may take a call, and a commit waits.
+    call = asyncio.to_thread if wait else _call_now
+    open_session = partial(
+        Session,
         store,
         user_id,
         tools=make_tools(tools, (home or default_home()) / "cache", wikipedia=wikipedia),
@@ -170,19 +186,21 @@ async def _align(
         learns=False,  # only an alignment that ends well has learned from new interactions
         parts=config.edits,
     )
+    session: Session = await make_call("", lambda: call(open_session))
     agent, version = session.agent, session.version
     context = agent.context
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)
     cohort = _cohort(context.task, config)
-    alignment_id = store.start_alignment(user_id, config.as_dict())
-    optimizer = PersonaAlignment(
-        config,
-        prompt_model=prompt_model,
-        past=_past(store, user_id, config, cohort),
-        budget=budget,
-        on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
-    )
+    alignment_id = await call(store.start_alignment, user_id, config.as_dict())
     try:
+        optimizer = PersonaAlignment(
+            config,
+            prompt_model=prompt_model,
+            past=await call(_past, store, user_id, config, cohort),
+            journal=journal,
+            budget=budget,
+            on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
+        )
         with about(persona_version=version.version):
             if wait:
                 aligned: PersonaAgent = await optimizer.acompile(agent, trainset=trainset)
@@ -193,7 +211,8 @@ async def _align(
         raise
     changed = aligned.persona != agent.persona
     record = aligned.alignment
-    store.finish_alignment(
+    await call(
+        store.finish_alignment,
         user_id,
         alignment_id,
         record.as_dict(),
@@ -203,6 +222,10 @@ async def _align(
         cohort=cohort,
     )
     return aligned
+
+
+async def _call_now(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    return function(*args, **kwargs)
 
 
 def _cohort(task: Task, config: AlignmentConfig) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from optimizers.contracts import Candidate
 from optimizers.editing import Source, apply_edits, propose_facts
+from optimizers.edits import Edit
 from optimizers.loss import UpdatePersona
 from optimizers.prompting import ask_edits, number_feedback
 from optimizers.record import Feedback
@@ -61,7 +62,7 @@ async def _rewrite(run: AlignmentRun, feedback: Sequence[Feedback]) -> Proposal:
         return Proposal(note="no feedback, so nothing to change")
     numbered = number_feedback(texts)
     with span("update", persona=persona, feedback=numbered) as trace:
-        rewrite = await run.ask("update", UpdatePersona, current_system_prompt=persona, feedback=numbered)
+        rewrite = await run.ask("update", "", UpdatePersona, current_system_prompt=persona, feedback=numbered)
         trace.output(persona=rewrite)
     if rewrite is None:
         return Proposal(note="the rewrite could not be used twice, the old persona stays")
@@ -75,9 +76,8 @@ async def _edit(run: AlignmentRun, feedback: Sequence[Feedback]) -> Proposal:
         return Proposal(note="no feedback, so nothing to change")
     persona, numbered = _parts(run), number_feedback([item.text for item in given])
     with span("update", persona=run.agent.persona, feedback=numbered) as trace:
-        edits = await ask_edits(
-            lm=run.prompt_model,
-            wait=run.wait,
+        edits = await _ask_edits(
+            run,
             facts=run.named_facts(persona.facts),
             lines="\n".join(f"{n}. {line.text}" for n, line in enumerate(persona.lines, 1)) or "none yet",
             feedback=numbered,
@@ -100,6 +100,15 @@ async def _edit(run: AlignmentRun, feedback: Sequence[Feedback]) -> Proposal:
         return Proposal(candidates=[candidate], refusals=refusals)
     note = "every edit was refused" if refusals else "the feedback calls for no edit"
     return Proposal(refusals=refusals, note=note)
+
+
+async def _ask_edits(run: AlignmentRun, **inputs: str) -> list[Edit] | None:
+    async def work() -> list[dict[str, object]] | None:
+        edits = await ask_edits(lm=run.prompt_model, wait=run.wait, **inputs)
+        return None if edits is None else [edit.model_dump(mode="json") for edit in edits]
+
+    edits = await run.pieces.run(run.agent.persona, "", "update", work)
+    return None if edits is None else [Edit.model_validate(edit) for edit in edits]
 
 
 def _show_other_facts(run: AlignmentRun) -> Proposal:

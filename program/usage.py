@@ -6,6 +6,7 @@ therefore exact in threads and asyncio, and DSPy's global history, which mixes u
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 import dspy
 from dspy.dsp.utils.settings import main_thread_config
 
+from program.calls import has_around, make_call
 from program.errors import BudgetExceededError, ModelSetupError
 from program.spans import report_call
 from program.text import counted
@@ -99,6 +101,8 @@ class UsageTracker:
     Args:
         budget: Limits of the run; ``None`` for no limit.
         parent: The tracker of an enclosing run. It also counts every call, and its budget also applies.
+        resumes: Whether this is the tracker of a run that may be resumed: calls that were paid before it was
+            resumed count in it, but not in ``parent``.
 
     Example:
         >>> import dspy
@@ -111,9 +115,12 @@ class UsageTracker:
         {'dinner': 1}
     """
 
-    def __init__(self, budget: Budget | None = None, *, parent: UsageTracker | None = None) -> None:
+    def __init__(
+        self, budget: Budget | None = None, *, parent: UsageTracker | None = None, resumes: bool = False
+    ) -> None:
         self.budget = budget or Budget()
         self.parent = parent
+        self.resumes = resumes
         self._stages: dict[str, Usage] = {}
         self._granted = 0
         self._lock = threading.Lock()
@@ -161,9 +168,34 @@ class UsageTracker:
         with self._lock:
             self._stages.setdefault(_stage.get(), Usage()).add(call)
         if self.parent is None:
+            meter = _meter.get()
+            if meter is not None:
+                meter.setdefault(_stage.get(), Usage()).add(call)
             report_call(entry)
         else:
             self.parent.record(entry)
+
+    def replay(self, by_stage: Mapping[str, Usage]) -> None:
+        """Count calls that were paid before a run was resumed, as they were counted then.
+
+        They count against the budget, since the run has made them, but not in the enclosing run, which has
+        not. Nothing is reported to the trace.
+
+        Example:
+            >>> outer = UsageTracker()
+            >>> inner = UsageTracker(Budget(max_calls=3), parent=outer, resumes=True)
+            >>> inner.replay({"update": Usage(calls=3)})
+            >>> inner.total().calls, outer.total().calls
+            (3, 0)
+            >>> inner.reserve()
+            Traceback (most recent call last):
+            program.errors.BudgetExceededError: stopped before call 4: the limit is 3 calls
+        """
+        with self._lock:
+            _add(self._stages, by_stage)
+            self._granted += sum(usage.calls for usage in by_stage.values())
+        if self.parent is not None and not self.resumes:
+            self.parent.replay(by_stage)
 
 
 def _usage_of(entry: Mapping[str, Any]) -> Usage:
@@ -235,6 +267,47 @@ def observe_exchange() -> Iterator[Exchange]:
         _exchange.reset(token)
 
 
+_meter: ContextVar[dict[str, Usage] | None] = ContextVar("personaagent_meter", default=None)
+
+
+@contextmanager
+def metered() -> Iterator[dict[str, Usage]]:
+    """Collect by stage what the tracked calls inside the block cost, beside what their trackers count.
+
+    Example:
+        >>> import dspy
+        >>> from program import scripted_lm
+        >>> lm = scripted_lm(lambda system, user: "Lentils.")
+        >>> with track_usage(UsageTracker(), lm), metered() as usage, stage("dinner"):
+        ...     dspy.settings.lm("What shall I cook?")
+        ['Lentils.']
+        >>> usage["dinner"].calls
+        1
+    """
+    usage: dict[str, Usage] = {}
+    outer, token = _meter.get(), _meter.set(usage)
+    try:
+        yield usage
+    finally:
+        _meter.reset(token)
+        if outer is not None:
+            _add(outer, usage)
+
+
+def _add(totals: dict[str, Usage], by_stage: Mapping[str, Usage]) -> None:
+    for name, usage in by_stage.items():
+        totals.setdefault(name, Usage()).add(usage)
+
+
+def replay_usage(by_stage: Mapping[str, Usage]) -> None:
+    """Count calls that were paid before, in the current tracker and what is being metered."""
+    tracker, meter = _tracker.get(), _meter.get()
+    if tracker is not None:
+        tracker.replay(by_stage)
+    if meter is not None:
+        _add(meter, by_stage)
+
+
 _tracker: ContextVar[UsageTracker | None] = ContextVar("personaagent_tracker", default=None)
 _stage: ContextVar[str] = ContextVar("personaagent_stage", default="answer")
 
@@ -292,10 +365,23 @@ def track_lm(lm: Any, tracker: UsageTracker) -> Any:
             exchange.entries.append(entry)
         tracker.record(entry)
 
+    ask = type(copied).acall
+
+    async def acall(prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        if not has_around():
+            return await ask(copied, prompt, messages=messages, **kwargs)
+        request = _digest(copied.model, prompt, messages, copied.kwargs, kwargs)
+        return await make_call(request, lambda: ask(copied, prompt, messages=messages, **kwargs))
+
     copied.update_history = record
+    copied.acall = acall
     copied.retries = getattr(lm, "retries", getattr(lm, "num_retries", 0))
     copied.num_retries = 0
     return copied
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 @contextmanager

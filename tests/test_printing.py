@@ -201,6 +201,7 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             (HOSTILE,),
         ],
         "persona history": [(ANN,), (HOSTILE,)],
+        "fleet status": [(), ("--store", w.out / HOSTILE_PATH / "x")],
         "persona diff": [(ANN,), ("forgotten",), (ANN, HOSTILE)],
         "persona rollback": [(ANN, 1), (ANN, 99), (ANN, HOSTILE)],
         "store copy": [
@@ -415,6 +416,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "ask": ("ana", "what now", *LOCAL),
     "observe": ("ana", "--query", "q", "--response", "r"),
     "align": ("ana", *LOCAL),
+    "fleet status": (),
     "users import": ("history.jsonl",),
     "users list": (),
     "users show": ("ana",),

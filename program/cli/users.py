@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from program.console import PARTIAL, confirm, err, out, print_json, reading
 from program.home import home
 from program.memory.semantic import render
 from program.printer import make_table
+from program.store import UserStore
 from program.store.importers import import_users
 from program.text import counted, cut
 from program.text_safety import visible
@@ -19,6 +21,13 @@ from program.text_safety import visible
 app = typer.Typer(no_args_is_help=True, help="Import, show and delete users.")
 
 _MAX_QUERY = 90
+
+_forgetters: dict[str, Callable[[UserStore, str], object]] = {}
+
+
+def also_forget(forget_user: Callable[[UserStore, str], object]) -> None:
+    """Call ``forget_user(store, user_id)`` too when a user is forgotten; other packages keep texts."""
+    _forgetters[f"{forget_user.__module__}.{forget_user.__qualname__}"] = forget_user
 
 
 @app.command("import")
@@ -154,6 +163,8 @@ def forget(
         users.user(user)
         if not yes and not confirm(f"Delete everything about {user!r}? This cannot be undone"):
             raise typer.Abort
+        for forget_elsewhere in _forgetters.values():
+            forget_elsewhere(users, user)
         users.forget(user)
         empty_cache(home())
         calls = forget_user(home(), user)

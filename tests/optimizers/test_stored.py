@@ -10,8 +10,8 @@ from typing import Any
 import dspy
 import pytest
 
-from optimizers import PAPER, AlignmentConfig, aalign_user, align_user
-from optimizers.cli import _align_one
+from optimizers import PAPER, AlignmentConfig, UserResult, aalign_user, align_user, align_users
+from optimizers.cli import _row
 from program import Interaction, UserStore, open_session, scripted_lm
 from program.console import MODEL
 from program.errors import (
@@ -36,6 +36,16 @@ def store(location: str) -> Iterator[UserStore]:
         for number in range(4):
             store.observe("ana", query=f"question {number}", response=f"answer {number}")
         yield store
+
+
+def results_of(store: UserStore, user_ids: list[str]) -> list[UserResult]:
+    """Align users and return their results in the order of their ids."""
+
+    async def collect() -> list[UserResult]:
+        results = await align_users(store, user_ids, AlignmentConfig(), wikipedia=False)
+        return [result async for result in results]
+
+    return sorted(asyncio.run(collect()), key=lambda result: user_ids.index(result.user_id))
 
 
 def reply(system: str, user: str) -> Any:
@@ -248,16 +258,18 @@ class TestOneOfSeveral:
     def test_failure_is_a_row_of_one_line(
         self, store: UserStore, monkeypatch: pytest.MonkeyPatch, error: Exception
     ) -> None:
-        def failing_align(*args: Any, **settings: Any) -> Any:
+        async def failing_align(*args: Any, **settings: Any) -> Any:
             raise error
 
-        monkeypatch.setattr("optimizers.cli.align_user", failing_align)
-        row = _align_one(store, "ana", AlignmentConfig())
+        monkeypatch.setattr("optimizers.fleet.users.aalign_user", failing_align)
+        with dspy.context(lm=scripted_lm(reply)):
+            (result,) = results_of(store, ["ana"])
+        row = _row(result)
         assert row["user_id"] == "ana"
         assert row["error"]
         assert "\n" not in row["error"]
         assert row["code"] != 0
-        assert row["stop"] is (error in self.OUTAGES)
+        assert result.status == ("stopped" if error in self.OUTAGES else "failed")
 
     @pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
     def test_outage_is_one_for_every_request(self, error: Exception) -> None:
@@ -273,11 +285,10 @@ class TestOneOfSeveral:
             store.add_user(name, task="free-text")
             store.observe(name, query=query, response="Soup.")
         with dspy.context(lm=scripted_lm(limited)):
-            rows = [
-                _align_one(store, name, AlignmentConfig(), wikipedia=False) for name in ("ana", "ben", "cem")
-            ]
+            results = results_of(store, ["ana", "ben", "cem"])
+        rows = [_row(result) for result in results]
         assert [bool(row["error"]) for row in rows] == [False, True, False]
-        assert not any(row["stop"] for row in rows)
+        assert [result.status for result in results] == ["aligned", "failed", "aligned"]
         assert "too long" in rows[1]["error"]
         assert rows[1]["code"] == MODEL
         assert [store.user(name).stale for name in ("ana", "ben", "cem")] == [False, True, False]
@@ -288,9 +299,9 @@ class TestOneOfSeveral:
         with store._database.write() as connection:
             connection.exec_driver_sql("UPDATE pa_users SET task = 'no-such-task' WHERE user_id = 'ben'")
         with dspy.context(lm=scripted_lm(reply)):
-            rows = [_align_one(store, name, AlignmentConfig(), wikipedia=False) for name in ("ben", "ana")]
-        assert "no-such-task" in rows[0]["error"]
-        assert (rows[0]["stop"], rows[1]["error"]) == (False, None)
+            results = results_of(store, ["ben", "ana"])
+        assert "no-such-task" in str(results[0].error)
+        assert [result.status for result in results] == ["failed", "aligned"]
 
 
 class TestLongTexts:

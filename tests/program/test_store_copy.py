@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -299,7 +298,7 @@ class TestCommand:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def interrupted(*_: object) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
 
         with UserStore(tmp_path / "s.db") as source:
             fill(source)

@@ -1,0 +1,291 @@
+"""Durable pieces by DBOS: workflows and steps in tables, read again after a crash.
+
+One workflow is one attempt at an alignment. Its id is the user and a hash of what would be learned, and its
+steps are the finished pieces, by name. The next attempt at the same work reads the steps of those before it;
+an attempt that ends well deletes the user's older ones. `optimizers.fleet.locks` tells which are alive.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from sqlalchemy import Engine, create_engine, event
+
+from optimizers.contracts import Journal
+from optimizers.fleet.locks import UserLocks
+from optimizers.fleet.place import is_sqlite, server_url, user_prefix
+from optimizers.journal import to_its_end
+from program.errors import AlignmentFailedError, ConfigError, StoreError
+from program.side_files import make_private
+from program.store import UserStore
+
+FILE = "fleet.db"
+VERSION = "pieces-1"
+"""The format of the pieces. Attempts of another format are not read."""
+
+_POOL = 4
+_SCHEMA = "personaagent_fleet"
+
+State = Literal["done", "failed", "running", "interrupted"]
+
+_open: tuple[str, Engine] | None = None
+_users_of_it = 0
+_guard = threading.Lock()
+_jobs: dict[str, Callable[[], Awaitable[None]]] = {}
+
+
+class AttemptFailed(Exception):
+    """An attempt ended with an error; the message is its type alone, without a user's text."""
+
+
+@DBOS.workflow(name="align")  # type: ignore[untyped-decorator, unused-ignore]
+async def _attempt(user_id: str) -> str:
+    """Run one attempt. What it does is in this process alone: `_jobs` has it by the workflow's id."""
+    await _jobs[str(DBOS.workflow_id)]()
+    return user_id
+
+
+def _same(output: str) -> str:
+    return output
+
+
+class DurableJournal:
+    """Keeps each finished piece as a step of the workflow that it runs in.
+
+    Args:
+        kept: Steps of earlier attempts, by name.
+    """
+
+    def __init__(self, kept: dict[str, str]) -> None:
+        self._kept = kept
+        # The latest call of each piece: it is written before the next one begins, or not at all, since the
+        # piece itself is then finished.
+        self._latest: dict[str, tuple[str, str]] = {}
+
+    async def run(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what the piece returned; run it first if it is not finished."""
+        if name in self._kept:
+            return json.loads(self._kept[name])
+        try:
+            output = json.dumps(await work())
+        except BaseException:
+            await self._write_latest(name)
+            raise
+        self._latest.pop(name, None)
+        await self._write(name, output)
+        return json.loads(output)
+
+    async def run_call(self, piece: str, number: int, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what a call of a piece returned; make it first if it is not finished."""
+        name = f"{piece}/call {number}"
+        if name in self._kept:
+            return json.loads(self._kept[name])
+        await self._write_latest(piece)
+        output = json.dumps(await work())
+        self._latest[piece] = (name, output)
+        return json.loads(output)
+
+    async def _write_latest(self, piece: str) -> None:
+        if piece in self._latest:
+            await self._write(*self._latest.pop(piece))
+
+    async def _write(self, name: str, output: str) -> None:
+        self._kept[name] = output
+        await to_its_end(DBOS.run_step_async({"name": name}, _same, output))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One alignment as the fleet knows it.
+
+    Attributes:
+        user_id: The user.
+        state: ``running`` in any process; ``interrupted`` if that has ended: the next run takes it over.
+        pieces: Finished pieces and calls.
+        started_at: When it started.
+    """
+
+    user_id: str
+    state: State
+    pieces: int
+    started_at: datetime
+
+
+class DurableEngine:
+    """Runs alignments as workflows. Create it with `open_durable`."""
+
+    def __init__(self, store: UserStore, engine: Engine) -> None:
+        self._store = store
+        self._engine = engine
+
+    async def run(self, user_id: str, key: str, work: Callable[[Journal], Awaitable[None]]) -> None:
+        """Run an attempt with the pieces of those before it. The user's lock must be held.
+
+        Args:
+            user_id: The user.
+            key: A hash of what would be learned.
+            work: Aligns the user with a journal.
+        """
+        prefix = user_prefix(self._store, user_id)
+        rows = await DBOS.list_workflows_async(
+            workflow_id_prefix=prefix, load_input=False, app_version=VERSION
+        )
+        ids = [row.workflow_id for row in rows]
+        same = [row for row in rows if row.workflow_id.startswith(f"{prefix}{key}")]
+        kept: dict[str, str] = {}
+        for row in same:
+            steps = await DBOS.list_workflow_steps_async(row.workflow_id)
+            kept |= {step["function_name"]: step["output"] for step in steps if step["output"]}
+            if row.status == "SUCCESS" or str(row.error) == AlignmentFailedError.__name__:
+                kept = {}  # it is to be done anew, or its answers are of no use
+        workflow_id = f"{prefix}{key}" + (f"-{uuid4().hex[:8]}" if same else "")
+        failure: list[Exception] = []
+
+        async def attempt() -> None:
+            try:
+                await work(DurableJournal(kept))
+            except Exception as error:  # noqa: BLE001 - it is raised again below
+                failure.append(error)
+                # An error may hold a user's text, or fail to print; the tables need neither.
+                raise AttemptFailed(type(error).__name__) from None
+
+        _jobs[workflow_id] = attempt
+        try:
+            with SetWorkflowID(workflow_id):
+                await _attempt(user_id)
+        except AttemptFailed:
+            raise failure[0] from None
+        finally:
+            del _jobs[workflow_id]
+        if ids:
+            await DBOS.delete_workflows_async(ids)
+
+    def forget(self, user_id: str) -> int:
+        """Delete a user's workflows with all their texts, and return how many there were."""
+        rows = DBOS.list_workflows(
+            workflow_id_prefix=user_prefix(self._store, user_id), load_input=False, load_output=False
+        )
+        if rows:
+            DBOS.delete_workflows([row.workflow_id for row in rows])
+        if is_sqlite(self._store):
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        return len(rows)
+
+    def attempts(self, locks: UserLocks) -> list[Attempt]:
+        """Return the latest attempt of each user of the store, by user id."""
+        store_prefix = user_prefix(self._store, "").split("-")[0]
+        rows = DBOS.list_workflows(workflow_id_prefix=f"{store_prefix}-", load_output=False)
+        latest: dict[str, Any] = {}
+        for row in sorted(rows, key=lambda row: row.created_at or 0):
+            latest[str(row.input["args"][0]) if row.input else ""] = row
+        return [self._describe(user_id, row, locks) for user_id, row in sorted(latest.items())]
+
+    def _describe(self, user_id: str, row: Any, locks: UserLocks) -> Attempt:
+        states: dict[str, State] = {"SUCCESS": "done", "ERROR": "failed"}
+        state = states.get(row.status) or ("running" if locks.is_held(user_id) else "interrupted")
+        return Attempt(
+            user_id=user_id,
+            state=state,
+            pieces=len(DBOS.list_workflow_steps(row.workflow_id)),
+            started_at=datetime.fromtimestamp((row.created_at or 0) / 1000, timezone.utc),
+        )
+
+
+@contextmanager
+def open_durable(store: UserStore, home: Path) -> Iterator[DurableEngine]:
+    """Open the tables of the fleet: in the data directory, or in the database of a store on a server.
+
+    Raises:
+        ConfigError: This process has opened others, or uses DBOS itself.
+        StoreError: The tables cannot be opened.
+    """
+    global _open, _users_of_it
+    url = f"sqlite:///{home / FILE}" if is_sqlite(store) else server_url(store)
+    with _guard:
+        if _open is None:
+            _open = (url, _launch(url))
+        if _open[0] != url:
+            raise ConfigError("this process aligns the users of another store now; wait for that")
+        _users_of_it += 1
+        engine = _open[1]
+    try:
+        yield DurableEngine(store, engine)
+    finally:
+        with _guard:
+            _users_of_it -= 1
+            if _users_of_it == 0:
+                DBOS.destroy()
+                engine.dispose()
+                _open = None
+
+
+def _launch(url: str) -> Engine:
+    engine = _engine(url)
+    logger = logging.getLogger("dbos")
+    if not logger.handlers:
+        # DBOS would add one that keeps the stderr of this moment, and write users' texts to it.
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    config: DBOSConfig = {
+        "name": "personaagent",
+        "system_database_url": url,
+        "system_database_engine": engine,
+        "dbos_system_schema": _SCHEMA,
+        # Its default serializer is pickle.
+        "serializer": DBOSPortableJSONSerializer(),
+        "application_version": VERSION,
+        # No two processes share it: DBOS must not start attempts of a dead one on its own.
+        "executor_id": uuid4().hex,
+        "log_level": "CRITICAL",
+        "enable_otlp": False,
+    }
+    try:
+        DBOS(config=config)
+        DBOS.launch()
+    except Exception as error:
+        DBOS.destroy()
+        engine.dispose()
+        raise StoreError(
+            f"the tables of durable alignments cannot be opened ({type(error).__name__}): check the disk, "
+            f"and `{FILE}` in the data directory or the schema `{_SCHEMA}` of the database"
+        ) from error
+    return engine
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(
+            url, pool_size=_POOL, max_overflow=_POOL, pool_pre_ping=True, hide_parameters=True
+        )
+    path = Path(url.removeprefix("sqlite:///"))
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    make_private(path)
+    engine = create_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=600, hide_parameters=True)
+    event.listen(engine, "connect", _on_connect)
+    return engine
+
+
+def _on_connect(connection: Any, _: Any) -> None:
+    connection.isolation_level = "IMMEDIATE"
+    for pragma in (
+        "busy_timeout=30000",
+        "journal_mode=WAL",
+        # A crash of the machine may lose the latest pieces, which are then paid again; one of the process
+        # loses nothing.
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,148 @@
+"""`align` of many users, `fleet status` and `users forget`, against a model server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from program import Interaction, UserStore
+
+ROOT = Path(__file__).parents[2]
+
+
+class Loopback:
+    def __init__(self) -> None:
+        script = [sys.executable, str(ROOT / "benchmarks" / "loopback.py"), "--latency", "0.05"]
+        self.process = subprocess.Popen(script, stdout=subprocess.PIPE, text=True)
+        self.base = self.process.stdout.readline().strip()
+
+    def requests(self) -> int:
+        with urllib.request.urlopen(self.base.removesuffix("/v1") + "/counts") as response:
+            return int(json.load(response)["requests"])
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    server = Loopback()
+    yield server
+    server.process.kill()
+    server.process.wait()
+    server.process.stdout.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    with UserStore(home / "users.db") as store:
+        for user_id in ("ana", "ben", "cem", "dan"):
+            films = [
+                Interaction(id=f"f{i}", user_id=user_id, query=f"Film {i} of {user_id}", response="action")
+                for i in range(12)
+            ]
+            store.append(user_id, films, task="LaMP-2M")
+    return home
+
+
+def start(server: Loopback, home: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "PERSONAAGENT_HOME": str(home),
+        "OPENAI_API_BASE": server.base,
+        "OPENAI_API_KEY": "none",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "personaagent", *words]
+    # A job in the background, as these tests may be, ignores Ctrl-C, and its children with it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def run(server: Loopback, home: Path, *words: str) -> tuple[int, str, str]:
+    process = start(server, home, *words)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+ALIGN = ("align", "--model", "openai/gpt-4o-mini", "--no-wikipedia", "--trace", "off")
+
+
+def test_a_repeated_command_pays_nothing_and_stale_users_alone_are_aligned(
+    server: Loopback, home: Path
+) -> None:
+    code, out, err = run(server, home, *ALIGN, "--all", "--json")
+    rows = json.loads(out)
+    assert (code, [row["user_id"] for row in rows]) == (0, ["ana", "ben", "cem", "dan"])
+    assert "4 of 4 users aligned" in err
+    paid = server.requests()
+    code, out, err = run(server, home, *ALIGN, "--all")
+    assert (code, server.requests()) == (0, paid)
+    assert "4 of 4 users aligned, 0 calls" in err
+    assert out.count("nothing new") == 4
+    with UserStore(home / "users.db") as store:
+        store.observe("cem", query="New", response="action")
+    code, out, err = run(server, home, *ALIGN, "--stale", "--json")
+    assert [row["user_id"] for row in json.loads(out)] == ["cem"]
+    assert server.requests() > paid
+
+
+def test_ctrl_c_ends_with_what_was_done_and_paid_and_the_next_run_goes_on(
+    server: Loopback, home: Path
+) -> None:
+    process = start(server, home, *ALIGN, "--all", "--concurrency", "3")
+    while server.requests() < 40:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of 4 users aligned" in err
+    assert "calls" in err
+    assert "Interrupted." in err
+    assert "Traceback" not in err
+    code, out, err = run(server, home, "fleet", "status", "--json")
+    assert code == 0
+    states = {row["state"] for row in json.loads(out)}
+    assert "running" not in states
+    assert "interrupted" in states
+    assert run(server, home, *ALIGN, "--all")[0] == 0
+    code, out, err = run(server, home, "fleet", "status")
+    assert "4 done" in err
+
+
+def test_forgetting_a_user_reaches_the_pieces(server: Loopback, home: Path) -> None:
+    run(server, home, *ALIGN, "ana", "ben")
+    kept = b"".join(path.read_bytes() for path in home.glob("fleet.db*"))
+    assert b"of ana" in kept
+    assert run(server, home, "users", "forget", "ana", "--yes")[0] == 0
+    left = b"".join(path.read_bytes() for path in home.glob("fleet.db*"))
+    assert b"of ana" not in left
+    assert b"of ben" in left
+
+
+@pytest.mark.parametrize("words", [[], ["ana", "--stale"], ["--all", "--stale"], ["ana", "--all"]])
+def test_users_are_chosen_in_one_way(server: Loopback, home: Path, words: list[Any]) -> None:
+    code, _, err = run(server, home, *ALIGN, *words)
+    assert code == 2
+    assert "name the users to align" in err
+    assert server.requests() == 0
+
+
+def test_fleet_status_without_any_alignment(server: Loopback, home: Path) -> None:
+    assert run(server, home, "fleet", "status") == (0, "", "no alignment yet\n")
+    assert not (home / "fleet.db").exists()
