@@ -25,8 +25,7 @@ OUTCOMES = ("confirmed", "provisional", "rolled back", "refused", "no-op")
 
 def outcome_of(run: Run, label: str, user_id: str) -> str:
     """Return what the last step of a user's alignment decided."""
-    learned = run.prepared[label, user_id].learned or {}
-    steps = (learned.get("alignment") or {}).get("steps") or []
+    steps = run.prepared[label, user_id].alignment_steps
     return str(steps[-1]["decision"]["outcome"]) if steps else "no-op"
 
 
@@ -70,7 +69,7 @@ def main() -> None:
         check["decision"]["outcome"]
         for (label, _), record in run.prepared.items()
         if label == options.gated
-        for step in ((record.learned or {}).get("alignment") or {}).get("steps") or []
+        for step in record.alignment_steps
         for check in step["checks"]
     )
     print("| decided for a user | users | proposals | held-out gain, gated | held-out gain, always |")

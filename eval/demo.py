@@ -21,16 +21,16 @@ from program.agent import PersonaAgent
 from program.cli.options import Adapter, Model, Trace, Wikipedia, model_in_use
 from program.console import err, out, progress
 from program.errors import ConfigError, UnparsableAnswerError
+from program.evidence import collect
 from program.home import home
 from program.loop import AgentSettings
-from program.persona import GENERIC, Persona
+from program.persona import GENERIC
 from program.persona_page import persona_page, write_page
 from program.printer import cell, command, make_table
-from program.provenance import explain_lines
+from program.provenance import explain_lines, parts_by_version
 from program.session import open_session
 from program.spans import about, span
 from program.store import UserStore
-from program.store.records import PersonaVersion
 from program.task import Task, get_task
 from program.text import counted, one_line
 from program.tools.toolset import ToolSet
@@ -210,16 +210,12 @@ def _show_alignment(store: UserStore, agents: _Agents, task: Task) -> None:
             out.print_line(f"Refused without a test: {refusal}")
         if step.note:
             out.print_line(step.note)
-    versions = [(row.version, _parts(row)) for row in store.persona_history(name)]
-    lines = explain_lines(versions, agents.user.history, task)
+    versions = parts_by_version(store.persona_history(name))
+    lines = explain_lines(versions, collect(agents.user.history, task))
     out.print_line(f"The persona has {counted(len(lines), 'line')} about {name}.")
     for line in lines:
         rests_on = counted(len(line.interaction_ids), "interaction")
         out.print_line(f"  - {line.text} ({line.origin}, from {rests_on})")
-
-
-def _parts(version: PersonaVersion) -> Persona | None:
-    return Persona.from_dict(version.parts) if version.parts else None
 
 
 def _answer(

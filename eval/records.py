@@ -134,6 +134,11 @@ class PrepareRecord(AttemptRecord):
 
     learned: Mapping[str, Any] | None = None
 
+    @property
+    def alignment_steps(self) -> Sequence[Mapping[str, Any]]:
+        """The steps of the alignment, as `optimizers.AlignmentStep.as_dict` gives them; none without one."""
+        return ((self.learned or {}).get("alignment") or {}).get("steps") or ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerRecord(AttemptRecord):

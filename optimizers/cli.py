@@ -13,6 +13,7 @@ from optimizers.batches import BATCH_RULES
 from optimizers.config import PRESETS
 from optimizers.fleet.users import CONCURRENCY, UserResult, align_users
 from optimizers.gates import GATES
+from optimizers.record import mean_score
 from program.cli.options import (
     Adapter,
     Json,
@@ -28,6 +29,7 @@ from program.cli.options import (
     open_store,
 )
 from program.console import (
+    INTERRUPTED,
     PARTIAL,
     err,
     exit_code,
@@ -47,8 +49,6 @@ from program.text import counted, one_line
 from program.usage import Budget, UsageTracker, track_usage
 
 _MAX_ERROR = 300
-INTERRUPTED = 130
-"""The exit code of a run that Ctrl-C ended."""
 
 Users = Annotated[list[str] | None, typer.Argument(help="User ids.", show_default=False)]
 
@@ -188,7 +188,7 @@ def _row(result: UserResult) -> dict[str, Any]:
         "steps": [
             {
                 "step": step["number"],
-                "score": _mean([rollout["score"] for rollout in step["simulations"]]),
+                "score": mean_score([rollout["score"] for rollout in step["simulations"]]),
                 "accepted": step["decision"]["accept"],
                 "reason": step["decision"]["reason"],
             }
@@ -199,11 +199,6 @@ def _row(result: UserResult) -> dict[str, Any]:
         "usage": record["usage"],
         "seconds": round(record["seconds"], 2),
     }
-
-
-def _mean(scores: list[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _report(

@@ -68,6 +68,12 @@ class Feedback:
     skipped: str = ""
 
 
+def mean_score(scores: Sequence[float | None]) -> float | None:
+    """Return the mean of the scores that there are; ``None`` if there are none."""
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlignmentStep(RenamedAttributes):
     """One iteration of Algorithm 1.
@@ -120,8 +126,7 @@ class AlignmentStep(RenamedAttributes):
     @property
     def score(self) -> float | None:
         """Mean agreement of the rollouts that have an answer; ``None`` if none has."""
-        scores = [rollout.score for rollout in self.rollouts if rollout.score is not None]
-        return sum(scores) / len(scores) if scores else None
+        return mean_score([rollout.score for rollout in self.rollouts])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the step as plain data, under the names that stored records use."""

@@ -31,6 +31,8 @@ from program.usage import UsageTracker
 
 OK, FAILED, USAGE, MODEL, PARTIAL, BUG = 0, 1, 2, 3, 4, 5
 """Exit codes: success; data or store error; invalid usage or settings; model error; some failed; a bug."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of every program of a shell; Typer reports it so, too."""
 
 DEBUG = "PERSONAAGENT_DEBUG"
 """The environment variable that shows the traceback of an unexpected error."""

@@ -68,7 +68,7 @@ class AgentSettings:
         for name, values in (("history", HISTORY_FORMS), ("last", LAST)):
             if getattr(self, name) not in values:
                 raise ConfigError(f"`{name}` must be {' or '.join(values)}, got {getattr(self, name)!r}")
-        if self.max_steps < 0 or not 0 <= (self.min_actions or 0) <= self.max_steps:
+        if not 0 <= (self.min_actions or 0) <= self.max_steps:
             raise ConfigError(
                 f"`min_actions` must be between 0 and `max_steps`, "
                 f"got {self.min_actions!r} and {self.max_steps!r}"

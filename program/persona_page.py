@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from program.csp import csp_hash
 from program.errors import DataError, UnknownVersionError
 from program.memory.interaction import Interaction
-from program.persona import Persona
-from program.provenance import ExplainedLine, explain_lines
+from program.provenance import ExplainedLine, explain_lines, parts_by_version
 from program.saved import write_private
 from program.store import UserStore
 from program.store.records import AlignmentRow
@@ -48,13 +46,15 @@ def persona_page(store: UserStore, user_id: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
+    from program.evidence import collect
+
     user = store.user(user_id)
     history, versions = store.interactions(user_id), store.persona_history(user_id)
     if not versions:
         raise UnknownVersionError(f"user {user_id!r} has no persona yet")
-    parts = [Persona.from_dict(row.parts) if row.parts else None for row in versions]
-    numbered = list(zip((row.version for row in versions), parts, strict=True))
-    lines = None if parts[-1] is None else explain_lines(numbered, history, get_task(user.task))
+    numbered, evidence = parts_by_version(versions), collect(history, get_task(user.task))
+    parts = numbered[-1][1]
+    lines = None if parts is None else explain_lines(numbered, evidence)
     folder = Path(__file__).with_name("templates")
     css = (folder / "persona.css").read_text(encoding="utf-8")
     environment = Environment(
@@ -67,12 +67,13 @@ def persona_page(store: UserStore, user_id: str) -> str:
     return environment.get_template("persona.html.jinja").render(
         user=user,
         current=versions[-1],
-        text=_text_now(parts[-1], versions[-1].text, history, user.task),
+        # As the next prompt has it: facts are counted again.
+        text=versions[-1].text if parts is None else parts.render(evidence),
         lines=None if lines is None else [_line(line, history) for line in lines],
         steps=[step for row in store.alignments(user_id)[::-1] for step in _steps(row)],
         versions=versions[::-1],
         css=Markup(css),
-        css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        css_hash=csp_hash(css),
     )
 
 
@@ -86,13 +87,6 @@ def write_page(path: Path, html: str) -> None:
         write_private(path, lambda part: part.write_text(html, encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot write `{path}`: {error.strerror}") from error
-
-
-def _text_now(parts: Persona | None, stored: str, history: Sequence[Interaction], task: str) -> str:
-    """Return the persona as the next prompt has it: facts are counted again."""
-    from program.evidence import collect
-
-    return stored if parts is None else parts.render(collect(history, get_task(task)))
 
 
 def _line(line: ExplainedLine, history: Sequence[Interaction]) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from program.evidence import Evidence, collect
-from program.memory.interaction import Interaction
+from program.evidence import Evidence
 from program.persona import Persona
-from program.task import Task
+from program.store.records import PersonaVersion
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,24 @@ class ExplainedLine:
     interaction_ids: tuple[str, ...]
 
 
+def parts_by_version(versions: Sequence[PersonaVersion]) -> list[tuple[int, Persona | None]]:
+    """Return number and parts of each version; ``None`` for a text that was written freely."""
+    return [(row.version, Persona.from_dict(row.parts) if row.parts else None) for row in versions]
+
+
 def explain_lines(
-    versions: Sequence[tuple[int, Persona | None]], history: Sequence[Interaction], task: Task
+    versions: Sequence[tuple[int, Persona | None]], evidence: Sequence[Evidence]
 ) -> list[ExplainedLine]:
     """Return the facts and learned lines of a persona, in its order.
 
     Args:
-        versions: The numbers and parts of the persona's versions, oldest first; ``None`` for a text that
-            was written freely. The last one is explained and has parts.
-        history: The user's interactions, in time order.
-        task: The user's task.
+        versions: From `parts_by_version`, oldest first. The last one is explained and has parts.
+        evidence: What code counts in the user's history (`program.evidence.collect`).
 
     Example:
-        >>> from program import get_task
         >>> from program.persona import Line
         >>> persona = Persona(lines=(Line(text="Likes heists.", interaction_ids=("7",), since=2),))
-        >>> explain_lines([(1, Persona()), (2, persona)], [], get_task("LaMP-2M"))
+        >>> explain_lines([(1, Persona()), (2, persona)], evidence=[])
         [ExplainedLine(text='Likes heists.', origin='learned, since v2', interaction_ids=('7',))]
     """
     persona = versions[-1][1]
@@ -49,7 +50,7 @@ def explain_lines(
         return []
     facts = [
         ExplainedLine(item.text, f"counted by code, since v{_since(item, versions)}", item.interaction_ids)
-        for item in persona.shown_facts(collect(history, task))
+        for item in persona.shown_facts(evidence)
     ]
     learned = [
         ExplainedLine(line.text, f"learned, since v{line.since}", line.interaction_ids)

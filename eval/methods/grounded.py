@@ -94,7 +94,7 @@ def _read_trials(folder: str, task: str, settings: str) -> tuple[tuple[str, tupl
         (user_id, (numbers.get("n_plus", 0.0), numbers.get("n_minus", 0.0)))
         for (label, user_id), record in run.prepared.items()
         if label in labels and run.manifest.task == task
-        for step in ((record.learned or {}).get("alignment") or {}).get("steps") or ()
+        for step in record.alignment_steps
         for check in step["checks"]
         for numbers in [check["decision"]["numbers"]]
     )

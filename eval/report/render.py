@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from eval.report.escape import escape_markdown
 from eval.report.run_info import Introduction
 from eval.report.section import CaseStudy, Section
 from eval.report.table import to_markdown
+from program.csp import csp_hash
 
 
 def render_markdown(introduction: Introduction, sections: Sequence[Section]) -> str:
@@ -51,7 +51,7 @@ def render_page(introduction: Introduction, sections: Sequence[Section]) -> str:
         introduction=introduction,
         sections=sections,
         css=Markup(css),
-        css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        css_hash=csp_hash(css),
     )
 
 

@@ -24,13 +24,12 @@ from sqlalchemy import Engine, create_engine, event
 
 from optimizers.contracts import Journal
 from optimizers.fleet.locks import UserLocks
-from optimizers.fleet.place import is_sqlite, server_url, user_prefix
+from optimizers.fleet.place import FILE, is_sqlite, server_url, user_prefix
 from optimizers.journal import to_its_end
 from program.errors import AlignmentFailedError, ConfigError, StoreError
 from program.side_files import make_private
 from program.store import UserStore
 
-FILE = "fleet.db"
 VERSION = "pieces-1"
 """The format of the pieces. Attempts of another format are not read."""
 
@@ -79,7 +78,7 @@ class DurableJournal:
             return json.loads(self._kept[name])
         try:
             output = json.dumps(await work())
-        except BaseException:
+        except BaseException:  # an interrupt, too, must not lose the call that was paid
             await self._write_latest(name)
             raise
         self._latest.pop(name, None)
@@ -254,7 +253,7 @@ def _launch(url: str) -> Engine:
     try:
         DBOS(config=config)
         DBOS.launch()
-    except Exception as error:
+    except Exception as error:  # DBOS lets any error of the database or its own through
         DBOS.destroy()
         engine.dispose()
         raise StoreError(

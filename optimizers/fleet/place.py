@@ -14,6 +14,9 @@ from optimizers.config import AlignmentConfig
 from program.store import UserStore
 from program.tools import make_tools
 
+FILE = "fleet.db"
+"""The tables of pieces of a store that is a file, in the data directory."""
+
 _LATEST = 64
 """Latest interactions that tell two states of a user apart; the number of all of them counts too."""
 

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from optimizers.fleet.engines import is_durable, open_tables
 from optimizers.fleet.locks import UserLocks
-from optimizers.fleet.place import is_sqlite
+from optimizers.fleet.place import FILE, is_sqlite
 from program.home import home as default_home
 from program.store import UserStore
 
 if TYPE_CHECKING:
     from optimizers.fleet.engine import Attempt
-
-FILE = "fleet.db"
 
 
 def fleet_attempts(store: UserStore, *, home: Path | None = None) -> list[Attempt]:

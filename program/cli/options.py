@@ -13,6 +13,7 @@ import typer
 
 from program.console import (
     FAILED,
+    INTERRUPTED,
     LogLines,
     err,
     exit_code,
@@ -121,7 +122,7 @@ def _run(main: Any) -> int:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         err.print_text("Interrupted. Finished work is stored.")
-        return 130
+        return INTERRUPTED
     except BaseException as error:  # noqa: BLE001 - a panic of an extension is no `Exception`
         line = explain(error)
         if line is None:

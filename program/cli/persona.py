@@ -11,10 +11,10 @@ import typer
 from program.cli.options import MAX_INTEGER, Json, Store, User, open_store
 from program.console import out, print_json
 from program.errors import UnknownVersionError
-from program.persona import Persona
+from program.evidence import collect
 from program.persona_page import persona_page, write_page
 from program.printer import command, make_table
-from program.provenance import explain_lines
+from program.provenance import explain_lines, parts_by_version
 from program.store import UserStore
 from program.store.records import PersonaVersion
 from program.task import get_task
@@ -57,18 +57,15 @@ def why(user: User, version: Version = None, store: Store = None, json: Json = F
         task = get_task(users.user(user).task)
         persona = _persona(users, user, version)
         past = users.interactions(user)
-        versions = [
-            (row.version, Persona.from_dict(row.parts) if row.parts else None)
-            for row in users.persona_history(user)
-            if row.version <= persona.version
-        ]
+        stored = users.persona_history(user)
     if persona.parts is None:
         if json:
             print_json({"version": persona.version, "lines": None})
         else:
             out.print_line(f"v{persona.version} was written freely: nothing is known of what it rests on")
         return
-    rows = [vars(row) for row in explain_lines(versions, past, task)]
+    versions = parts_by_version([row for row in stored if row.version <= persona.version])
+    rows = [vars(row) for row in explain_lines(versions, collect(past, task))]
     if json:
         print_json({"version": persona.version, "lines": rows})
         return

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from program.console import USAGE, err, print_error
+from program.console import INTERRUPTED, USAGE, err, print_error
 from program.errors import ConfigError
 from program.text_safety import find_problem
 
@@ -40,13 +40,9 @@ class Root(TyperGroup):
         except typer.Abort:
             err.print_text("Stopped; nothing was changed. Give `--yes` to skip the question.")
             sys.exit(1)
-        if code == _INTERRUPTED:
+        if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code or 0)
-
-
-_INTERRUPTED = 130
-"""The exit code with which Typer reports Ctrl-C."""
 
 
 def _check_words(words: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from program.cli.options import Json
-from program.console import err, out, print_json, reading
+from program.console import INTERRUPTED, err, out, print_json, reading
 from program.errors import StoreError
 from program.printer import make_table
 from program.store import UserStore
@@ -49,7 +49,7 @@ def copy(
             tables = copy_store(old, new, progress=progress)
     except KeyboardInterrupt:
         err.print_line("Interrupted. Nothing is copied halfway: run the command again.")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     if json:
         print_json([vars(table) for table in tables])
         return

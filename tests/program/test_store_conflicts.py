@@ -171,28 +171,34 @@ def test_iterator_is_consumed_once_and_a_list_is_read_again(
     assert runs == 2
 
 
-def test_other_errors_are_not_run_again(store: UserStore) -> None:
+@pytest.mark.parametrize(
+    ("statement", "error", "message"),
+    [
+        pytest.param(
+            "INSERT INTO pa_users SELECT * FROM pa_users WHERE user_id = 'ann'",
+            StoreError,
+            "duplicate key",
+            id="no conflict",
+        ),
+        pytest.param(
+            "SELECT pg_terminate_backend(pg_backend_pid())",
+            StoreUnavailableError,
+            "is the database server running",
+            id="lost connection, because the write may be stored",
+        ),
+    ],
+)
+def test_other_errors_are_not_run_again(
+    store: UserStore, statement: str, error: type[StoreError], message: str
+) -> None:
     runs = 0
 
     def work(connection: Connection) -> None:
         nonlocal runs
         runs += 1
-        connection.exec_driver_sql("INSERT INTO pa_users SELECT * FROM pa_users WHERE user_id = 'ann'")
+        connection.exec_driver_sql(statement)
 
-    with pytest.raises(StoreError, match="duplicate key"):
-        store._database.change(work)
-    assert runs == 1
-
-
-def test_lost_connection_is_not_run_again_because_the_write_may_be_stored(store: UserStore) -> None:
-    runs = 0
-
-    def work(connection: Connection) -> None:
-        nonlocal runs
-        runs += 1
-        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
-
-    with pytest.raises(StoreUnavailableError, match="is the database server running"):
+    with pytest.raises(error, match=message):
         store._database.change(work)
     assert runs == 1
     assert store.user("ann").task == "free-text", "the store goes on with a new connection"

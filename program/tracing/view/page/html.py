@@ -6,8 +6,6 @@ exported page contains their answers.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from dataclasses import asdict
 from functools import lru_cache
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from program.csp import csp_hash
 from program.errors import StoreError
 from program.tracing.server.routes import Response
 from program.tracing.server.trace_store import TraceStore
@@ -76,7 +75,7 @@ def _key(route: str, **query: str) -> str:
 def _html(connect: str, data: Any) -> str:
     style, script, html = (_read(name) for name in ("page.css", "page.js", "page.html"))
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; {connect}; "
+        f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; {connect}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     # Only "<" could end the script element.
@@ -92,7 +91,3 @@ def _html(connect: str, data: Any) -> str:
 @lru_cache
 def _read(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
