@@ -77,7 +77,7 @@ def demo(
         typer.Option(help="Whose alignment to show; default: the first user's whose persona it changes."),
     ] = None,
     users: Annotated[int, typer.Option(min=1, help="Most users.")] = 4,
-    queries: Annotated[int, typer.Option(min=1, help="Most held-out queries of each user.")] = 8,
+    queries: Annotated[int, typer.Option(min=1, help="Most held-out queries of each user.")] = 6,
     model: Model = None,
     wikipedia: Wikipedia = False,
     trace: Trace = "local",

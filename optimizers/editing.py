@@ -69,39 +69,62 @@ def apply_edits(
         >>> candidate.changes, [str(refusal) for refusal in refusals]
         (('+ Likes heists.',), ["add 'Likes tea.': it cites nothing"])
     """
-    lines: list[Line | None] = list(persona.lines)
-    facts = list(persona.facts)
+    draft = _Draft(lines=persona.lines, facts=persona.facts)
     changes: list[str] = []
     refusals: list[Refusal] = []
     for number, edit in enumerate(edits, 1):
         text = one_line(printable(repair(edit.text)), MAX_LINE + 1)
-        about_facts = edit.op in ("show", "hide")
-        if about_facts:
-            reason = _refuse_facts(edit, text, facts, evidence)
-        else:
-            reason = _refuse(edit, text, lines, source)
+        reason = _refuse(edit, text, draft, source, evidence)
         if number > source.max_edits:
             reason = f"one step makes at most {source.max_edits} edits"
         if not reason:
-            edited, shown = lines, facts
-            if about_facts:
-                shown, change = _apply_to_facts(edit, text, facts)
-            else:
-                edited, change = _apply(edit, text, lines, source)
-            parts = _with(persona, edited, shown)
-            reason = _too_long(parts, evidence, source.max_chars)
+            edited, change = _apply(edit, text, draft, source)
+            reason = _too_long(edited.apply_to(persona), evidence, source.max_chars)
         if reason:
             refusals.append(Refusal(edit=_describe(edit, text), reason=reason))
             continue
-        lines, facts = edited, shown
+        draft = edited
         changes.append(change)
     if not changes:
         return None, refusals
-    return Candidate(persona=_with(persona, lines, facts), changes=tuple(changes)), refusals
+    return Candidate(persona=draft.apply_to(persona), changes=tuple(changes)), refusals
 
 
-def _with(persona: Persona, lines: Sequence[Line | None], facts: Sequence[str]) -> Persona:
-    return replace(persona.with_facts(*facts), lines=tuple(line for line in lines if line is not None))
+@dataclass(frozen=True, kw_only=True)
+class _Draft:
+    """What edits change. A removed line leaves a gap, so that the numbers of the others stay."""
+
+    lines: tuple[Line | None, ...]
+    facts: tuple[str, ...]
+
+    def apply_to(self, persona: Persona) -> Persona:
+        lines = tuple(line for line in self.lines if line is not None)
+        return replace(persona.with_facts(*self.facts), lines=lines)
+
+
+def _refuse(edit: Edit, text: str, draft: _Draft, source: Source, evidence: Sequence[Evidence]) -> str:
+    """Return why an edit is refused; empty if it is not."""
+    if edit.op in ("show", "hide"):
+        return _refuse_facts(edit, text, draft.facts, evidence)
+    return _refuse_line(edit, text, draft.lines, source)
+
+
+def _apply(edit: Edit, text: str, draft: _Draft, source: Source) -> tuple[_Draft, str]:
+    """Return the draft after an edit, and the change."""
+    if edit.op == "show":
+        return replace(draft, facts=(*draft.facts, text)), f"+ facts: {text}"
+    if edit.op == "hide":
+        return replace(draft, facts=tuple(kind for kind in draft.facts if kind != text)), f"- facts: {text}"
+    ids = tuple(dict.fromkeys(source.ids[number] for number in edit.cites))
+    line = Line(text=text, interaction_ids=ids)
+    if edit.op == "add":
+        return replace(draft, lines=(*draft.lines, line)), f"+ {text}"
+    at = edit.line - 1
+    old = draft.lines[at]
+    new = None if edit.op == "remove" else line
+    was = f"- {old.text if old else ''}"
+    edited = replace(draft, lines=(*draft.lines[:at], new, *draft.lines[at + 1 :]))
+    return edited, was if new is None else f"{was}\n+ {text}"
 
 
 def _refuse_facts(edit: Edit, kind: str, facts: Sequence[str], evidence: Sequence[Evidence]) -> str:
@@ -113,14 +136,7 @@ def _refuse_facts(edit: Edit, kind: str, facts: Sequence[str], evidence: Sequenc
     return "the persona shows them already" if kind in facts else ""
 
 
-def _apply_to_facts(edit: Edit, kind: str, facts: Sequence[str]) -> tuple[list[str], str]:
-    """Return the shown facts after an edit, and the change."""
-    if edit.op == "show":
-        return [*facts, kind], f"+ facts: {kind}"
-    return [name for name in facts if name != kind], f"- facts: {kind}"
-
-
-def _refuse(edit: Edit, text: str, lines: Sequence[Line | None], source: Source) -> str:
+def _refuse_line(edit: Edit, text: str, lines: Sequence[Line | None], source: Source) -> str:
     """Return why an edit of a line is refused; empty if it is not."""
     if edit.op != "add" and not (1 <= edit.line <= len(lines) and lines[edit.line - 1]):
         return f"there is no line {edit.line}"
@@ -141,21 +157,6 @@ def _refuse(edit: Edit, text: str, lines: Sequence[Line | None], source: Source)
     if copied := _copied_run(text, source.texts):
         return f"it copies what the user wrote: {copied!r}"
     return ""
-
-
-def _apply(
-    edit: Edit, text: str, lines: Sequence[Line | None], source: Source
-) -> tuple[list[Line | None], str]:
-    """Return the lines after an edit, with gaps for removed ones so that numbers stay, and the change."""
-    ids = tuple(dict.fromkeys(source.ids[number] for number in edit.cites))
-    line = Line(text=text, interaction_ids=ids)
-    if edit.op == "add":
-        return [*lines, line], f"+ {text}"
-    old = lines[edit.line - 1]
-    edited = list(lines)
-    edited[edit.line - 1] = None if edit.op == "remove" else line
-    was = f"- {old.text if old else ''}"
-    return edited, was if edit.op == "remove" else f"{was}\n+ {text}"
 
 
 def _too_long(persona: Persona, evidence: Sequence[Evidence], max_chars: int) -> str:
