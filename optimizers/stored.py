@@ -15,6 +15,7 @@ from optimizers.betting import fit_prior
 from optimizers.config import GROUNDED, AlignmentConfig, checking_gate
 from optimizers.contracts import Journal
 from optimizers.gates import GATES
+from optimizers.journal import MemoryJournal
 from optimizers.trainset import examples
 from optimizers.trials import Past, Pending
 from program.agent import PersonaAgent
@@ -192,11 +193,17 @@ async def _align(
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)
     cohort = _cohort(context.task, config)
     alignment_id = await call(store.start_alignment, user_id, config.as_dict())
+
+    async def read_past() -> dict[str, Any]:
+        return (await call(_past, store, user_id, config, cohort)).as_dict()
+
     try:
         optimizer = PersonaAlignment(
             config,
             prompt_model=prompt_model,
-            past=await call(_past, store, user_id, config, cohort),
+            # A piece like those that are paid: run again, it decides by what it knew at first, although
+            # other users' tests have come in between.
+            past=Past.from_dict(await (journal or MemoryJournal()).run(f"{user_id}/past", read_past)),
             journal=journal,
             budget=budget,
             on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),

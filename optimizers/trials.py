@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from optimizers.contracts import Decision
@@ -123,3 +123,12 @@ class Past:
     n_tests: int = 0
     prior: Sequence[float] = ()
     pending: Pending | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON data for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Past:
+        """Return what `as_dict` gave."""
+        return cls(**{**data, "pending": Pending.from_dict(data["pending"])})

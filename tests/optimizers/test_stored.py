@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from optimizers import PAPER, AlignmentConfig, UserResult, aalign_user, align_user, align_users
 from optimizers.cli import _row
+from optimizers.journal import MemoryJournal
 from program import Interaction, UserStore, open_session, scripted_lm
 from program.console import MODEL
 from program.errors import (
@@ -365,3 +366,45 @@ def test_own_tools_are_used_in_rollouts(store: UserStore) -> None:
         agent = align_user(store, "ana", PAPER, wikipedia=False, tools=[moon])
     assert list(agent.context.tools.tools) == ["search_memory", "read_profile", "moon"]
     assert agent.alignment.steps[0].rollouts[0].tools[0] == "moon(new)"
+
+
+class Stopping(MemoryJournal):
+    """Stops the alignment at its first paid piece, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stops = True
+
+    async def run(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        if not name.endswith("/past") and self.stops:
+            self.stops = False
+            raise KeyboardInterrupt
+        return await super().run(name, work)
+
+
+def learns_action(system: str, user: str) -> Any:
+    if "critical evaluator" in system:
+        return "This user calls films action."
+    if "You maintain the list" in system:
+        return {"edits": [{"op": "add", "text": "Calls films action.", "cites": [1]}]}
+    if "`action`" in user:
+        return {"thought": "", "action": {"tool": "finish", "answer": "comedy"}}
+    return {"answer": "action" if "Calls films action." in system else "comedy"}
+
+
+def test_a_stopped_alignment_goes_on_with_what_it_knew_of_others_when_it_began(location: str) -> None:
+    def align(user_id: str, journal: MemoryJournal | None = None) -> float:
+        agent = align_user(store, user_id, journal=journal, wikipedia=False)
+        return float(agent.alignment.steps[0].checks[0].decision.numbers["gain"])
+
+    with UserStore(location) as store, dspy.context(lm=scripted_lm(learns_action)):
+        for user_id in ("ana", "bo", "chi"):
+            store.add_user(user_id, task="LaMP-2M")
+            for number in range(12):
+                store.observe(user_id, query=f"film {number}", response="action")
+        journal = Stopping()
+        with pytest.raises(KeyboardInterrupt):
+            align("ana", journal)
+        alone = align("bo")
+        assert align("ana", journal) == alone  # as if bo's tests had not come in between
+        assert align("chi") > alone  # they make a gain more likely for who begins now
