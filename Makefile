@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/personaagent demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
