@@ -23,6 +23,7 @@ from .store.copying import CopiedTable as CopiedTable
 from .store.copying import copy_store as copy_store
 from .store.importers import import_users as import_users
 from .store.records import PersonaVersion as PersonaVersion
+from .store.records import UserCost as UserCost
 from .store.records import UserSummary as UserSummary
 from .task import Item as Item
 from .task import Pair as Pair

@@ -8,6 +8,7 @@ PersonaAgentError
 ├── StoreError             the store cannot be opened or used; its contents are unchanged
 │   ├── StoreUnavailableError  the disk is full, the file is locked or the server is away
 │   ├── UnknownUserError   no such user
+│   ├── PinnedPersonaError  the user's persona is pinned, so it does not change
 │   └── UnknownVersionError  no such persona version of that user
 ├── EmptyHistoryError      the user has no interactions to learn from
 ├── PersonaError           an invalid persona: empty or too long
@@ -62,6 +63,10 @@ class UnknownUserError(StoreError):
 
 class UnknownVersionError(StoreError):
     """The user has no persona version with that number."""
+
+
+class PinnedPersonaError(StoreError):
+    """The user's persona is pinned (`UserStore.pin`): no alignment, edit or rollback replaces it."""
 
 
 class EmptyHistoryError(PersonaAgentError):

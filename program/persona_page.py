@@ -52,7 +52,8 @@ def persona_page(store: UserStore, user_id: str) -> str:
     history, versions = store.interactions(user_id), store.persona_history(user_id)
     if not versions:
         raise UnknownVersionError(f"user {user_id!r} has no persona yet")
-    numbered, evidence = parts_by_version(versions), collect(history, get_task(user.task))
+    until_now = versions[: user.pinned]  # newer ones than a pinned version are not in use
+    numbered, evidence = parts_by_version(until_now), collect(history, get_task(user.task))
     parts = numbered[-1][1]
     lines = None if parts is None else explain_lines(numbered, evidence)
     folder = Path(__file__).with_name("templates")
@@ -66,9 +67,9 @@ def persona_page(store: UserStore, user_id: str) -> str:
     environment.filters.update(counted=counted, day=_day)
     return environment.get_template("persona.html.jinja").render(
         user=user,
-        current=versions[-1],
+        current=until_now[-1],
         # As the next prompt has it: facts are counted again.
-        text=versions[-1].text if parts is None else parts.render(evidence),
+        text=until_now[-1].text if parts is None else parts.render(evidence),
         lines=None if lines is None else [_line(line, history) for line in lines],
         steps=[step for row in store.alignments(user_id)[::-1] for step in _steps(row)],
         versions=versions[::-1],

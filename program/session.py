@@ -9,7 +9,7 @@ from typing import Any
 
 from program.agent import PersonaAgent
 from program.context import AgentState
-from program.errors import StoreError
+from program.errors import PinnedPersonaError, StoreError
 from program.home import home as default_home
 from program.loop import AgentSettings
 from program.memory.interaction import Interaction
@@ -99,7 +99,7 @@ class Session:
         An initial persona that was made from the profile is written again from the new one, as a new
         version.
         A profile with a prose summary costs one call of DSPy's configured model. `version` moves to the
-        newest persona version.
+        current persona version.
         """
         self._agent.refresh()
 
@@ -136,8 +136,10 @@ class Session:
         return _First(initial_persona(profile), None, "made from the user's profile", learned)
 
     def _current_version(self, profile: Profile) -> PersonaVersion:
-        """Return the newest version; the initial persona is written if none is stored or it is outdated."""
+        """Return the current version; the initial persona is written if none is stored or it is outdated."""
         version = self._store.persona(self._user_id)
+        if version is not None and self._store.user(self._user_id).pinned:
+            return version
         first = self._first_persona(profile, version)
         if version is None:
             why, settled = first.why, first.settled
@@ -158,10 +160,10 @@ class Session:
                 settled=settled,
                 parts=first.parts,
             )
-        except StoreError:
-            # Another session was faster.
+        except StoreError as error:
+            # Another session was faster, or somebody pinned a version.
             newest = self._store.persona(self._user_id)
-            if newest is None or newest.version == head:
+            if newest is None or (newest.version == head and not isinstance(error, PinnedPersonaError)):
                 raise
             return newest
 

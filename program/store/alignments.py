@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, func, insert, select
 
 from program.errors import StoreError
 from program.processes import is_dead, process_name
-from program.store import personas, users
+from program.store import costs, personas, users
 from program.store.records import AlignmentRow, AlignmentStatus, PersonaVersion
 from program.store.schema import alignments, steps
 from program.store.schema import trials as all_trials
 from program.text_safety import repair
 
+if TYPE_CHECKING:
+    from program.usage import Usage
+
 
 def start(connection: Connection, user_id: str, config: Mapping[str, Any]) -> str:
-    """Add a running alignment and return its id; runs of dead processes become interrupted."""
+    """Add a running alignment and return its id; runs of dead processes become interrupted.
+
+    Raises:
+        PinnedPersonaError: A persona version is pinned.
+    """
     user = users.get(connection, user_id, lock=True)
+    personas.refuse_pinned(user)
     for row in _rows(connection, user_id):
         if row.status == "running" and is_dead(row.owner):
             _set(connection, row, status="interrupted", ended_at=users.now())
@@ -69,11 +78,14 @@ def finish(
     parts: Mapping[str, Any] | None = None,
     trials: Sequence[tuple[float, float]] = (),
     cohort: str = "",
+    cost: Usage | None = None,
 ) -> PersonaVersion | None:
-    """End a running alignment and add its trials and its new persona, if any."""
+    """End a running alignment and add its cost, its trials and its new persona, if any."""
     row = _running(connection, user_id, alignment_id)
     ended = users.now()
     _set(connection, row, status="done", ended_at=ended, record=dict(record))
+    paid = costs.amounts_of_record(record) if cost is None else costs.amounts(cost)
+    costs.add(connection, user_id, ended, alignments=1, **paid, **costs.scores_of_record(record))
     for number, (n_plus, n_minus) in enumerate(trials, 1):
         values = {
             "user_id": user_id,
@@ -95,12 +107,12 @@ def finish(
             why=why,
             expect_head=row.head,
             settled=row.interactions,
+            since=row.started_at,
             alignment_id=alignment_id,
             parts=parts,
         )
     # The run confirmed the persona on these interactions: they no longer make it stale.
-    settled = users.get(connection, user_id).settled
-    users.change(connection, user_id, settled=max(settled, row.interactions))
+    users.settle(connection, users.get(connection, user_id), row.interactions, row.started_at)
     return None
 
 
@@ -121,10 +133,21 @@ def read_trials(connection: Connection, cohort: str, excluding: str, limit: int)
     return [(row.n_plus, row.n_minus) for row in connection.execute(query)]
 
 
-def fail(connection: Connection, user_id: str, alignment_id: str, error: str) -> None:
-    """End a running alignment as failed."""
+def fail(
+    connection: Connection,
+    user_id: str,
+    alignment_id: str,
+    error: str,
+    usage: Mapping[str, Usage],
+    cost: Usage | None,
+) -> None:
+    """End a running alignment as failed, and add its cost."""
     row = _running(connection, user_id, alignment_id)
-    _set(connection, row, status="failed", ended_at=users.now(), error=repair(error))
+    ended = users.now()
+    record = {"usage": {stage: asdict(used) for stage, used in usage.items()}} if usage else {}
+    _set(connection, row, status="failed", ended_at=ended, error=repair(error), record=record)
+    paid = costs.amounts_of_record(record) if cost is None else costs.amounts(cost)
+    costs.add(connection, user_id, ended, failed=1, **paid)
 
 
 def history(connection: Connection, user_id: str) -> list[AlignmentRow]:

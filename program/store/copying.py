@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Row, String, Table, func, insert, select
 
 from program.errors import ConfigError, StoreError
-from program.store.schema import metadata, users
+from program.store.schema import StoredTotal, metadata, users
 from program.store.user_store import UserStore
 from program.text import counted
 from program.text_safety import find_problem
@@ -197,8 +197,9 @@ def _problem(value: Any, column: Column[Any]) -> str:
         if length is not None and len(value) > length:
             return f"has {len(value)} characters, more than {length}"
         return find_problem(value)
-    if isinstance(value, int) and abs(value) >= 2**31:
-        return f"is the number {value}, which has more than 32 bits"
+    bits = 64 if isinstance(column.type, StoredTotal) else 32
+    if isinstance(value, int) and abs(value) >= 2 ** (bits - 1):
+        return f"is the number {value}, which has more than {bits} bits"
     return "holds a number that is not finite" if _has_infinity(value) else ""
 
 

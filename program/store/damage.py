@@ -61,6 +61,7 @@ def find_wrong_counts(connection: Connection, size: int) -> str:
         users.c.head != head,
         users.c.settled < 0,
         users.c.settled > users.c.interactions,
+        users.c.pinned > users.c.head,
     )
     found = connection.scalar(select(func.count()).select_from(users).where(wrong))
     return f"the counts of {counted(found, 'user')} are wrong" if found else ""

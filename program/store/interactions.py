@@ -19,8 +19,8 @@ _CHUNK = 500
 
 def append(connection: Connection, user_id: str, new: Iterable[Interaction]) -> int:
     """Add interactions that are not stored yet and return their number (see `UserStore.append`)."""
-    before: int = users.get(connection, user_id, lock=True).interactions
-    count = before
+    user = users.get(connection, user_id, lock=True)
+    count = before = int(user.interactions)
     remaining = iter(new)
     while chunk := list(islice(remaining, _CHUNK)):
         rows = _new_rows(connection, user_id, chunk)
@@ -30,7 +30,7 @@ def append(connection: Connection, user_id: str, new: Iterable[Interaction]) -> 
         if rows:
             connection.execute(insert(interactions), rows)
     if count > before:
-        users.change(connection, user_id, interactions=count)
+        users.change(connection, user_id, interactions=count, stale_since=user.stale_since or users.now())
     return count - before
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
-from program.errors import StoreError, UnknownVersionError
+from program.errors import PinnedPersonaError, StoreError, UnknownVersionError
 from program.store import users
 from program.store.records import PersonaSource, PersonaVersion
 from program.store.schema import personas
@@ -24,17 +25,22 @@ def add(
     parent: int | None = None,
     expect_head: int | None = None,
     settled: int = 0,
+    since: datetime | None = None,
     alignment_id: str | None = None,
     parts: Mapping[str, Any] | None = None,
 ) -> PersonaVersion:
     """Add a version and make it the current one (see `UserStore.add_persona`).
 
-    The user's number of settled interactions never gets smaller.
+    The user's number of settled interactions never gets smaller; ``since`` as in `users.settle`.
+
+    Raises:
+        PinnedPersonaError: A version is pinned.
     """
     for field, value in (("text", text), ("why", why)):
         if problem := find_problem(value):
             raise StoreError(f"the persona of user {user_id!r} cannot be stored: `{field}` {problem}")
     user = users.get(connection, user_id, lock=True)
+    refuse_pinned(user)
     if expect_head is not None and expect_head != user.head:
         raise StoreError(
             f"the persona of user {user_id!r} is now version {user.head}, not {expect_head}: it "
@@ -44,6 +50,7 @@ def add(
         get(connection, user_id, parent)
     # Only `forget` deletes versions, all at once: the head is always the highest version.
     version = user.head + 1
+    created = users.now()
     row = {
         "user_id": user_id,
         "version": version,
@@ -51,13 +58,37 @@ def add(
         "parent": parent or user.head or None,
         "source": source,
         "why": why,
-        "created_at": users.now(),
+        "created_at": created,
         "alignment_id": alignment_id,
         "parts": None if parts is None else _with_origin(parts, version),
     }
     connection.execute(insert(personas), row)
-    users.change(connection, user_id, head=version, settled=max(user.settled, settled))
+    users.settle(connection, user, settled, since or created, head=version)
     return get(connection, user_id, version)
+
+
+def refuse_pinned(user: Row[Any]) -> None:
+    """Raise `PinnedPersonaError` if a version of the user is pinned."""
+    if user.pinned is not None:
+        raise PinnedPersonaError(
+            f"the persona of user {user.user_id!r} is pinned at version {user.pinned} and does not change; "
+            "`personaagent persona unpin USER` lets it change again"
+        )
+
+
+def pin(connection: Connection, user_id: str, version: int) -> PersonaVersion:
+    """Pin a version and return it (see `UserStore.pin`)."""
+    users.get(connection, user_id, lock=True)
+    pinned = get(connection, user_id, version)
+    users.change(connection, user_id, pinned=version)
+    return pinned
+
+
+def unpin(connection: Connection, user_id: str) -> PersonaVersion | None:
+    """Let the persona change again; return the version that is current now, ``None`` without a persona."""
+    user = users.get(connection, user_id, lock=True)
+    users.change(connection, user_id, pinned=None)
+    return get(connection, user_id, user.head) if user.head else None
 
 
 def _with_origin(parts: Mapping[str, Any], version: int) -> dict[str, Any]:

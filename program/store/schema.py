@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     Dialect,
     Float,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 
 from program.store.checks import MAX_COHORT_CHARS, MAX_ID_CHARS, DamagedValueError
 
-SCHEMA = "v0002"
+SCHEMA = "v0003"
 """The newest migration; a test compares it with `program/store/migrations`."""
 
 VERSION_TABLE = "pa_schema"
@@ -84,7 +85,7 @@ class StoredName(StoredText):
 class StoredInteger(TypeDecorator[int]):
     """A number; SQLite would return text or bytes from a damaged row."""
 
-    impl = Integer
+    impl: Any = Integer
     cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
@@ -92,6 +93,13 @@ class StoredInteger(TypeDecorator[int]):
         if value is None or type(value) is int:
             return value
         raise DamagedValueError("a stored number")
+
+
+class StoredTotal(StoredInteger):
+    """A number of 64 bits."""
+
+    impl: Any = BigInteger
+    cache_ok = True
 
 
 class StoredFloat(TypeDecorator[float]):
@@ -141,8 +149,12 @@ users = Table(
     # Number of interactions, and how many of them the current persona accounts for.
     Column("interactions", StoredInteger, nullable=False),
     Column("settled", StoredInteger, nullable=False),
-    # The current persona version; 0 if there is none.
+    # The newest persona version; 0 if there is none.
     Column("head", StoredInteger, nullable=False),
+    # The version that agents read instead, and that nothing replaces; null if none is pinned.
+    Column("pinned", StoredInteger),
+    # Since when there are interactions that the persona does not account for; empty if there are none.
+    Column("stale_since", UtcTime, nullable=False, server_default=""),
 )
 
 interactions = Table(
@@ -225,3 +237,25 @@ trials = Table(
     ),
 )
 Index("pa_trials_cohort", trials.c.cohort, trials.c.created_at)
+
+costs = Table(
+    "pa_costs",
+    metadata,
+    _user(),
+    # Of the end of the run, in UTC: "2026-11".
+    Column("month", StoredName(7), primary_key=True),
+    Column("alignments", StoredInteger, nullable=False),
+    Column("failed", StoredInteger, nullable=False),
+    Column("answers", StoredInteger, nullable=False),
+    # As in `program.usage.Usage`.
+    Column("calls", StoredTotal, nullable=False),
+    Column("input_tokens", StoredTotal, nullable=False),
+    Column("cached_tokens", StoredTotal, nullable=False),
+    Column("output_tokens", StoredTotal, nullable=False),
+    Column("usd", StoredFloat, nullable=False),
+    Column("unpriced", StoredTotal, nullable=False),
+    Column("cache_hits", StoredTotal, nullable=False),
+    # Rollouts that have a score, and the sum of their scores.
+    Column("scored", StoredInteger, nullable=False),
+    Column("score_sum", StoredFloat, nullable=False),
+)

@@ -1,4 +1,8 @@
-"""`UserStore`, the facade of the store: each method reads or changes one user, but `UserStore.trials`."""
+"""`UserStore`, the facade of the store.
+
+Each method reads or changes one user, but `users`, `total_costs` and `monthly_costs`, which return ids and
+numbers, and `trials`, which returns numbers alone.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,19 @@ from sqlalchemy import Connection, select
 from program.errors import ConfigError, DataError, StoreError, UnparsableAnswerError
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
-from program.store import alignments, interactions, personas, users
+from program.store import alignments, costs, interactions, personas, users
 from program.store.checks import check_cohort, check_trials
 from program.store.damage import advice
 from program.store.database import Database
 from program.store.pool import PoolSettings
-from program.store.records import AlignmentRow, AlignmentStatus, PersonaSource, PersonaVersion, UserSummary
+from program.store.records import (
+    AlignmentRow,
+    AlignmentStatus,
+    PersonaSource,
+    PersonaVersion,
+    UserCost,
+    UserSummary,
+)
 from program.store.schema import profiles
 from program.store.upgrade import upgrade
 from program.task import Task, get_task, task_spec
@@ -28,6 +39,7 @@ from program.task import Task, get_task, task_spec
 if TYPE_CHECKING:
     from program.memory.base import Retriever
     from program.memory.episodic import EpisodicMemory
+    from program.usage import Usage
 
 _PAGE = 1000
 _FARTHEST_ZONE = timedelta(hours=14)
@@ -300,7 +312,8 @@ class UserStore:
             parts: The parts behind the text, as JSON data. Lines without an origin get this version.
 
         Raises:
-            StoreError: ``expect_head`` is not the current version, or ``parts`` is not JSON data.
+            PinnedPersonaError: A version is pinned.
+            StoreError: ``expect_head`` is not the newest version, or ``parts`` is not JSON data.
             UnknownVersionError: ``parent`` does not exist.
         """
 
@@ -327,14 +340,16 @@ class UserStore:
     def persona(self, user_id: str, version: int | None = None) -> PersonaVersion | None:
         """Return a persona version, by default the current one; ``None`` if the user has no persona.
 
+        The current one is the version that is pinned, or else the newest.
+
         Raises:
             UnknownVersionError: ``version`` does not exist.
         """
         with self._database.read() as connection:
-            head: int = users.get(connection, user_id).head
-            if version is None and head == 0:
+            current = users.current(users.get(connection, user_id))
+            if version is None and current == 0:
                 return None
-            return personas.get(connection, user_id, head if version is None else version)
+            return personas.get(connection, user_id, current if version is None else version)
 
     def persona_history(self, user_id: str) -> list[PersonaVersion]:
         """Return all versions, oldest first."""
@@ -347,6 +362,7 @@ class UserStore:
         A stale user stays stale.
 
         Raises:
+            PinnedPersonaError: A version is pinned.
             UnknownVersionError: ``version`` does not exist.
         """
 
@@ -364,6 +380,134 @@ class UserStore:
 
         return self._database.change(add)
 
+    def pin(self, user_id: str, version: int) -> PersonaVersion:
+        """Keep a version as the current one until `unpin`; return it.
+
+        Agents use it, and no alignment, edit or rollback replaces it: they raise `PinnedPersonaError`, also
+        an alignment that was running when the version was pinned. Pinning another version replaces the pin.
+
+        Raises:
+            UnknownVersionError: ``version`` does not exist.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     for text in ("Be brief.", "Be exact."):
+            ...         _ = store.add_persona("ana", text, source="edit", why="a try")
+            ...     _ = store.pin("ana", 1)
+            ...     print(store.persona("ana").text)
+            ...     store.add_persona("ana", "Be kind.", source="edit", why="a try")
+            Traceback (most recent call last):
+            program.errors.PinnedPersonaError: the persona of user 'ana' is pinned at version 1 ...
+        """
+        return self._database.change(lambda connection: personas.pin(connection, user_id, version))
+
+    def unpin(self, user_id: str) -> PersonaVersion | None:
+        """Let the persona change again, and return the current version, which is the newest one.
+
+        Without a pinned version nothing changes. To go on from an older version, roll back to it.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     version = store.add_persona("ana", "Be brief.", source="edit", why="a try")
+            ...     _ = store.pin("ana", version.version)
+            ...     print(store.user("ana"))
+            ...     print(store.unpin("ana"))
+            'ana' (free-text): 0 interactions, persona v1 (pinned)
+            v1 of 'ana' (edit): a try
+        """
+        return self._database.change(lambda connection: personas.unpin(connection, user_id))
+
+    # Costs
+
+    def record_answer(self, user_id: str, usage: Usage) -> None:
+        """Add what an answer cost to the user's current month. `finish_alignment` adds alignments itself.
+
+        Args:
+            user_id: The user.
+            usage: What the calls cost, as from `UsageTracker.total`.
+
+        Example:
+            >>> from program import Usage
+            >>> usage = Usage(calls=1, input_tokens=600, output_tokens=20, usd=0.0002)
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     for _ in range(2):
+            ...         store.record_answer("ana", usage)
+            ...     [(cost.answers, cost.calls, cost.tokens, cost.price) for cost in store.costs("ana")]
+            [(2, 2, 1240, '$0.0004')]
+        """
+
+        def add(connection: Connection) -> None:
+            users.get(connection, user_id, lock=True)
+            costs.add(connection, user_id, users.now(), answers=1, **costs.amounts(usage))
+
+        self._database.change(add)
+
+    def costs(self, user_id: str) -> list[UserCost]:
+        """Return what a user cost and how well the agent did, by month, oldest first.
+
+        Alignments count in the month in which they end. Alignments of a store of version 0.1 count too.
+
+        Example:
+            >>> record = {
+            ...     "usage": {"simulate": {"calls": 3, "input_tokens": 900, "usd": 0.0003}},
+            ...     "steps": [{"simulations": [{"score": 1.0}, {"score": 0.0}, {"score": None}]}],
+            ... }
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     run = store.start_alignment("ana", {})
+            ...     _ = store.finish_alignment("ana", run, record)
+            ...     [(cost.alignments, cost.calls, cost.price, cost.agreement) for cost in store.costs("ana")]
+            [(1, 3, '$0.0003', 0.5)]
+        """
+        with self._database.read() as connection:
+            users.get(connection, user_id)
+            return costs.of_user(connection, user_id)
+
+    def cost(self, user_id: str) -> UserCost:
+        """Return what a user cost in all; see `costs`."""
+        return costs.total(self.costs(user_id), user_id)
+
+    def total_costs(self) -> Iterator[UserCost]:
+        """Yield what each user cost in all, in id order; users that cost nothing are left out.
+
+        Example:
+            >>> from program import Usage
+            >>> with UserStore("users.db") as store:
+            ...     for user_id in ("ana", "ben"):
+            ...         store.add_user(user_id, task="free-text")
+            ...     store.record_answer("ben", Usage(calls=1, input_tokens=600, output_tokens=20, usd=0.0002))
+            ...     print(*store.total_costs())
+            'ben': 0 alignments, 1 answer, 1 call, 620 tokens, $0.0002
+        """
+        after = ""
+        while True:
+            with self._database.read() as connection:
+                page = costs.page_by_user(connection, after, _PAGE)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].user_id or ""
+
+    def monthly_costs(self) -> list[UserCost]:
+        """Return what all users together cost, and how well their agents did, by month, oldest first.
+
+        It returns sums alone. What was recorded of a forgotten user is forgotten too.
+
+        Example:
+            >>> from program import Usage
+            >>> with UserStore("users.db") as store:
+            ...     for user_id in ("ana", "ben"):
+            ...         store.add_user(user_id, task="free-text")
+            ...         store.record_answer(user_id, Usage(calls=1, input_tokens=600, usd=0.0002))
+            ...     [(cost.user_id, cost.answers, cost.price) for cost in store.monthly_costs()]
+            [(None, 2, '$0.0004')]
+        """
+        with self._database.read() as connection:
+            return costs.by_month(connection)
+
     # Alignments
 
     def start_alignment(self, user_id: str, config: Mapping[str, Any]) -> str:
@@ -374,6 +518,9 @@ class UserStore:
         Args:
             user_id: The user.
             config: Every setting that changes the result, as JSON data.
+
+        Raises:
+            PinnedPersonaError: A version is pinned.
         """
         return self._database.change(lambda connection: alignments.start(connection, user_id, config))
 
@@ -406,8 +553,9 @@ class UserStore:
         parts: Mapping[str, Any] | None = None,
         trials: Sequence[tuple[float, float]] = (),
         cohort: str = "",
+        cost: Usage | None = None,
     ) -> PersonaVersion | None:
-        """End an alignment and store its record, status, persona and trials, all or none.
+        """End an alignment and store its record, status, persona, trials and cost, all or none.
 
         Args:
             user_id: The user.
@@ -418,19 +566,29 @@ class UserStore:
             trials: Gains and losses of each candidate that was tested. Other users' alignments read them
                 (see `trials`).
             cohort: What the trials can be compared by: task, model and settings, but nothing of the user.
+            cost: What was paid and is not recorded yet; ``None`` for what the record says under ``usage``.
 
         Returns:
             The new version, or ``None`` if the current persona is kept.
 
         Raises:
             ConfigError: A trial is not two numbers of 0 or more, or there are trials without a cohort.
+            PinnedPersonaError: There is a new persona, and a version was pinned since the alignment started.
             StoreError: The user has no such alignment, it has ended, or there is a new persona and the
                 stored one changed since the alignment started.
         """
         check_trials(trials, cohort)
         return self._database.change(
             lambda connection: alignments.finish(
-                connection, user_id, alignment_id, record, persona, parts=parts, trials=trials, cohort=cohort
+                connection,
+                user_id,
+                alignment_id,
+                record,
+                persona,
+                parts=parts,
+                trials=trials,
+                cohort=cohort,
+                cost=cost,
             )
         )
 
@@ -456,13 +614,30 @@ class UserStore:
         with self._database.read() as connection:
             return alignments.read_trials(connection, cohort, excluding, limit)
 
-    def fail_alignment(self, user_id: str, alignment_id: str, error: str) -> None:
+    def fail_alignment(
+        self,
+        user_id: str,
+        alignment_id: str,
+        error: str,
+        *,
+        usage: Mapping[str, Usage] | None = None,
+        cost: Usage | None = None,
+    ) -> None:
         """End an alignment as failed.
+
+        Args:
+            user_id: The user.
+            alignment_id: The running alignment.
+            error: One line.
+            usage: What its calls cost, by stage; stored as the only part of its record.
+            cost: What was paid and is not recorded yet; ``None`` for the sum of ``usage``.
 
         Raises:
             StoreError: The user has no such alignment, or it has ended.
         """
-        self._database.change(lambda connection: alignments.fail(connection, user_id, alignment_id, error))
+        self._database.change(
+            lambda connection: alignments.fail(connection, user_id, alignment_id, error, usage or {}, cost)
+        )
 
     def alignments(self, user_id: str) -> list[AlignmentRow]:
         """Return the user's alignments, oldest first.

@@ -31,7 +31,16 @@ def add(connection: Connection, user_id: str, task: str) -> None:
     insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     connection.execute(
         insert_new(users).on_conflict_do_nothing(),
-        {"user_id": user_id, "task": task, "created_at": now(), "interactions": 0, "settled": 0, "head": 0},
+        {
+            "user_id": user_id,
+            "task": task,
+            "created_at": now(),
+            "interactions": 0,
+            "settled": 0,
+            "head": 0,
+            "pinned": None,
+            "stale_since": None,
+        },
     )
     stored = connection.scalar(select(users.c.task).where(users.c.user_id == user_id)) or ""
     if stored == task:
@@ -62,9 +71,33 @@ def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]
     return row
 
 
-def change(connection: Connection, user_id: str, **values: int) -> None:
+def change(connection: Connection, user_id: str, **values: int | datetime | None) -> None:
     """Update columns of the user's row."""
     connection.execute(users.update().where(users.c.user_id == user_id).values(values))
+
+
+def settle(connection: Connection, user: Row[Any], settled: int, since: datetime, **values: int) -> None:
+    """Note that the persona accounts for ``settled`` interactions; their number never gets smaller.
+
+    Args:
+        connection: In a write transaction that holds the user's lock.
+        user: The user's row.
+        settled: How many.
+        since: If there are more by now, none of those arrived before this time.
+        values: Other columns to change.
+    """
+    settled = max(user.settled, settled)
+    stale_since = user.stale_since
+    if settled >= user.interactions:
+        stale_since = None
+    elif settled > user.settled:
+        stale_since = max(filter(None, (since, stale_since)))
+    change(connection, user.user_id, settled=settled, stale_since=stale_since, **values)
+
+
+def current(user: Row[Any]) -> int:
+    """Return the version that agents read: the pinned one, or the newest; 0 if there is none."""
+    return int(user.pinned or user.head)
 
 
 def page(connection: Connection, after: str, size: int) -> list[UserSummary]:
@@ -79,8 +112,10 @@ def summary(row: Row[Any]) -> UserSummary:
         user_id=row.user_id,
         task=row.task,
         interactions=row.interactions,
-        persona_version=row.head or None,
+        persona_version=current(row) or None,
         stale=row.interactions > row.settled,
+        stale_since=row.stale_since,
+        pinned=row.pinned,
     )
 
 

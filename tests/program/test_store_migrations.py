@@ -81,7 +81,12 @@ def test_every_value_of_0_1_is_unchanged(old: str) -> None:
     after = rows(old)
     assert version(old) == SCHEMA
     assert {row.pop("parts") for row in after["pa_personas"]} == {None}
+    assert {row.pop("pinned") for row in after["pa_users"]} == {None}
+    since = {row["user_id"]: row.pop("stale_since") for row in after["pa_users"]}
     assert after == before
+    (ended,) = (row["ended_at"] for row in before["pa_alignments"] if row["status"] == "done")
+    added = {row["user_id"]: row["created_at"] for row in before["pa_users"]}
+    assert since == {"ana": ended, "bo": "", "chi": added["chi"]}
 
 
 def test_migrated_store_has_the_declared_tables(old: str) -> None:
@@ -97,6 +102,17 @@ def test_personas_of_0_1_have_no_parts_and_a_new_one_may_have_some(old: str) -> 
         store.add_persona("ana", "Be brief.", source="alignment", why="w", parts={"lines": []})
     with UserStore(old) as store:
         assert [v.parts for v in store.persona_history("ana")] == [None, None, None, None, {"lines": []}]
+
+
+def test_alignments_of_0_1_are_costs_of_their_month(old: str) -> None:
+    with UserStore(old) as store:
+        (ana,), (bo,) = store.costs("ana"), store.costs("bo")
+        assert store.costs("chi") == []
+    # Three stages of 12, 4 and 2 calls; three rollouts are wrong and one is right.
+    assert (ana.month, ana.alignments, ana.failed, ana.calls, ana.unpriced) == ("2026-11", 1, 0, 18, 18)
+    assert (ana.input_tokens, ana.output_tokens) == (8305 + 1104 + 678, 464 + 54 + 382)
+    assert (ana.scored, ana.agreement) == (4, 0.25)
+    assert (bo.alignments, bo.failed, bo.calls, bo.agreement) == (0, 1, 0, None)
 
 
 def test_alignment_of_0_1_is_the_latest_and_has_no_trials(old: str) -> None:
@@ -184,7 +200,7 @@ def test_program_without_a_migration_refuses_the_store_and_changes_nothing(
         lambda scripts: (script for script in walk(scripts) if script.revision == "v0001"),
     )
     monkeypatch.setattr("program.store.upgrade.SCHEMA", "v0001")
-    with pytest.raises(StoreError, match=r"newer personaagent \(schema 'v0002', .*'v0001'\); update"):
+    with pytest.raises(StoreError, match=r"newer personaagent \(schema 'v0003', .*'v0001'\); update"):
         UserStore(old)
-    assert version(old) == "v0002"
+    assert version(old) == "v0003"
     assert rows(old) == before
