@@ -160,7 +160,7 @@ def align(
                     settings=settings,
                 )
                 async for result in results:
-                    rows[result.user_id] = _row(result)
+                    rows[result.user_id] = _row(result, named=bool(users))
                     bar.advance(result.user_id)
 
             try:
@@ -170,9 +170,16 @@ def align(
     _report([rows[user_id] for user_id in chosen if user_id in rows], tracker, len(chosen), json, interrupted)
 
 
-def _row(result: UserResult) -> dict[str, Any]:
-    """Return what is printed of one user of several; a failure is that user's row."""
-    row: dict[str, Any] = {"user_id": result.user_id, "error": None, "code": 0}
+def _row(result: UserResult, *, named: bool) -> dict[str, Any]:
+    """Return what is printed of one user of several; a failure is that user's row.
+
+    A pinned persona is an error only to who names the user.
+    """
+    row: dict[str, Any] = {"user_id": result.user_id, "status": result.status, "error": None, "code": 0}
+    if result.status == "skipped" and not named:
+        notes = [f"skipped: v{result.persona_version} is pinned"]
+        nothing = {"steps": [], "notes": notes, "agent_runs": 0, "usage": {}, "seconds": 0.0}
+        return {**row, "persona_version": result.persona_version, **nothing}
     if (error := result.error) is not None:
         line = explain(error)
         row["error"] = line or one_line(f"{type(error).__name__}: {error}", _MAX_ERROR)
@@ -211,9 +218,11 @@ def _report(
         _print_table([row for row in results if not row["error"]])
     for row in failed:
         print_error(f"user {row['user_id']!r}: {row['error']}")
-    aligned = len(results) - len(failed)
+    skipped = sum(row["status"] == "skipped" for row in results if not row["error"])
+    aligned = len(results) - len(failed) - skipped
+    note = f" ({skipped} skipped)" if skipped else ""
     err.print_line(
-        f"{aligned} of {counted(n_users, 'user')} aligned, {tracker.total()}, {tracker.seconds:.0f} s"
+        f"{aligned} of {counted(n_users, 'user')} aligned{note}, {tracker.total()}, {tracker.seconds:.0f} s"
     )
     if interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -16,6 +16,7 @@ from optimizers.config import GROUNDED, AlignmentConfig, checking_gate
 from optimizers.contracts import Journal
 from optimizers.gates import GATES
 from optimizers.journal import MemoryJournal
+from optimizers.spending import Spending
 from optimizers.trainset import examples
 from optimizers.trials import Past, Pending
 from program.agent import PersonaAgent
@@ -25,11 +26,12 @@ from program.loop import AgentSettings
 from program.session import Session
 from program.spans import about
 from program.store import UserStore
+from program.store.personas import refuse_pinned
 from program.sync import run_now
 from program.task import Task
 from program.text import one_line
 from program.tools import Tools, make_tools
-from program.usage import Budget
+from program.usage import Budget, UsageTracker, current_tracker, track_usage
 
 _MAX_ERROR = 500
 
@@ -75,6 +77,8 @@ def align_user(
     Raises:
         UnknownUserError: ``user_id`` is not in the store.
         EmptyHistoryError: The user has no interaction.
+        PinnedPersonaError: A persona version is pinned (`UserStore.pin`); nothing was paid, unless it was
+            pinned while the alignment ran.
         StoreError: Another process changed the persona meanwhile.
         BudgetExceededError: The next call would pass a limit.
         dspy.LMError: The model failed.
@@ -187,7 +191,10 @@ async def _align(
         learns=False,  # only an alignment that ends well has learned from new interactions
         parts=config.edits,
     )
-    session: Session = await make_call("", lambda: call(open_session))
+    refuse_pinned(await call(store.user, user_id))
+    opened = UsageTracker(parent=current_tracker())
+    with track_usage(opened):
+        session: Session = await make_call("", lambda: call(open_session))
     agent, version = session.agent, session.version
     context = agent.context
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)
@@ -197,6 +204,7 @@ async def _align(
     async def read_past() -> dict[str, Any]:
         return (await call(_past, store, user_id, config, cohort)).as_dict()
 
+    spending = Spending(opened)
     try:
         optimizer = PersonaAlignment(
             config,
@@ -208,26 +216,33 @@ async def _align(
             budget=budget,
             on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
         )
-        with about(persona_version=version.version):
+        with about(persona_version=version.version), track_usage(spending.tracker):
             if wait:
                 aligned: PersonaAgent = await optimizer.acompile(agent, trainset=trainset)
             else:
                 aligned = optimizer.compile(agent, trainset=trainset)
+        changed = aligned.persona != agent.persona
+        record = aligned.alignment
+        await call(
+            store.finish_alignment,
+            user_id,
+            alignment_id,
+            record.as_dict(),
+            persona=(aligned.persona, record.reason) if changed else None,
+            parts=aligned.parts.as_dict() if aligned.parts else None,
+            trials=[check.gains for step in record.steps for check in step.checks],
+            cohort=cohort,
+            cost=await call(spending.of_finished, record.usage, store, user_id, config),
+        )
     except BaseException as error:  # an interrupt, too, must not leave the alignment open
-        store.fail_alignment(user_id, alignment_id, one_line(f"{type(error).__name__}: {error}", _MAX_ERROR))
+        store.fail_alignment(
+            user_id,
+            alignment_id,
+            one_line(f"{type(error).__name__}: {error}", _MAX_ERROR),
+            usage=spending.tracker.by_stage(),
+            cost=spending.total(),
+        )
         raise
-    changed = aligned.persona != agent.persona
-    record = aligned.alignment
-    await call(
-        store.finish_alignment,
-        user_id,
-        alignment_id,
-        record.as_dict(),
-        persona=(aligned.persona, record.reason) if changed else None,
-        parts=aligned.parts.as_dict() if aligned.parts else None,
-        trials=[check.gains for step in record.steps for check in step.checks],
-        cohort=cohort,
-    )
     return aligned
 
 

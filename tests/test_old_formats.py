@@ -100,11 +100,38 @@ def _reply(system: str, user: str) -> str | dict[str, Any]:
 
 
 def test_store_of_0_1_opens_and_lists_its_users(cli: Cli) -> None:
-    assert cli("users", "list", "--json").json == [
-        {"user_id": "ana", "interactions": 13, "persona_version": 3},
-        {"user_id": "bo", "interactions": 12, "persona_version": 1},
-        {"user_id": "chi", "interactions": 12, "persona_version": None},
+    rows = cli("users", "list", "--json").json
+    names = (
+        "user_id",
+        "task",
+        "interactions",
+        "persona_version",
+        "pinned",
+        "stale",
+        "calls",
+        "usd",
+        "unpriced",
+    )
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        ("ana", "LaMP-2M", 13, 3, None, True, 18, 0.0, 18),
+        ("bo", "LaMP-2M", 12, 1, None, False, 0, 0.0, 0),
+        ("chi", "LaMP-2M", 12, None, None, True, 0, 0.0, 0),
     ]
+    assert rows[0]["stale_since"].startswith("2026-11-25")
+
+
+def test_costs_of_0_1_are_those_of_its_alignments(cli: Cli) -> None:
+    (ana,) = cli("users", "costs", "ana", "--by", "month", "--json").json
+    assert (ana["month"], ana["calls"], ana["agreement"]) == ("2026-11", 18, 0.25)
+
+
+def test_persona_of_0_1_can_be_pinned(cli: Cli) -> None:
+    assert cli("persona", "pin", "ana", 2, "--json").json == {"user_id": "ana", "pinned": 2}
+    assert cli("persona", "show", "ana", "--json").json["version"] == 2
+    refused = cli("align", "ana", *MODEL)
+    assert (refused.code, refused.out) == (1, "")
+    assert "is pinned at version 2" in refused.err
+    assert cli("persona", "unpin", "ana", "--json").json == {"user_id": "ana", "persona_version": 3}
 
 
 def test_store_of_0_1_has_profile_state_and_the_alignment_that_was_done(cli: Cli) -> None:

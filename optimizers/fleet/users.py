@@ -20,12 +20,13 @@ from optimizers.fleet.pauses import Pauses, passes
 from optimizers.fleet.place import work_key
 from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
-from program.errors import ConfigError, StoreError
+from program.errors import ConfigError, PinnedPersonaError, StoreError
 from program.home import home as default_home
 from program.limits import MOST_STEPS, check_at_most
 from program.loop import AgentSettings
 from program.models.outages import is_outage
 from program.store import UserStore
+from program.store.personas import refuse_pinned
 from program.text import one_line
 from program.tools import Tools
 from program.usage import Budget, UsageTracker, configured_lm, current_tracker, track_usage
@@ -44,10 +45,11 @@ class UserResult:
     Attributes:
         user_id: The user.
         status: ``aligned``; ``done`` if an earlier run had done this work, so that nothing was paid;
-            ``failed``; ``stopped`` if what failed would have failed for every other user too.
+            ``skipped`` if the persona is pinned; ``failed``; ``stopped`` if what failed would have failed
+            for every other user too.
         record: The alignment as plain data (`optimizers.AlignmentRecord.as_dict`); empty without one.
         persona_version: The user's version now; ``None`` without a persona or after a failure.
-        error: What failed; ``None`` otherwise.
+        error: What failed, or why the user was skipped; ``None`` otherwise.
 
     Example:
         >>> print(UserResult(user_id="ana", status="aligned", persona_version=2))
@@ -55,7 +57,7 @@ class UserResult:
     """
 
     user_id: str
-    status: Literal["aligned", "done", "failed", "stopped"]
+    status: Literal["aligned", "done", "skipped", "failed", "stopped"]
     record: Mapping[str, Any] = field(default_factory=dict)
     persona_version: int | None = None
     error: Exception | None = None
@@ -91,8 +93,8 @@ async def align_users(
     longest start first. A finished rollout, feedback, update or check answer is kept in the data directory,
     or in the database of a store on a server, and is not paid again if the run is stopped, fails or is
     killed: the next run goes on from there. A user whom another process aligns at this time fails with
-    `StoreError`. One user's failure is a result, and the others go on; after an outage of the provider the
-    run pauses and resumes.
+    `StoreError`. Users whose persona is pinned are skipped. One user's failure is a result, and the others
+    go on; after an outage of the provider the run pauses and resumes.
 
     Args:
         store: The users' store.
@@ -236,6 +238,7 @@ class _Fleet:
     async def _align(self, user_id: str, engine: FleetEngine) -> UserResult:
         prompt_model = self.options["prompt_model"]
         try:
+            refuse_pinned(await asyncio.to_thread(self.store.user, user_id))
             row = None
             if not self.again:
                 row = await asyncio.to_thread(finished, self.store, user_id, self.config, prompt_model)
@@ -251,6 +254,9 @@ class _Fleet:
                         raise
                     if not await self.pauses.pause(error):
                         raise
+        except PinnedPersonaError as error:
+            version = (await asyncio.to_thread(self.store.user, user_id)).persona_version
+            return UserResult(user_id=user_id, status="skipped", persona_version=version, error=error)
         except Exception as error:  # noqa: BLE001 - one user's failure is a result; the others go on
             status: Literal["stopped", "failed"] = "stopped" if is_outage(error) else "failed"
             return UserResult(user_id=user_id, status=status, error=error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -20,11 +22,13 @@ from program.cli.options import (
     open_store,
 )
 from program.console import err, out, print_json
+from program.errors import StoreError
 from program.home import home
 from program.loop import AgentSettings
 from program.printer import command
 from program.session import open_session
 from program.spans import about, span
+from program.store import UserStore
 from program.usage import UsageTracker, track_usage
 
 
@@ -44,7 +48,11 @@ def ask(
     settings = AgentSettings(max_input_chars=max_input_chars)
     with open_store(store) as users:
         users.user(user)
-        with model_in_use(model, trace, trace_content, adapter), track_usage(UsageTracker()) as tracker:
+        with (
+            model_in_use(model, trace, trace_content, adapter),
+            track_usage(UsageTracker()) as tracker,
+            _recorded(users, user, tracker),
+        ):
             session = open_session(users, user, home=home(), wikipedia=wikipedia, settings=settings)
             with (
                 about(user_id=user, persona_version=session.version.version),
@@ -70,6 +78,18 @@ def ask(
         err.print_line(f"{number}. {step.call}{note}", style="dim")
     out.print_text(prediction.answer)
     err.print_line(f"persona v{session.version.version}, {usage}, {tracker.seconds:.1f} s", style="dim")
+
+
+@contextmanager
+def _recorded(users: UserStore, user: str, tracker: UsageTracker) -> Iterator[None]:
+    """Add what the block paid to the user's costs; an answer is not lost if that fails."""
+    try:
+        yield
+    finally:
+        try:
+            users.record_answer(user, tracker.total())
+        except StoreError as error:
+            err.print_line(f"warning: the cost was not recorded: {error}", style="yellow")
 
 
 def observe(

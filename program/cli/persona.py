@@ -1,4 +1,4 @@
-"""`personaagent persona`: show, why, page, history, diff, rollback."""
+"""`personaagent persona`: show, why, page, history, diff, rollback, pin, unpin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from program.cli.options import MAX_INTEGER, Json, Store, User, open_store
-from program.console import out, print_json
+from program.console import err, out, print_json
 from program.errors import UnknownVersionError
 from program.evidence import collect
 from program.persona_page import persona_page, write_page
@@ -42,12 +42,15 @@ def _persona(users: UserStore, user: str, version: int | None) -> PersonaVersion
 def show(user: User, version: Version = None, store: Store = None, json: Json = False) -> None:
     """Print a user's persona."""
     with open_store(store) as users:
-        users.user(user)
+        pinned = users.user(user).pinned
         persona = _persona(users, user, version)
     if json:
-        print_json(vars(persona))
-    else:
-        out.print_text(persona.text)
+        print_json({**vars(persona), "pinned": persona.version == pinned})
+        return
+    out.print_text(persona.text)
+    if pinned:
+        unpin_ = command("persona unpin", user)
+        err.print_line(f"v{pinned} is pinned: nothing replaces it until `{unpin_}`", style="dim")
 
 
 @app.command()
@@ -98,13 +101,14 @@ def page(
 def history(user: User, store: Store = None, json: Json = False) -> None:
     """List the versions of a user's persona."""
     with open_store(store) as users:
-        users.user(user)
+        pinned = users.user(user).pinned
         versions = users.persona_history(user)
     if json:
         print_json(
             [
                 {
                     "version": v.version,
+                    "pinned": v.version == pinned,
                     "parent": v.parent,
                     "source": v.source,
                     "why": v.why,
@@ -117,7 +121,7 @@ def history(user: User, store: Store = None, json: Json = False) -> None:
         return
     rows = [
         (
-            f"v{v.version}",
+            f"v{v.version} (pinned)" if v.version == pinned else f"v{v.version}",
             f"v{v.parent}" if v.parent else "-",
             v.source,
             f"{v.created_at:%Y-%m-%d %H:%M:%S}",
@@ -162,6 +166,37 @@ def rollback(
         print_json(vars(restored))
     else:
         out.print_line(f"v{restored.version} has the text of v{version}")
+
+
+@app.command()
+def pin(
+    user: User,
+    version: Annotated[int, typer.Argument(min=1, max=MAX_INTEGER, help="The version to keep.")],
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Keep a version: agents use it, and no alignment, edit or rollback replaces it until `unpin`."""
+    with open_store(store) as users:
+        pinned = users.pin(user, version)
+    if json:
+        print_json({"user_id": user, "pinned": pinned.version})
+    else:
+        unpin_ = command("persona unpin", user)
+        out.print_line(f"v{version} is pinned; `{unpin_}` lets the persona change again")
+
+
+@app.command()
+def unpin(user: User, store: Store = None, json: Json = False) -> None:
+    """Let the persona change again. The newest version is then the current one."""
+    with open_store(store) as users:
+        was = users.user(user).pinned
+        current = users.unpin(user)
+    if json:
+        print_json({"user_id": user, "persona_version": current.version if current else None})
+    elif was is None or current is None:
+        out.print_line("no version was pinned")
+    else:
+        out.print_line(f"v{was} is no longer pinned; the current persona is v{current.version}")
 
 
 def print_diff(before: str, after: str, old: str, new: str) -> None:

@@ -1,10 +1,10 @@
-"""`personaagent users`: import, list, show, forget."""
+"""`personaagent users`: import, list, show, costs, forget."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +14,9 @@ from program.home import home
 from program.memory.semantic import render
 from program.printer import make_table
 from program.store import UserStore
+from program.store.costs import total
 from program.store.importers import import_users
+from program.store.records import UserCost, UserSummary
 from program.text import counted, cut
 from program.text_safety import visible
 
@@ -87,12 +89,11 @@ def list_(store: Store = None, json: Json = False) -> None:
     """List the users."""
     with open_store(store) as users:
         rows = list(users.users())
+        paid = {cost.user_id: cost for cost in users.total_costs()}
+    nothing = total([])
     if json:
         print_json(
-            [
-                {"user_id": r.user_id, "interactions": r.interactions, "persona_version": r.persona_version}
-                for r in rows
-            ]
+            [{**_summary(row), **_amounts(paid.get(row.user_id, nothing))} for row in rows],
         )
         return
     cells = [
@@ -100,13 +101,46 @@ def list_(store: Store = None, json: Json = False) -> None:
             visible(row.user_id),
             row.task,
             str(row.interactions),
-            f"v{row.persona_version}" if row.persona_version else "none yet",
-            "new data" if row.stale else "",
+            _version(row),
+            paid[row.user_id].price if row.user_id in paid else "",
+            _stale(row),
         )
         for row in rows
     ]
-    out.print(make_table(("user", "task", "interactions", "persona", ""), cells, fold=("user", "task")))
+    titles = ("user", "task", "interactions", "persona", "cost", "")
+    out.print(make_table(titles, cells, fold=("user", "task")))
     err.print_line(counted(len(rows), "user"))
+
+
+def _summary(user: UserSummary) -> dict[str, Any]:
+    """Return a user as JSON data."""
+    return {
+        "user_id": user.user_id,
+        "task": user.task,
+        "interactions": user.interactions,
+        "persona_version": user.persona_version,
+        "pinned": user.pinned,
+        "stale": user.stale,
+        "stale_since": user.stale_since,
+    }
+
+
+def _amounts(cost: UserCost) -> dict[str, Any]:
+    """Return what a user cost in all as JSON data."""
+    data = cost.as_dict()
+    return {name: data[name] for name in ("calls", "tokens", "usd", "unpriced", "agreement")}
+
+
+def _version(user: UserSummary) -> str:
+    if user.persona_version is None:
+        return "none yet"
+    return f"v{user.persona_version}{' (pinned)' if user.pinned else ''}"
+
+
+def _stale(user: UserSummary) -> str:
+    if not user.stale:
+        return ""
+    return f"new data since {user.stale_since:%Y-%m-%d}" if user.stale_since else "new data"
 
 
 @app.command()
@@ -117,14 +151,12 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
         profile = users.profile(user)
         latest = users.interactions(user, latest=5)
         runs = users.alignments(user)
+        months = users.costs(user)
     if json:
         print_json(
             {
-                "user_id": user,
-                "task": summary.task,
-                "interactions": summary.interactions,
-                "persona_version": summary.persona_version,
-                "stale": summary.stale,
+                **_summary(summary),
+                "costs": [cost.as_dict() for cost in months],
                 "profile": render(profile) if profile else None,
                 "alignments": [
                     {"id": run.id, "status": run.status, "started_at": run.started_at, "error": run.error}
@@ -135,6 +167,7 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
         return
     interactions = counted(summary.interactions, "interaction")
     out.print_line(f"{visible(summary.user_id)}  {summary.task}, {interactions}", style="bold")
+    out.print_line(", ".join(filter(None, (f"persona: {_version(summary)}", _stale(summary)))))
     if profile:
         out.print_text(render(profile))
     if latest:
@@ -146,6 +179,65 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
     for run in runs:
         line = f"  {run.started_at:%Y-%m-%d %H:%M} UTC: {run.status}"
         out.print_line(f"{line}, {run.error}" if run.error else line)
+    if months:
+        out.print_text("\nCosts:")
+        _print_costs(months, by_user=False)
+
+
+@app.command()
+def costs(
+    user: Annotated[
+        list[str] | None, typer.Argument(help="User ids; by default all.", show_default=False)
+    ] = None,
+    by: Annotated[
+        Literal["user", "month"],
+        typer.Option(help="A row for each user, or for each month: of the users that are named, or of all."),
+    ] = "user",
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Show calls, tokens, cost and agreement of users or months (UTC).
+
+    Alignments and `ask` are counted, also by other processes. Agreement is the mean score, from 0 to 1, of
+    the agent's answers to past interactions while it was aligned. Forgotten users count no more.
+    """
+    with open_store(store) as users:
+        if not user:
+            rows = users.monthly_costs() if by == "month" else list(users.total_costs())
+        elif by == "month":
+            rows = [cost for name in dict.fromkeys(user) for cost in users.costs(name)]
+        else:
+            rows = [users.cost(name) for name in dict.fromkeys(user)]
+    if json:
+        print_json([cost.as_dict() for cost in rows])
+        return
+    _print_costs(rows, by_user=by == "user" or bool(user), by_month=by == "month")
+    everything = total(rows)
+    err.print_line(
+        f"{counted(everything.calls, 'call')}, {counted(everything.tokens, 'token')}, {everything.price}"
+    )
+
+
+def _print_costs(rows: Sequence[UserCost], *, by_user: bool, by_month: bool = True) -> None:
+    titles = (
+        *(("user",) if by_user else ()),
+        *(("month",) if by_month else ()),
+        *("alignments", "answers", "agreement", "calls", "tokens", "cost"),
+    )
+    cells = [
+        (
+            *((visible(cost.user_id or ""),) if by_user else ()),
+            *((cost.month or "",) if by_month else ()),
+            f"{cost.alignments:,}" + (f" ({cost.failed:,} failed)" if cost.failed else ""),
+            f"{cost.answers:,}",
+            "-" if cost.agreement is None else f"{cost.agreement:.2f}",
+            f"{cost.calls:,}",
+            f"{cost.tokens:,}",
+            cost.price,
+        )
+        for cost in rows
+    ]
+    out.print(make_table(titles, cells, fold=("user",) if by_user else ()))
 
 
 @app.command()

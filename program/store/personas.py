@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, insert, select
 
 from program.errors import PinnedPersonaError, StoreError, UnknownVersionError
 from program.store import users
-from program.store.records import PersonaSource, PersonaVersion
+from program.store.records import PersonaSource, PersonaVersion, UserSummary
 from program.store.schema import personas
 from program.text_safety import find_problem
 
@@ -67,7 +67,7 @@ def add(
     return get(connection, user_id, version)
 
 
-def refuse_pinned(user: Row[Any]) -> None:
+def refuse_pinned(user: Row[Any] | UserSummary) -> None:
     """Raise `PinnedPersonaError` if a version of the user is pinned."""
     if user.pinned is not None:
         raise PinnedPersonaError(
