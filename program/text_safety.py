@@ -49,6 +49,8 @@ def find_problem(text: str) -> str:
         >>> find_problem("plain text")
         ''
     """
+    if text.isascii() and "\x00" not in text:
+        return ""
     if match := _SURROGATE.search(text):
         return f"holds half of a surrogate pair at character {match.start()}"
     position = text.find("\x00")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,6 +16,7 @@ MAX_ID_CHARS = 256
 MAX_COHORT_CHARS = 512
 
 _BYTE_ORDER_MARK = "\ufeff"
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 class DamagedValueError(ValueError):
@@ -43,7 +45,7 @@ def stored_id_problem(name: object) -> str:
         return f"must be text, not {type(name).__name__}"
     if not 1 <= len(name) <= MAX_ID_CHARS:
         return f"must have 1 to {MAX_ID_CHARS} characters, has {len(name)}"
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name):
+    if _CONTROLS.search(name):
         return "contains a control character"
     if _BYTE_ORDER_MARK in name:
         return "contains a byte-order mark, which nobody can see or type; remove it"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, select
 
 from program.errors import ConfigError, StoreError
 from program.memory.interaction import Interaction
-from program.store import users
+from program.store import bulk, users
 from program.store.checks import check_interaction
 from program.store.schema import interactions
 
@@ -23,15 +23,41 @@ def append(connection: Connection, user_id: str, new: Iterable[Interaction]) -> 
     count = before = int(user.interactions)
     remaining = iter(new)
     while chunk := list(islice(remaining, _CHUNK)):
-        rows = _new_rows(connection, user_id, chunk)
+        rows = _new_rows(connection, user_id, chunk, is_empty=count == 0)
         for row in rows:
             count += 1
             row["position"] = count
-        if rows:
-            connection.execute(insert(interactions), rows)
+        bulk.insert(connection, interactions, rows)
     if count > before:
         users.change(connection, user_id, interactions=count, stale_since=user.stale_since or users.now())
     return count - before
+
+
+def append_many(connection: Connection, new: Mapping[str, Sequence[Interaction]], task: str) -> int:
+    """Add interactions of several users, and the users, and return the number of new interactions.
+
+    Args:
+        connection: In a write transaction.
+        new: Each user's interactions.
+        task: The task of all of them.
+    """
+    found = users.add_many(connection, list(new), task)
+    rows: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
+    now = users.now()
+    for user_id, given in new.items():
+        user = found[user_id]
+        count = before = int(user.interactions)
+        for start in range(0, len(given), _CHUNK):
+            for row in _new_rows(connection, user_id, given[start : start + _CHUNK], is_empty=before == 0):
+                count += 1
+                rows.append({**row, "position": count})
+        if count > before:
+            since = user.stale_since or now
+            changes.append({"of_user": user_id, "interactions": count, "stale_since": since})
+    bulk.insert(connection, interactions, rows)
+    users.change_many(connection, changes)
+    return len(rows)
 
 
 def latest(connection: Connection, user_id: str, n: int | None, arrived_after: int = 0) -> list[Interaction]:
@@ -50,12 +76,17 @@ def latest(connection: Connection, user_id: str, n: int | None, arrived_after: i
     return [_interaction(row) for row in connection.execute(query)][::-1]
 
 
-def _new_rows(connection: Connection, user_id: str, chunk: list[Interaction]) -> list[dict[str, Any]]:
-    ids = [interaction.id for interaction in chunk]
-    stored_rows = connection.execute(
-        select(interactions).where(interactions.c.user_id == user_id, interactions.c.id.in_(ids))
-    )
-    stored = {row.id: _interaction(row) for row in stored_rows}
+def _new_rows(
+    connection: Connection, user_id: str, chunk: Sequence[Interaction], *, is_empty: bool
+) -> list[dict[str, Any]]:
+    """Return the rows of the interactions that are not stored yet; ``is_empty`` if the user has none."""
+    stored: dict[str, Interaction] = {}
+    if not is_empty:
+        ids = [interaction.id for interaction in chunk]
+        stored_rows = connection.execute(
+            select(interactions).where(interactions.c.user_id == user_id, interactions.c.id.in_(ids))
+        )
+        stored = {row.id: _interaction(row) for row in stored_rows}
     rows = []
     for interaction in chunk:
         check_interaction(user_id, interaction, stored=interaction.id in stored)

@@ -208,6 +208,35 @@ class UserStore:
 
         return self._database.change(add, again=isinstance(new, Collection))
 
+    def append_many(self, new: Mapping[str, Sequence[Interaction]], *, task: str | Task) -> int:
+        """Add interactions of several users in one transaction, all or none; missing users are added.
+
+        It stores thousands of rows about ten times as fast as `append` for each user. Other writers
+        wait until it is done: some thousand interactions at once are enough.
+
+        Args:
+            new: Each user's interactions, in order of arrival.
+            task: The users' task (see `add_user`).
+
+        Returns:
+            The number of new interactions.
+
+        Raises:
+            StoreError: As `append`, for any of the users.
+
+        Example:
+            >>> from program import Interaction
+            >>> new = {
+            ...     name: [Interaction(id="1", user_id=name, query="What shall I cook?", response="Lentils.")]
+            ...     for name in ("ana", "ben")
+            ... }
+            >>> with UserStore("users.db") as store:
+            ...     store.append_many(new, task="free-text"), store.append_many(new, task="free-text")
+            (2, 0)
+        """
+        spec = task_spec(task)
+        return self._database.change(lambda connection: interactions.append_many(connection, new, spec))
+
     def observe(self, user_id: str, *, query: str, response: str) -> Interaction:
         """Store the user's true response to a query, with the current time and a new id.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, insert, select
+from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from program.errors import StoreError, UnknownUserError
@@ -29,19 +30,7 @@ def add(connection: Connection, user_id: str, task: str) -> None:
     if connection.scalar(select(users.c.user_id).where(users.c.user_id == user_id)) is None:
         check_user_id(user_id)
     insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(
-        insert_new(users).on_conflict_do_nothing(),
-        {
-            "user_id": user_id,
-            "task": task,
-            "created_at": now(),
-            "interactions": 0,
-            "settled": 0,
-            "head": 0,
-            "pinned": None,
-            "stale_since": None,
-        },
-    )
+    connection.execute(insert_new(users).on_conflict_do_nothing(), _new_user(user_id, task))
     stored = connection.scalar(select(users.c.task).where(users.c.user_id == user_id)) or ""
     if stored == task:
         return
@@ -56,6 +45,40 @@ def add(connection: Connection, user_id: str, task: str) -> None:
         f"user {user_id!r} is already stored with task {stored!r}, not {task!r}; "
         "use another user id or another store"
     )
+
+
+def add_many(connection: Connection, user_ids: Sequence[str], task: str) -> dict[str, Row[Any]]:
+    """Add the users that are missing, lock all of them, and return their rows.
+
+    Raises:
+        StoreError: An id is invalid, or is stored with another task.
+    """
+    query = select(users).where(users.c.user_id.in_(user_ids)).order_by(users.c.user_id)
+    known = {row.user_id: row.task for row in connection.execute(query)}
+    for user_id in user_ids:
+        # What is stored already, or with another name of the task, is looked at one by one.
+        if user_id in known and known[user_id] != task:
+            add(connection, user_id, task)
+    missing = [user_id for user_id in user_ids if user_id not in known]
+    for user_id in missing:
+        check_user_id(user_id)
+    if missing:
+        insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        rows = [_new_user(user_id, task) for user_id in sorted(missing)]
+        connection.execute(insert_new(users).on_conflict_do_nothing(), rows)
+    found = {row.user_id: row for row in connection.execute(query.with_for_update())}
+    for user_id in missing:
+        if found[user_id].task != task:  # another transaction was faster
+            add(connection, user_id, task)
+    return found
+
+
+def change_many(connection: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Update columns of several users' rows: the same ones of each, whose id is ``of_user``."""
+    if changes:
+        row = users.update().where(users.c.user_id == bindparam("of_user"))
+        columns: dict[str, Any] = {name: bindparam(name) for name in changes[0] if name != "of_user"}
+        connection.execute(row.values(columns), [dict(change) for change in changes])
 
 
 def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]:
@@ -130,6 +153,19 @@ def put(connection: Connection, table: Table, keys: dict[str, Any], values: dict
     row = table.update().where(*(table.c[name] == value for name, value in keys.items()))
     if connection.execute(row.values(values)).rowcount == 0:
         connection.execute(insert(table), keys | values)
+
+
+def _new_user(user_id: str, task: str) -> dict[str, Any]:
+    return {
+        "user_id": user_id,
+        "task": task,
+        "created_at": now(),
+        "interactions": 0,
+        "settled": 0,
+        "head": 0,
+        "pinned": None,
+        "stale_since": None,
+    }
 
 
 def _unknown(connection: Connection, user_id: str) -> str:

@@ -32,8 +32,8 @@ class UserRecords:
 class Reader(Protocol):
     """Reads one file, with one user in memory at a time.
 
-    Each call of `users` starts from the beginning. It yields a `BadRecord` for a record without a
-    user, and raises `DataError` if the rest of the file cannot be read.
+    Each call of `users` starts from the beginning. The first one yields a `BadRecord` for a record without
+    a user, and each raises `DataError` if the rest of the file cannot be read.
 
     Attributes:
         time_field: The field that holds the time of a record.

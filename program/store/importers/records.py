@@ -65,11 +65,32 @@ class RecordReader:
         self._records = records
         self._task = task
         self._from_chat: dict[str, int] = {}
+        self._places: dict[str, array[int]] | None = None
 
     def users(self) -> Iterator[UserRecords | BadRecord]:
-        """Yield records without a user as `BadRecord`, then the users in order of first occurrence."""
-        places: dict[str, array[int]] = {}
+        """Yield records without a user as `BadRecord`, then the users in order of first occurrence.
+
+        A second pass knows the places of the first, and yields users alone.
+        """
         self._from_chat = {}
+        if self._places is None:
+            places: dict[str, array[int]] = {}
+            yield from self._scan(places)
+            self._places = places
+        places = self._places
+        done, total = 0, sum(map(len, places.values()))
+        for user_id, user_places in places.items():
+            done += len(user_places)
+            yield collect(
+                self._source.name,
+                user_id,
+                self._records.where(user_places[0]),
+                self._source.size * done // total,
+                self._interactions(user_id, user_places),
+            )
+
+    def _scan(self, places: dict[str, array[int]]) -> Iterator[BadRecord]:
+        """Find the places of each user's records; yield records without a user."""
         for place, record in self._records.scan():
             try:
                 if isinstance(record, FieldError):
@@ -84,16 +105,6 @@ class RecordReader:
                 )
             else:
                 places.setdefault(user_id, array("Q")).extend(place)
-        done, total = 0, sum(map(len, places.values()))
-        for user_id, user_places in places.items():
-            done += len(user_places)
-            yield collect(
-                self._source.name,
-                user_id,
-                self._records.where(user_places[0]),
-                self._source.size * done // total,
-                self._interactions(user_id, user_places),
-            )
 
     def warnings(self) -> tuple[str, ...]:
         """Return which turn of chat logs became the query."""

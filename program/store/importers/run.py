@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from program.errors import DataError
+from program.errors import DataError, StoreError, StoreUnavailableError
 from program.files import open_utf8
 from program.store.importers.reader import Reader, UserRecords
 from program.store.importers.report import BadRecord, ImportReport
@@ -17,6 +17,9 @@ from program.text import counted
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the total to read."""
+
+_BATCH_ROWS, _BATCH_USERS = 5000, 500
+"""A transaction is large enough after either: other writers wait for it."""
 
 _CLOCK_ERROR = timedelta(minutes=2)
 
@@ -32,9 +35,10 @@ def import_users(
 ) -> ImportReport:
     """Import the users and interaction histories of a file. Open queries in it are ignored.
 
-    The file is read twice, with one user in memory at a time. The first pass checks all records, so a
-    bad record stops the import before anything is written. The second pass stores each user in one
-    transaction. Stored interactions are skipped, so an import can be repeated or resumed.
+    The file is read twice, with some users in memory at a time. The first pass checks all records, so a
+    bad record stops the import before anything is written. The second pass stores some thousand
+    interactions in each transaction, and all of a user in one. Stored interactions are skipped, so an
+    import can be repeated or resumed.
 
     Args:
         store: Receives the users.
@@ -44,7 +48,7 @@ def import_users(
         format: Layout of the file.
         skip_bad: Skip and report bad records instead of raising `DataError`. A user without a valid
             record is skipped as well.
-        progress: Called after each user.
+        progress: Called after each user in the first pass, and after each transaction.
 
     Raises:
         UnknownTaskError: ``task`` is neither installed nor the path of a task.
@@ -70,13 +74,12 @@ def import_users(
             reader, skip_bad, lambda position: progress and progress(position, 2 * source.size)
         )
         users = interactions = new = 0
-        for record in reader.users():
-            if isinstance(record, UserRecords) and (record.interactions or not record.bad):
-                new += store.append(record.user_id, record.interactions, task=spec)
-                users += 1
-                interactions += len(record.interactions)
-                if progress:
-                    progress(source.size + record.position, 2 * source.size)
+        for batch in _batches(reader):
+            new += _store(store, batch, spec)
+            users += len(batch)
+            interactions += sum(len(record.interactions) for record in batch)
+            if progress:
+                progress(source.size + batch[-1].position, 2 * source.size)
         return ImportReport(
             users=users,
             interactions=interactions,
@@ -84,6 +87,31 @@ def import_users(
             skipped=tuple(skipped),
             warnings=(*reader.warnings(), *warnings),
         )
+
+
+def _batches(reader: Reader) -> Iterator[list[UserRecords]]:
+    """Yield the users that are stored, some thousand interactions at a time, each user once."""
+    batch: list[UserRecords] = []
+    rows = 0
+    for record in reader.users():
+        if isinstance(record, UserRecords) and (record.interactions or not record.bad):
+            batch.append(record)
+            rows += len(record.interactions)
+            if rows >= _BATCH_ROWS or len(batch) >= _BATCH_USERS:
+                yield batch
+                batch, rows = [], 0
+    if batch:
+        yield batch
+
+
+def _store(store: UserStore, batch: Sequence[UserRecords], task: str) -> int:
+    """Store users and return the number of new interactions; those before one that is refused are stored."""
+    try:
+        return store.append_many({record.user_id: record.interactions for record in batch}, task=task)
+    except StoreUnavailableError:
+        raise
+    except StoreError:
+        return sum(store.append(record.user_id, record.interactions, task=task) for record in batch)
 
 
 def _check(
