@@ -7,8 +7,8 @@ Each case runs in a process of its own: it imports a file of ``users x interacti
 `import_users`, gives a thousand users three persona versions, opens the store again and reads a random one's
 persona and latest 3 interactions, one reader. Without ``--url`` PostgreSQL is a server of the extra ``dev``
 with its default settings. "cpu" counts the seconds of this process alone, which other work on the machine
-changes less. Goals: p99 of a read at most 5 ms, import at least 20,000 rows a second. Ends with status 1 if one
-is missed.
+changes less. Goals: p99 of a read at most 5 ms, import at least 20,000 rows a second. Ends with status 1 if
+one is missed.
 """
 
 from __future__ import annotations

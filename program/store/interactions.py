@@ -64,7 +64,6 @@ def latest(connection: Connection, user_id: str, n: int | None, arrived_after: i
     """Return the latest ``n`` interactions (``None``: all) in time order, without the first that arrived."""
     if n is not None and n < 0:
         raise ConfigError(f"`latest` must be 0 or more, got {n!r}")
-    users.get(connection, user_id)
     query = (
         select(interactions)
         .where(interactions.c.user_id == user_id)
@@ -73,7 +72,10 @@ def latest(connection: Connection, user_id: str, n: int | None, arrived_after: i
     )
     if arrived_after:
         query = query.where(interactions.c.position > arrived_after)
-    return [_interaction(row) for row in connection.execute(query)][::-1]
+    found = [_interaction(row) for row in connection.execute(query)][::-1]
+    if not found:
+        users.get(connection, user_id)  # without a row the user may be unknown
+    return found
 
 
 def _new_rows(

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, func, insert, select
 
 from program.errors import PinnedPersonaError, StoreError, UnknownVersionError
 from program.store import users
 from program.store.records import PersonaSource, PersonaVersion, UserSummary
 from program.store.schema import personas
+from program.store.schema import users as all_users
 from program.text_safety import find_problem
 
 
@@ -111,6 +112,24 @@ def get(connection: Connection, user_id: str, version: int) -> PersonaVersion:
             f"user {user_id!r} has no persona version {version!r}; "
             "`personaagent persona history USER` lists them"
         )
+    return _version(row)
+
+
+def current(connection: Connection, user_id: str) -> PersonaVersion | None:
+    """Return the version that agents read, in one query; ``None`` if the user has no persona.
+
+    Raises:
+        UnknownUserError: ``user_id`` is not in the store.
+    """
+    chosen = func.coalesce(all_users.c.pinned, all_users.c.head)
+    row = connection.execute(
+        select(personas)
+        .join(all_users, all_users.c.user_id == personas.c.user_id)
+        .where(all_users.c.user_id == user_id, personas.c.version == chosen)
+    ).one_or_none()
+    if row is None:
+        version = users.current(users.get(connection, user_id))
+        return get(connection, user_id, version) if version else None
     return _version(row)
 
 

@@ -375,10 +375,10 @@ class UserStore:
             UnknownVersionError: ``version`` does not exist.
         """
         with self._database.read() as connection:
-            current = users.current(users.get(connection, user_id))
-            if version is None and current == 0:
-                return None
-            return personas.get(connection, user_id, current if version is None else version)
+            if version is None:
+                return personas.current(connection, user_id)
+            users.get(connection, user_id)
+            return personas.get(connection, user_id, version)
 
     def persona_history(self, user_id: str) -> list[PersonaVersion]:
         """Return all versions, oldest first."""
