@@ -18,10 +18,11 @@ from pathlib import Path
 import dspy
 import pytest
 from dspy.dsp.utils.settings import DEFAULT_CONFIG
-from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy import URL, Connection, NullPool, create_engine, make_url
 
 from program.models.abilities import forget_abilities
 from program.store import UserStore
+from program.store.schema import metadata
 
 NewDatabase = Callable[[], str]
 """Returns the URL of a new PostgreSQL database, either with the tables of a store or without."""
@@ -50,14 +51,50 @@ def lamp_like() -> Path:
     return folder
 
 
+_STRUCTURE = """
+SELECT md5(concat_ws('|',
+  (SELECT string_agg(concat(c.relnamespace, c.relname, c.relkind, c.relrowsecurity), ',' ORDER BY c.relname)
+     FROM pg_class c JOIN own n ON n.oid = c.relnamespace),
+  (SELECT string_agg(
+     concat(c.relname, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef),
+     ',' ORDER BY c.relname, a.attnum)
+     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN own n ON n.oid = c.relnamespace),
+  (SELECT string_agg(concat(k.conname, k.contype, k.convalidated), ',' ORDER BY k.conname, k.contype)
+     FROM pg_constraint k JOIN own n ON n.oid = k.connamespace),
+  (SELECT count(*) FROM pg_trigger WHERE tgenabled <> 'D'),
+  (SELECT count(*) FROM pg_proc p JOIN own n ON n.oid = p.pronamespace),
+  (SELECT string_agg(setconfig::text, ',')
+     FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+     WHERE d.datname = current_database()),
+  (SELECT string_agg(nspname, ',' ORDER BY nspname) FROM own)
+))"""
+_OWN = "WITH own AS (SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)')"
+_END_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+
+
+def _structure(connection: Connection) -> str:
+    """Return a hash of all that a test may change in a database but the rows."""
+    return str(connection.exec_driver_sql(_OWN + _STRUCTURE).scalar_one())
+
+
 class Postgres:
-    """A PostgreSQL server for the tests; every database it made is dropped at the end."""
+    """A PostgreSQL server for the tests; every database it made is dropped at the end.
+
+    A database with the tables of a store is made once and lent to one test after the other. In between its
+    rows are deleted. One whose structure or settings a test has changed is dropped instead.
+    """
 
     def __init__(self, url: URL) -> None:
         self.url = url
         self._admin = create_engine(url, isolation_level="AUTOCOMMIT")
         self._numbers = count()
-        self._made: list[str] = []
+        self._made: set[str] = set()
+        self._lent: list[str] = []
+        self._free: list[str] = []
+        self._template = ""
+        self._structure = ""
 
     def run(self, *statements: str) -> None:
         """Run statements outside a transaction."""
@@ -65,22 +102,68 @@ class Postgres:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 
-    def create(self, template: str = "template0") -> str:
-        """Return the URL of a new database like ``template``."""
-        name = f"personaagent_test_{os.getpid()}_{next(self._numbers)}"
-        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
-        self._made.append(name)
-        return self.url.set(database=name).render_as_string(hide_password=False)
+    def create(self) -> str:
+        """Return the URL of a new database without any table; `reset` drops it."""
+        name = self._create("template0")
+        self._lent.append(name)
+        return self._location(name)
 
-    def drop(self, keep: int = 0) -> None:
-        """Drop all databases that were made, but the first ``keep``."""
-        while len(self._made) > keep:
-            self.run(f"DROP DATABASE {self._made.pop()} WITH (FORCE)")
+    def lend(self) -> str:
+        """Return the URL of a database with the empty tables of a store; `reset` takes it back."""
+        if not self._template:
+            self._template = self._create("template0")
+            UserStore(self._location(self._template)).close()
+            with self._connect(self._template) as connection:
+                self._structure = _structure(connection)
+        name = self._free.pop() if self._free else self._create(self._template)
+        self._lent.append(name)
+        return self._location(name)
+
+    def reset(self) -> None:
+        """End all connections to the databases that were lent, and empty them, or drop them."""
+        while self._lent:
+            name = self._lent.pop()
+            if self._is_emptied(name):
+                self._free.append(name)
+            else:
+                self._drop(name)
 
     def close(self) -> None:
         """Drop all databases and close the connections."""
-        self.drop()
+        for name in list(self._made):
+            self._drop(name)
         self._admin.dispose()
+
+    def _create(self, template: str) -> str:
+        name = f"personaagent_test_{os.getpid()}_{next(self._numbers)}"
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self._made.add(name)
+        return name
+
+    def _drop(self, name: str) -> None:
+        self.run(f"DROP DATABASE {name} WITH (FORCE)")
+        self._made.discard(name)
+
+    def _is_emptied(self, name: str) -> bool:
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        with self._connect(name) as connection:
+            connection.exec_driver_sql(
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
+            )
+            if not self._structure or _structure(connection) != self._structure:
+                return False
+            for table in reversed(metadata.sorted_tables):
+                connection.exec_driver_sql(f"DELETE FROM {table.name}")
+            return True
+
+    @contextmanager
+    def _connect(self, name: str) -> Iterator[Connection]:
+        engine = create_engine(self.url.set(database=name), poolclass=NullPool)
+        with engine.begin() as connection:
+            yield connection
+
+    def _location(self, name: str) -> str:
+        return self.url.set(database=name).render_as_string(hide_password=False)
 
 
 @contextmanager
@@ -115,25 +198,18 @@ def postgres() -> Iterator[Postgres]:
         server.close()
 
 
-@pytest.fixture(scope="session")
-def _store_template(postgres: Postgres) -> str:
-    url = postgres.create()
-    UserStore(url).close()
-    return str(make_url(url).database)
-
-
 @pytest.fixture
-def empty_database(postgres: Postgres, _store_template: str) -> Iterator[NewDatabase]:
+def empty_database(postgres: Postgres) -> Iterator[NewDatabase]:
     """Makes PostgreSQL databases without any table."""
     yield postgres.create
-    postgres.drop(keep=1)
+    postgres.reset()
 
 
 @pytest.fixture
-def new_database(postgres: Postgres, _store_template: str) -> Iterator[NewDatabase]:
-    """Makes PostgreSQL databases with the tables of a store."""
-    yield lambda: postgres.create(_store_template)
-    postgres.drop(keep=1)
+def new_database(postgres: Postgres) -> Iterator[NewDatabase]:
+    """Gives PostgreSQL databases with the empty tables of a store."""
+    yield postgres.lend
+    postgres.reset()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -650,7 +650,10 @@ def test_jsonl_of_interleaved_users_round_trips(
             ]
 
 
-def test_import_resumes_after_an_interrupted_one(store: UserStore, tmp_path: Path) -> None:
+def test_import_resumes_after_an_interrupted_one(
+    store: UserStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("program.store.importers.run._BATCH_BYTES", 1)
     path = write(tmp_path / "a.jsonl", *(row(user, "1", id="i") for user in "abc"))
 
     def interrupt(position: int, total: int) -> None:
@@ -661,6 +664,34 @@ def test_import_resumes_after_an_interrupted_one(store: UserStore, tmp_path: Pat
         import_users(store, path, task="LaMP-2M", progress=interrupt)
     assert [user.user_id for user in store.users()] == ["a"]
     assert import_users(store, path, task="LaMP-2M").new == 2
+
+
+def test_users_before_one_that_is_refused_are_stored_although_all_come_together(
+    store: UserStore, tmp_path: Path
+) -> None:
+    stored = import_users(store, write(tmp_path / "a.jsonl", row("b", "1", id="i")), task="LaMP-2M")
+    assert stored.new == 1
+    rows = [row("a", "1", id="i"), row("b", "other", id="i"), row("c", "1", id="i")]
+    with pytest.raises(StoreError, match="user 'b' already has an interaction 'i' with other content"):
+        import_users(store, write(tmp_path / "b.jsonl", *rows), task="LaMP-2M")
+    assert [(user.user_id, user.interactions) for user in store.users()] == [("a", 1), ("b", 1)]
+
+
+def test_users_of_one_transaction_keep_their_order_and_their_rows(location: str, tmp_path: Path) -> None:
+    rows = [
+        row(f"user {number % 7}", f"{number}", id=f"i{number}", metadata={"n": f"é\t\\N {number}"})
+        for number in range(210)
+    ]
+    with UserStore(location) as store:
+        report = import_users(store, write(tmp_path / "a.jsonl", *rows), task="LaMP-2M")
+        assert (report.users, report.new) == (7, 210)
+        for user in range(7):
+            found = store.interactions(f"user {user}")
+            assert [item.query for item in found] == [f"{number}" for number in range(user, 210, 7)]
+            assert found[1].metadata == {"n": f"é\t\\N {user + 7}"}
+            assert (store.user(f"user {user}").interactions, store.user(f"user {user}").stale) == (30, True)
+        assert import_users(store, tmp_path / "a.jsonl", task="LaMP-2M").new == 0
+        assert store.append_many({"user 1": found[:0]}, task="LaMP-2M") == 0
 
 
 def test_command_warns_on_stderr_and_reads_standard_input(

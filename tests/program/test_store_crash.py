@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def snapshot(store: UserStore) -> list[object]:
     """Return the contents of the store without times and random ids."""
     return [
         (
-            user,
+            replace(user, stale_since=None),
             store.interactions(user.user_id),
             store.profile(user.user_id),
             [

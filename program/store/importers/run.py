@@ -18,8 +18,8 @@ from program.text import counted
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the total to read."""
 
-_BATCH_ROWS, _BATCH_USERS = 5000, 500
-"""A transaction is large enough after either: other writers wait for it."""
+_BATCH_BYTES, _BATCH_USERS = 200_000, 500
+"""A transaction is large enough after either: about 800 interactions. Other writers wait for it."""
 
 _CLOCK_ERROR = timedelta(minutes=2)
 
@@ -36,7 +36,7 @@ def import_users(
     """Import the users and interaction histories of a file. Open queries in it are ignored.
 
     The file is read twice, with some users in memory at a time. The first pass checks all records, so a
-    bad record stops the import before anything is written. The second pass stores some thousand
+    bad record stops the import before anything is written. The second pass stores about a thousand
     interactions in each transaction, and all of a user in one. Stored interactions are skipped, so an
     import can be repeated or resumed.
 
@@ -90,16 +90,15 @@ def import_users(
 
 
 def _batches(reader: Reader) -> Iterator[list[UserRecords]]:
-    """Yield the users that are stored, some thousand interactions at a time, each user once."""
+    """Yield the users that are stored, about `_BATCH_BYTES` of the file at a time, each user once."""
     batch: list[UserRecords] = []
-    rows = 0
+    start = 0
     for record in reader.users():
         if isinstance(record, UserRecords) and (record.interactions or not record.bad):
             batch.append(record)
-            rows += len(record.interactions)
-            if rows >= _BATCH_ROWS or len(batch) >= _BATCH_USERS:
+            if record.position - start >= _BATCH_BYTES or len(batch) >= _BATCH_USERS:
                 yield batch
-                batch, rows = [], 0
+                batch, start = [], record.position
     if batch:
         yield batch
 
