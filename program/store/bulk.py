@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Table
@@ -11,6 +12,9 @@ from sqlalchemy.exc import DBAPIError
 
 _FEWEST = 20
 """Rows from which on it is worth it."""
+
+_CHUNK = 100
+"""Rows that are in memory twice."""
 
 
 def insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -28,22 +32,24 @@ def insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
     names = [column.name for column in table.columns]
     converted = [column.type.dialect_impl(connection.dialect) for column in table.columns]
     converters = [kind.bind_processor(connection.dialect) for kind in converted]
-    values = [
+    values = (
         tuple(
             row[name] if convert is None else convert(row[name])
             for name, convert in zip(names, converters, strict=True)
         )
         for row in rows
-    ]
+    )
     columns = ", ".join(f'"{name}"' for name in names)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(names))
-        connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES ({marks})", values)
+        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({marks})"
+        while chunk := list(islice(values, _CHUNK)):
+            connection.exec_driver_sql(statement, chunk)
     else:
         _copy(connection, f"COPY {table.name} ({columns}) FROM STDIN", values)
 
 
-def _copy(connection: Connection, statement: str, values: Sequence[Sequence[Any]]) -> None:
+def _copy(connection: Connection, statement: str, values: Iterable[Sequence[Any]]) -> None:
     import psycopg
 
     driver: Any = connection.connection.driver_connection

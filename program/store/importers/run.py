@@ -80,6 +80,7 @@ def import_users(
             interactions += sum(len(record.interactions) for record in batch)
             if progress:
                 progress(source.size + batch[-1].position, 2 * source.size)
+            del batch  # it must not lie beside the next one
         return ImportReport(
             users=users,
             interactions=interactions,
