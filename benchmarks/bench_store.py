@@ -153,9 +153,9 @@ def run(kind: str, location: str, path: Path, given: argparse.Namespace) -> bool
     process.join()
     print(
         f"{kind:11} {given.users:>9,} users x {given.interactions}  {given.fill} {row['rows_s']:>8,.0f} "
-        f"rows/s ({row['rows_cpu_s']:,.0f} by cpu, +{row['mb']:.0f} MB)  persona and latest 3: p50 {row['p50']:.2f} "
-        f"ms  p99 {row['p99']:.2f} ms  max {row['max']:.1f} ms  (cpu: p50 {row['cpu_p50']:.2f}, p99 "
-        f"{row['cpu_p99']:.2f} ms)",
+        f"rows/s ({row['rows_cpu_s']:,.0f} by cpu, +{row['mb']:.0f} MB)  persona, latest 3: p50 "
+        f"{row['p50']:.2f} ms  p99 {row['p99']:.2f} ms  max {row['max']:.1f} ms  "
+        f"(cpu: p50 {row['cpu_p50']:.2f}, p99 {row['cpu_p99']:.2f} ms)",
         flush=True,
     )
     return bool((row["rows_s"] >= 20_000 or given.fill == "sql") and row["p99"] <= 5)

@@ -271,6 +271,13 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             (w.out / "t.jsonl", "--format", "jsonl"),
             (w.out / "no" / HOSTILE_PATH / "x",),
         ],
+        "trace prune": [
+            ("--older-than", "30d", "--dry-run"),
+            ("--max-mb", "500"),
+            (),
+            ("--older-than", HOSTILE),
+            ("--max-mb", "nan"),
+        ],
         "trace serve": [("--port", 0)],
         "users forget": [("forgotten", "--yes"), (HOSTILE, "--yes")],
     }
@@ -437,6 +444,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "eval run": ("--task", "LaMP-2M", "--data", str(SAMPLE), "--method", "rag", "--out", "run", *MODEL),
     "trace list": (),
     "trace show": (),
+    "trace prune": ("--max-mb", "500"),
     "trace diff": ("ana",),
     "trace export": ("t.html",),
     "trace serve": (),

@@ -1,4 +1,4 @@
-"""The command `personaagent trace`: list, show, diff, export and serve traces."""
+"""The command `personaagent trace`: list, show, diff, export, prune and serve traces."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import typer
 
 from program.cli.options import MAX_INTEGER
 from program.console import err, out, print_json
-from program.errors import StoreError
+from program.errors import ConfigError, StoreError
 from program.home import home
+from program.processes import is_dead
+from program.text import counted
+from program.tracing.limits import MAX_MB, OLDER_THAN, trace_limits
 from program.tracing.server.trace_store import TraceStore
-from program.tracing.setup import store_path
+from program.tracing.setup import LOCAL_PROJECT, store_path
 from program.tracing.view import reader, terminal
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare, export and serve traces.")
@@ -119,6 +122,44 @@ def export(
                 for call in reader.export_calls(store, trace_id=trace_id, user_id=user):
                     file.write(json.dumps(call, ensure_ascii=False) + "\n")
     err.print_line(f"Wrote {to}")
+
+
+@app.command()
+def prune(
+    older_than: Annotated[
+        str | None,
+        typer.Option(help=f"Remove traces that ended longer ago: 12h, 30d, 8w; or {OLDER_THAN}."),
+    ] = None,
+    max_mb: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Then remove the oldest ones until the file holds no more than this. Or set {MAX_MB}."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
+    json_: Json = False,
+) -> None:
+    """Remove old traces. Those of a run in progress stay.
+
+    With the environment variables set, each command that traces removes them itself.
+    """
+    limits = trace_limits(older_than, max_mb)
+    if not limits:
+        raise ConfigError("say what to remove: `--older-than 30d`, `--max-mb 500`, or both")
+    with _traces() as store:
+        store.interrupt_dead(LOCAL_PROJECT, is_dead)
+        pruned = store.prune(
+            LOCAL_PROJECT, before=limits.before, max_bytes=limits.max_bytes, dry_run=dry_run, rewrite=True
+        )
+    if json_:
+        print_json({**asdict(pruned), "dry_run": dry_run})
+        return
+    verb = "would remove" if dry_run else "removed"
+    about = "about " if dry_run else ""
+    sizes = f"{pruned.bytes_before / 1e6:.1f} MB -> {about}{pruned.bytes_after / 1e6:.1f} MB"
+    out.print_line(f"{verb} {counted(pruned.traces, 'trace')} ({counted(pruned.calls, 'call')}): {sizes}")
+    if limits.max_bytes is not None and pruned.bytes_after > limits.max_bytes:
+        err.print_line("the rest is in progress, or belongs to what is kept: personas and interactions")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from program.side_files import is_damage, set_aside
 from program.spans import tracing
 from program.text import one_line
 from program.tracing.content import Content, ContentPolicy, Redact, installation_key, redact_secrets
+from program.tracing.limits import trace_limits
 from program.tracing.server.schema import DamagedTracesError
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.weave import private_api
@@ -53,10 +54,11 @@ def open_tracer(
 ) -> Iterator[WeaveTracer | None]:
     """Trace everything inside the block; yield the tracer, or ``None`` if nothing is traced.
 
-    ``personaagent trace show`` prints the latest local trace. If W&B cannot be reached, traces go to
-    the local file, with a warning. A damaged trace file is set aside as ``traces.db.damaged-TIME``, and
-    a file that cannot be used switches tracing off, each with a warning; the block always runs.
-    Replaces Weave's current client until the block ends.
+    ``personaagent trace show`` prints the latest local trace. If ``PERSONAAGENT_TRACE_OLDER_THAN`` (as
+    ``30d``) or ``PERSONAAGENT_TRACE_MAX_MB`` is set, local traces beyond these limits are removed first.
+    If W&B cannot be reached, traces go to the local file, with a warning. A damaged trace file is set aside
+    as ``traces.db.damaged-TIME``, and a file that cannot be used switches tracing off, each with a warning;
+    the block always runs. Replaces Weave's current client until the block ends.
 
     Args:
         where: ``local`` (a SQLite file in ``home``; opens no socket), ``wandb:ENTITY/PROJECT``, or
@@ -66,7 +68,7 @@ def open_tracer(
         redact: Applied to every stored text; ``None`` changes nothing.
 
     Raises:
-        ConfigError: ``where`` or ``content`` is unknown, or W&B has no key.
+        ConfigError: ``where`` or ``content`` is unknown, W&B has no key, or a limit cannot be read.
 
     Example:
         >>> import dspy
@@ -140,7 +142,7 @@ def _local_tracer(cleanup: ExitStack, home: Path, policy: ContentPolicy) -> Weav
 
 def _open_store(home: Path) -> TraceStore | None:
     """Open the local trace file. A damaged one is set aside; ``None``, with a warning, without any."""
-    path = store_path(home)
+    path, limits = store_path(home), trace_limits()
     try:
         for _ in range(2):
             file = _file_id(path)
@@ -148,6 +150,8 @@ def _open_store(home: Path) -> TraceStore | None:
                 store = TraceStore(path)
                 try:
                     store.interrupt_dead(LOCAL_PROJECT, is_dead)
+                    if limits:
+                        store.prune(LOCAL_PROJECT, before=limits.before, max_bytes=limits.max_bytes)
                 except sqlite3.Error as error:
                     if not is_damage(error):
                         return store

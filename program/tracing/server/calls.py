@@ -120,7 +120,10 @@ def rename(db: sqlite3.Connection, project: str, call_id: str, display_name: str
 
 
 def delete_calls(
-    db: sqlite3.Connection, project: str, column: Literal["id", "user_id"], values: Collection[str]
+    db: sqlite3.Connection,
+    project: str,
+    column: Literal["id", "user_id", "trace_id"],
+    values: Collection[str],
 ) -> int:
     """Delete calls with everything below them and their feedback; return the number of calls deleted.
 

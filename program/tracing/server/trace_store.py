@@ -11,6 +11,7 @@ from program.tracing.server.call_queries import count_calls, query_calls
 from program.tracing.server.calls import interrupt_open, write_end, write_start
 from program.tracing.server.database import Database, name_id
 from program.tracing.server.delete_user import delete_user
+from program.tracing.server.prune import Pruned, is_idle, prune
 from program.tracing.server.references import value_of
 from program.tracing.server.routes import Response, handle
 
@@ -102,6 +103,43 @@ class TraceStore:
             deleted = delete_user(db, project, user_ids, object_ids)
         self.database.erase_deleted()
         return deleted
+
+    def prune(
+        self,
+        project: str,
+        *,
+        before: int | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+        rewrite: bool = False,
+    ) -> Pruned:
+        """Remove old traces; see `program.tracing.server.prune.prune`.
+
+        Args:
+            project: ``entity/project``.
+            before: Remove traces that ended before this time, in microseconds since 1970.
+            max_bytes: Then remove the oldest ones until the file holds no more than this.
+            dry_run: Remove nothing.
+            rewrite: Also rewrite the file, so that it becomes smaller, if nothing is in progress. Other
+                processes cannot write meanwhile.
+
+        Example:
+            >>> store = TraceStore(Path("traces.db"))
+            >>> for number in range(3):
+            ...     call = {"project_id": "local/demo", "id": f"c{number}", "trace_id": f"t{number}"}
+            ...     store.call_start({**call, "op_name": "ask", "started_at": float(number)})
+            ...     if number < 2:
+            ...         store.call_end({**call, "ended_at": float(number), "output": "Mint."})
+            >>> store.prune("local/demo", before=1_500_000).traces
+            2
+            >>> [call["id"] for call in store.calls("local/demo")]
+            ['c2']
+            >>> store.close()
+        """
+        pruned = prune(self.database, project, before=before, max_bytes=max_bytes, dry_run=dry_run)
+        if rewrite and pruned.traces and not dry_run and is_idle(self.database, project):
+            self.database.erase_deleted()
+        return pruned
 
     def interrupt_dead(self, project: str, is_dead: Callable[[str], bool]) -> int:
         """End the open calls of dead processes; see `program.tracing.server.calls.interrupt_open`."""
