@@ -170,7 +170,7 @@ def align(
     _report([rows[user_id] for user_id in chosen if user_id in rows], tracker, len(chosen), json, interrupted)
 
 
-def _row(result: UserResult, *, named: bool) -> dict[str, Any]:
+def _row(result: UserResult, *, named: bool = True) -> dict[str, Any]:
     """Return what is printed of one user of several; a failure is that user's row.
 
     A pinned persona is an error only to who names the user.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from optimizers.trainset import examples
 from optimizers.trials import Past, Pending
 from program.agent import PersonaAgent
 from program.calls import make_call
+from program.errors import StoreError
 from program.home import home as default_home
 from program.loop import AgentSettings
 from program.session import Session
@@ -204,7 +206,7 @@ async def _align(
     async def read_past() -> dict[str, Any]:
         return (await call(_past, store, user_id, config, cohort)).as_dict()
 
-    spending = Spending(opened)
+    spending, finishing = Spending(opened), False
     try:
         optimizer = PersonaAlignment(
             config,
@@ -223,6 +225,8 @@ async def _align(
                 aligned = optimizer.compile(agent, trainset=trainset)
         changed = aligned.persona != agent.persona
         record = aligned.alignment
+        cost = await call(spending.of_finished, record.usage, store, user_id, config)
+        finishing = True
         await call(
             store.finish_alignment,
             user_id,
@@ -232,16 +236,18 @@ async def _align(
             parts=aligned.parts.as_dict() if aligned.parts else None,
             trials=[check.gains for step in record.steps for check in step.checks],
             cohort=cohort,
-            cost=await call(spending.of_finished, record.usage, store, user_id, config),
+            cost=cost,
         )
     except BaseException as error:  # an interrupt, too, must not leave the alignment open
-        store.fail_alignment(
-            user_id,
-            alignment_id,
-            one_line(f"{type(error).__name__}: {error}", _MAX_ERROR),
-            usage=spending.tracker.by_stage(),
-            cost=spending.total(),
-        )
+        # One that is cancelled while it is stored may have ended well.
+        with suppress(StoreError) if finishing else nullcontext():
+            store.fail_alignment(
+                user_id,
+                alignment_id,
+                one_line(f"{type(error).__name__}: {error}", _MAX_ERROR),
+                usage=spending.tracker.by_stage(),
+                cost=spending.total(),
+            )
         raise
     return aligned
 
