@@ -38,8 +38,7 @@ def command_line() -> Any:
     from eval.demo import demo
     from optimizers.cli import align
     from optimizers.fleet.cli import app as fleet_app
-    from optimizers.fleet.texts import forget_user
-    from program.cli import ask, persona, store, users
+    from program.cli import ask, interactions, persona, store, users
     from program.cli.root import Root
     from program.console import out
     from program.tracing.cli import app as trace_app
@@ -66,8 +65,8 @@ def command_line() -> Any:
 
     app.command()(demo)
     app.add_typer(users.app, name="users")
+    app.add_typer(interactions.app, name="interactions")
     app.add_typer(store.app, name="store")
-    users.also_forget(forget_user)
     app.command()(ask.ask)
     app.command()(ask.observe)
     app.command()(align)

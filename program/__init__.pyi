@@ -21,7 +21,10 @@ from .session import open_session as open_session
 from .store import UserStore as UserStore
 from .store.copying import CopiedTable as CopiedTable
 from .store.copying import copy_store as copy_store
+from .store.erasers import Eraser as Eraser
+from .store.erasers import Receipt as Receipt
 from .store.importers import import_users as import_users
+from .store.records import AuditEntry as AuditEntry
 from .store.records import PersonaVersion as PersonaVersion
 from .store.records import UserCost as UserCost
 from .store.records import UserSummary as UserSummary

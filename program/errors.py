@@ -61,6 +61,14 @@ class UnknownUserError(StoreError):
     """The store has no such user."""
 
 
+class ForgottenUserError(StoreError):
+    """The user was forgotten, and an import or an observation must not bring the user back."""
+
+
+class UnknownInteractionError(StoreError):
+    """The user has no such interaction."""
+
+
 class UnknownVersionError(StoreError):
     """The user has no persona version with that number."""
 

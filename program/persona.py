@@ -11,7 +11,7 @@ using tools.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,17 @@ class Persona:
     def with_line(self, text: str, interaction_ids: Sequence[str]) -> Persona:
         """Return the persona with another learned line."""
         return replace(self, lines=(*self.lines, Line(text=text, interaction_ids=tuple(interaction_ids))))
+
+    def without_lines_on(self, interaction_ids: Collection[str]) -> Persona:
+        """Return the persona without the learned lines that rest on any of these interactions.
+
+        Example:
+            >>> persona = first_persona().with_line("Likes heists.", ["7"]).with_line("Likes tea.", ["8"])
+            >>> [line.text for line in persona.without_lines_on({"7"}).lines]
+            ['Likes tea.']
+        """
+        lines = (line for line in self.lines if not set(line.interaction_ids).intersection(interaction_ids))
+        return replace(self, lines=tuple(lines))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the parts as JSON data."""

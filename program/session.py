@@ -61,8 +61,8 @@ class Session:
         self._parts = parts
         self._max_input_chars = (settings or AgentSettings()).max_input_chars
         self._task = get_task(store.user(user_id).task)
-        self._memory = store.memory(user_id, retrieval=retrieval)
-        self._arrived = len(self._memory)
+        self._retrieval = retrieval
+        self._open_memory()
         self._agent = PersonaAgent.from_source(self._load, tools=tools, settings=settings)
 
     @property
@@ -71,7 +71,8 @@ class Session:
 
         Each read of this attribute looks into the store and loads new interactions and a new persona
         version, and moves `version` to it. It calls no model, so the profile stays as it is, even if the
-        new interactions make it outdated; `refresh` rebuilds it. An agent that you keep in a variable
+        new interactions make it outdated; `refresh` rebuilds it. Only if interactions were forgotten is all
+        of it read again, as by `refresh`. An agent that you keep in a variable
         changes only when this attribute is read or `refresh` is called.
 
         Raises:
@@ -80,6 +81,9 @@ class Session:
         if not self._store.closed:
             user = self._store.user(self._user_id)
             if user.interactions != self._arrived or user.persona_version != self.version.version:
+                if self._holds_forgotten():
+                    self._agent.refresh()
+                    return self._agent
                 self._read_interactions()
                 self.version = self._store.persona(self._user_id) or self.version
                 self._agent.persona = _persona_of(self.version)
@@ -104,11 +108,26 @@ class Session:
         self._agent.refresh()
 
     def _load(self) -> AgentState:
+        if self._holds_forgotten():
+            self._open_memory()
         self._read_interactions()
         profile = self._current_profile()
         self.version = self._current_version(profile)
         persona = _persona_of(self.version)
         return AgentState(task=self._task, memory=self._memory, profile=profile, persona=persona)
+
+    def _open_memory(self) -> None:
+        self._memory = self._store.memory(self._user_id, retrieval=self._retrieval)
+        self._arrived = len(self._memory)
+        self._forgets = self._count_forgets()
+
+    def _count_forgets(self) -> int:
+        return sum(row.source == "forget" for row in self._store.persona_history(self._user_id))
+
+    def _holds_forgotten(self) -> bool:
+        """Return whether interactions that this session holds were forgotten."""
+        stored = self._store.user(self._user_id).interactions
+        return stored < self._arrived or self._count_forgets() != self._forgets
 
     def _read_interactions(self) -> None:
         start = self._arrived

@@ -67,5 +67,10 @@ def forget_user(store: UserStore, user_id: str, *, home: Path | None = None) -> 
         return int(engine.forget(user_id))
 
 
+def erase_attempts(store: UserStore, user_id: str, home: Path) -> int:
+    """Delete a user's attempts: the `program.store.erasers.Eraser` of this package."""
+    return forget_user(store, user_id, home=home)
+
+
 def _is_empty(store: UserStore, home: Path) -> bool:
     return not (home / FILE).exists() if is_sqlite(store) else not is_durable()

@@ -1,4 +1,4 @@
-"""`personaagent store`: copy."""
+"""`personaagent store`: copy, compact, audit."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from typing import Annotated
 
 import typer
 
-from program.cli.options import Json
+from program.cli.options import Json, Store, open_store
+from program.cli.receipts import minute
 from program.console import INTERRUPTED, err, out, print_json, reading
 from program.errors import StoreError
 from program.printer import make_table
 from program.store import UserStore
 from program.store.copying import copy_store
+from program.store.erasers import list_counts
 
-app = typer.Typer(no_args_is_help=True, help="Copy a whole store.")
+app = typer.Typer(no_args_is_help=True, help="Copy or compact a whole store, and see what was forgotten.")
 
 _SHOWN_HASH = 12
-
-
-@app.callback()
-def _group() -> None:
-    # With one command alone, Typer would drop the group.
-    pass
 
 
 @app.command()
@@ -55,3 +51,40 @@ def copy(
         return
     cells = [(table.name, f"{table.rows:,}", table.sha256[:_SHOWN_HASH], "equal") for table in tables]
     out.print(make_table(("table", "rows", "sha256", "copy"), cells, fold=("table",)))
+
+
+@app.command()
+def compact(
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for other connections.")] = 60.0,
+    store: Store = None,
+) -> None:
+    """Rewrite the tables without the bytes of what was deleted.
+
+    Needs the space of a second store for a moment. On PostgreSQL each table is locked meanwhile.
+    """
+    with open_store(store) as users, reading("store"):
+        pending = users.compact(wait=wait)
+    if pending:
+        raise StoreError(f"bytes of deleted rows may be left: {pending}; try again later")
+    err.print_line("no byte of deleted rows is left in the files")
+
+
+@app.command()
+def audit(store: Store = None, json: Json = False) -> None:
+    """Print who had what forgotten and when, without content and user ids."""
+    with open_store(store) as users:
+        entries = users.audit()
+    if json:
+        print_json([{**vars(entry), "at": entry.at.isoformat()} for entry in entries])
+        return
+    rows = [
+        (
+            minute(entry.at),
+            entry.action,
+            entry.actor,
+            entry.subject[:_SHOWN_HASH],
+            list_counts(entry.details),
+        )
+        for entry in entries
+    ]
+    out.print(make_table(("at", "action", "by", "user (hash)", "deleted"), rows, fold=("deleted",)))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from program.cli.options import Json, Store, User, open_store
+from program.cli.receipts import ACTOR, print_receipt
 from program.console import PARTIAL, confirm, err, out, print_json, reading
 from program.home import home
 from program.memory.semantic import render
 from program.printer import make_table
-from program.store import UserStore
 from program.store.costs import total
 from program.store.importers import import_users
 from program.store.records import UserCost, UserSummary
@@ -23,13 +23,6 @@ from program.text_safety import visible
 app = typer.Typer(no_args_is_help=True, help="Import, show and delete users.")
 
 _MAX_QUERY = 90
-
-_forgetters: dict[str, Callable[[UserStore, str], object]] = {}
-
-
-def also_forget(forget_user: Callable[[UserStore, str], object]) -> None:
-    """Call ``forget_user(store, user_id)`` too when a user is forgotten; other packages keep texts."""
-    _forgetters[f"{forget_user.__module__}.{forget_user.__qualname__}"] = forget_user
 
 
 @app.command("import")
@@ -73,9 +66,12 @@ def import_(
                 "interactions": report.interactions,
                 "new": report.new,
                 "skipped": len(report.skipped),
+                "forgotten": report.forgotten,
             }
         )
     else:
+        if report.forgotten:
+            out.print_line(f"{counted(report.forgotten, 'user')} left out: forgotten")
         out.print_line(
             f"{counted(report.users, 'user')}, {counted(report.interactions, 'interaction')}, "
             f"{report.new:,} new, {counted(len(report.skipped), 'bad record')} skipped"
@@ -247,20 +243,20 @@ def forget(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Delete everything stored about a user: interactions, profile, personas, alignments and local traces."""
-    from program.models.cache import empty_cache
-    from program.tracing.forget import forget_user
+    """Delete everything about a user: rows of the store, local traces, cached answers, steps of the fleet.
 
+    No import brings the user back. If the command is interrupted, run it again. Prints a receipt without
+    content; what this cannot reach is in its JSON.
+    """
     with open_store(store) as users:
-        users.user(user)
         if not yes and not confirm(f"Delete everything about {user!r}? This cannot be undone"):
             raise typer.Abort
-        for forget_elsewhere in _forgetters.values():
-            forget_elsewhere(users, user)
-        users.forget(user)
-        empty_cache(home())
-        calls = forget_user(home(), user)
-    if json:
-        print_json({"user_id": user, "traced_calls": calls})
-    else:
-        err.print_line(f"forgot {user!r} and {counted(calls, 'traced call')}")
+        print_receipt(users.forget(user, home=home(), actor=ACTOR), json=json)
+
+
+@app.command()
+def readmit(user: User, store: Store = None) -> None:
+    """Let a forgotten user be imported again. Interactions that were forgotten singly stay forgotten."""
+    with open_store(store) as users:
+        was_forgotten = users.readmit(user, actor=ACTOR)
+    err.print_line(f"{user!r} can be imported again" if was_forgotten else f"{user!r} was not forgotten")

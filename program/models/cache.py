@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.clients.cache import Cache
@@ -22,6 +23,9 @@ from dspy.clients.cache import Cache
 from program.side_files import files_set_aside, is_cache_damage, make_private, set_aside
 from program.text import one_line
 from program.usage import current_exchange
+
+if TYPE_CHECKING:
+    from program.store import UserStore
 
 _MEMORY_ENTRIES = 50_000
 _DISK_BYTES = 2 * 1024**3
@@ -67,6 +71,25 @@ def _open(folder: Path) -> None:
     cache = UsableReplyCache(True, True, str(folder), _DISK_BYTES, _MEMORY_ENTRIES)
     set_answer_folder(folder / "embedded")
     _install(cache)
+
+
+def erase_answers(store: UserStore, user_id: str, home: Path) -> int:
+    """Delete all cached answers, and return how many there were: an entry does not name its user.
+
+    The `program.store.erasers.Eraser` of this package.
+    """
+    count = _count_entries(_folder(home))
+    empty_cache(home)
+    return count
+
+
+def _count_entries(folder: Path) -> int:
+    """Return the entries of the caches in ``folder``; 0 for one that cannot be read, which is deleted."""
+    count = 0
+    for database in folder.glob("*/cache.db"):
+        with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
+            count += connection.execute("SELECT count(*) FROM Cache").fetchone()[0]
+    return count
 
 
 def empty_cache(home: Path) -> None:

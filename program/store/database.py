@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,11 +24,14 @@ from program.store.checks import DamagedValueError
 from program.store.damage import advice
 from program.store.pool import PoolSettings
 from program.store.retries import TRIES, conflict, run_again, when_free
+from program.store.schema import metadata
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 30
 """Seconds that a writer waits for a writer in another process."""
+
+_COMPACT_PAUSE = 0.1
 
 # What SQLite or PostgreSQL says if every request would fail now, and what to do; the first that fits.
 _HINTS = {
@@ -186,6 +190,44 @@ class Database:
             finally:
                 connection.close()
         return row[0] if row else None
+
+    def compact(self, *, wait: float) -> str:
+        """Rewrite the files without deleted data; return why some may remain, empty if none does.
+
+        On SQLite the file is rewritten and its log is emptied; readers and writers of other connections are
+        waited for. On PostgreSQL each table of the store is rewritten under a lock that keeps all others out
+        (``VACUUM FULL``); the server's log and copies of the server are out of reach.
+
+        Args:
+            wait: Seconds to wait for other connections.
+        """
+        if not self.is_sqlite:
+            with self.errors(), self.engine.connect() as connection:
+                alone = connection.execution_options(isolation_level="AUTOCOMMIT")
+                for table in metadata.sorted_tables:
+                    alone.exec_driver_sql(f"VACUUM (FULL) {table.name}")
+            return "PostgreSQL still has it in its write-ahead log until that is recycled"
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                self.pragma("wal_checkpoint(TRUNCATE)")
+                self._vacuum()
+                # The first value is 1 if a reader still needs the log.
+                if self.pragma("wal_checkpoint(TRUNCATE)") == 0:
+                    return ""
+            except StoreUnavailableError:  # a writer, or no space for the new file
+                pass
+            if time.monotonic() > deadline:
+                return "another connection still reads the file, or the disk is full"
+            time.sleep(_COMPACT_PAUSE)
+
+    def _vacuum(self) -> None:
+        with self.errors(), self._write_lock:
+            connection = self.engine.raw_connection()
+            try:
+                connection.cursor().execute("VACUUM")
+            finally:
+                connection.close()
 
 
 def _url(location: str | Path) -> URL:

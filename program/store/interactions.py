@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any
 
@@ -10,9 +10,10 @@ from sqlalchemy import Connection, Row, select
 
 from program.errors import ConfigError, StoreError
 from program.memory.interaction import Interaction
-from program.store import bulk, users
+from program.store import bulk, tombstones, users
 from program.store.checks import check_interaction
 from program.store.schema import interactions
+from program.store.tombstones import interaction_digest
 
 _CHUNK = 500
 
@@ -22,8 +23,9 @@ def append(connection: Connection, user_id: str, new: Iterable[Interaction]) -> 
     user = users.get(connection, user_id, lock=True)
     count = before = int(user.interactions)
     remaining = iter(new)
+    buried = tombstones.digests_of(connection, [user_id])
     while chunk := list(islice(remaining, _CHUNK)):
-        rows = _new_rows(connection, user_id, chunk, is_empty=count == 0)
+        rows = _new_rows(connection, user_id, chunk, buried, is_empty=count == 0)
         for row in rows:
             count += 1
             row["position"] = count
@@ -42,6 +44,7 @@ def append_many(connection: Connection, new: Mapping[str, Sequence[Interaction]]
         task: The task of all of them.
     """
     found = users.add_many(connection, list(new), task)
+    buried = tombstones.digests_of(connection, list(new))
     rows: list[dict[str, Any]] = []
     changes: list[dict[str, Any]] = []
     now = users.now()
@@ -49,7 +52,8 @@ def append_many(connection: Connection, new: Mapping[str, Sequence[Interaction]]
         user = found[user_id]
         count = before = int(user.interactions)
         for start in range(0, len(given), _CHUNK):
-            for row in _new_rows(connection, user_id, given[start : start + _CHUNK], is_empty=before == 0):
+            chunk = given[start : start + _CHUNK]
+            for row in _new_rows(connection, user_id, chunk, buried, is_empty=before == 0):
                 count += 1
                 rows.append({**row, "position": count})
         if count > before:
@@ -79,9 +83,19 @@ def latest(connection: Connection, user_id: str, n: int | None, arrived_after: i
 
 
 def _new_rows(
-    connection: Connection, user_id: str, chunk: Sequence[Interaction], *, is_empty: bool
+    connection: Connection, user_id: str, chunk: Sequence[Interaction], buried: Set[str], *, is_empty: bool
 ) -> list[dict[str, Any]]:
-    """Return the rows of the interactions that are not stored yet; ``is_empty`` if the user has none."""
+    """Return the rows of the interactions that are neither stored nor forgotten.
+
+    Args:
+        connection: In a write transaction that holds the user's lock.
+        user_id: The user.
+        chunk: The interactions.
+        buried: The hashes of what is forgotten.
+        is_empty: Whether the user has no interaction.
+    """
+    if buried:
+        chunk = [item for item in chunk if interaction_digest(user_id, item.id) not in buried]
     stored: dict[str, Interaction] = {}
     if not is_empty:
         ids = [interaction.id for interaction in chunk]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from program.text import counted
 
-PersonaSource = Literal["initial", "alignment", "rollback", "edit"]
+PersonaSource = Literal["initial", "alignment", "rollback", "edit", "forget"]
 AlignmentStatus = Literal["running", "done", "failed", "interrupted"]
 
 COUNTS = ("calls", "input_tokens", "cached_tokens", "output_tokens", "unpriced", "cache_hits")
@@ -58,7 +58,7 @@ class UserSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class PersonaVersion:
-    """One version of a user's persona. Stored versions never change.
+    """One version of a user's persona. Stored versions never change, unless an interaction is forgotten.
 
     Attributes:
         version: Counts from 1 for each user.
@@ -192,3 +192,30 @@ class UserCost:
             f"{who}{when}: {done}, "
             f"{counted(self.calls, 'call')}, {counted(self.tokens, 'token')}, {self.price}{agreement}"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """Who did what to a user's data, and when. It holds no content and no user id.
+
+    Attributes:
+        at: When it was done, in UTC.
+        action: ``forget user``, ``forget interactions`` or ``readmit``.
+        actor: Who asked for it: ``python``, ``command line``, or the name of a key.
+        subject: The hash of the user's id (`program.store.tombstones.user_digest`).
+        details: How much was deleted, by what it was.
+
+    Example:
+        >>> from program import UserStore
+        >>> with UserStore("users.db") as store:
+        ...     store.add_user("ana", task="free-text")
+        ...     _ = store.forget("ana")
+        ...     print(store.audit()[0].action)
+        forget user
+    """
+
+    at: datetime
+    action: str
+    actor: str
+    subject: str
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -1,4 +1,4 @@
-"""The tables. Every primary key starts with the user id."""
+"""The tables. Every primary key starts with the user id, but those of what is left of forgotten users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from program.store.checks import MAX_COHORT_CHARS, MAX_ID_CHARS, DamagedValueError
 
-SCHEMA = "v0003"
+SCHEMA = "v0004"
 """The newest migration; a test compares it with `program/store/migrations`."""
 
 VERSION_TABLE = "pa_schema"
@@ -258,4 +258,26 @@ costs = Table(
     # Rollouts that have a score, and the sum of their scores.
     Column("scored", StoredInteger, nullable=False),
     Column("score_sum", StoredFloat, nullable=False),
+)
+
+forgotten = Table(
+    "pa_forgotten",
+    metadata,
+    # Hashes (`program.store.tombstones`): of a user or an interaction, and of the user that it belonged to.
+    Column("digest", StoredName(64), primary_key=True),
+    Column("owner", StoredName(64), nullable=False, index=True),
+    Column("forgotten_at", UtcTime, nullable=False),
+)
+
+audit = Table(
+    "pa_audit",
+    metadata,
+    Column("id", StoredName(32), primary_key=True),
+    Column("at", UtcTime, nullable=False, index=True),
+    Column("action", StoredName(32), nullable=False),
+    # Who asked for it: an account of the machine or the name of a key, never the user of the store.
+    Column("actor", StoredText, nullable=False),
+    # The hash of the user that it was about.
+    Column("subject", StoredName(64), nullable=False),
+    Column("details", StoredJson, nullable=False),
 )

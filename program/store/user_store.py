@@ -19,14 +19,25 @@ from sqlalchemy import Connection, select
 from program.errors import ConfigError, DataError, StoreError, UnparsableAnswerError
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
-from program.store import alignments, costs, interactions, personas, users
+from program.store import (
+    alignments,
+    costs,
+    erasers,
+    forgetting,
+    interactions,
+    personas,
+    tombstones,
+    users,
+)
 from program.store.checks import check_cohort, check_trials
 from program.store.damage import advice
 from program.store.database import Database
+from program.store.erasers import Receipt
 from program.store.pool import PoolSettings
 from program.store.records import (
     AlignmentRow,
     AlignmentStatus,
+    AuditEntry,
     PersonaSource,
     PersonaVersion,
     UserCost,
@@ -167,16 +178,130 @@ class UserStore:
         with self._database.read() as connection:
             return users.summary(users.get(connection, user_id))
 
-    def forget(self, user_id: str) -> None:
-        """Delete a user with all interactions, personas and alignments.
+    # Forgetting
 
-        On SQLite the bytes are overwritten in the file, and in its write-ahead log once no reader needs
-        it. On PostgreSQL the server decides when: after ``VACUUM FULL`` and once its write-ahead log is
-        recycled, but never in backups and copies of the server.
+    def forget(self, user_id: str, *, home: Path | None = None, actor: str = "python") -> Receipt:
+        """Delete a user with everything that is kept anywhere; a hash keeps an import from bringing it back.
+
+        First the store, in one transaction; then traces, cached answers (all of them: they do not say whom
+        they are about) and the steps of the fleet. A call that was interrupted is repeated and goes on. Users
+        of whom only traces are left can be forgotten, too.
+
+        On SQLite the file is rewritten and its log emptied. On PostgreSQL `compact` does that, later, for all
+        users at once.
+
+        Args:
+            user_id: The user.
+            home: The data directory; ``None`` for `program.home.home`.
+            actor: Who asked for it, for the audit log.
+
+        Raises:
+            UnknownUserError: There is nothing about the user anywhere.
+            StoreError: Something outside the store could not be deleted; the message says what to do.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     _ = store.forget("ana")
+            ...     store.add_user("ana", task="free-text")
+            Traceback (most recent call last):
+            ...
+            program.errors.ForgottenUserError: user 'ana' was forgotten and does not come back by itself; ...
         """
-        self._database.change(lambda connection: users.forget(connection, user_id))
-        if self._database.is_sqlite:
-            self._database.pragma("wal_checkpoint(TRUNCATE)")
+        return erasers.forget_user(self, self._database, user_id, home=home, actor=actor)
+
+    def forget_interactions(
+        self,
+        user_id: str,
+        interaction_ids: Collection[str],
+        *,
+        home: Path | None = None,
+        actor: str = "python",
+    ) -> Receipt:
+        """Delete interactions and everything that rests on them or may quote them.
+
+        Persona versions lose the learned lines that rest on them, and their facts are counted again. Versions
+        written freely, the profile, the records of all alignments, the user's traces, the cached answers and
+        the steps of the fleet are deleted. A new persona version is made from what remains. No import brings
+        the interactions back. It can be repeated.
+
+        Args:
+            user_id: The user.
+            interaction_ids: The ids of the interactions.
+            home: As for `forget`, like the next one.
+            actor: Who asked for it.
+
+        Raises:
+            UnknownInteractionError: The user has no such interaction, and none with this id was forgotten.
+            StoreError: As for `forget`.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     secret = store.observe("ana", query="Where do I live?", response="In Rome.")
+            ...     _ = store.observe("ana", query="Which tea?", response="Mint.")
+            ...     _ = store.forget_interactions("ana", [secret.id])
+            ...     [interaction.response for interaction in store.interactions("ana")]
+            ['Mint.']
+        """
+        return erasers.forget_interactions(
+            self, self._database, user_id, interaction_ids, home=home, actor=actor
+        )
+
+    def readmit(self, user_id: str, *, actor: str = "python") -> bool:
+        """Let a forgotten user be added again; forgotten interactions stay forgotten.
+
+        Returns:
+            Whether the user was forgotten.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     _ = store.forget("ana")
+            ...     store.readmit("ana")
+            ...     store.add_user("ana", task="free-text")
+            True
+        """
+
+        def admit(connection: Connection) -> bool:
+            if not tombstones.readmit(connection, user_id):
+                return False
+            forgetting.log(connection, "readmit", user_id, actor, {})
+            return True
+
+        return self._database.change(admit)
+
+    def audit(self) -> list[AuditEntry]:
+        """Return who had what forgotten and when, oldest first; without content and user ids.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     _ = store.forget("ana", actor="support desk")
+            ...     [(entry.action, entry.actor, entry.details["users"]) for entry in store.audit()]
+            [('forget user', 'support desk', 1)]
+        """
+        with self._database.read() as connection:
+            return forgetting.read_log(connection)
+
+    def compact(self, *, wait: float = 10.0) -> str:
+        """Rewrite the tables without the bytes of deleted rows.
+
+        Takes time in proportion to the size of the store and, for a moment, the space of a second one. On
+        PostgreSQL each table is locked meanwhile.
+
+        Args:
+            wait: Seconds to wait for other connections, 0 or more.
+
+        Returns:
+            Why some bytes may be left; empty if none are.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.compact()
+            ''
+        """
+        return self._database.compact(wait=wait)
 
     # Interactions and profiles
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select
+from sqlalchemy import Connection, Row, Table, bindparam, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from program.errors import StoreError, UnknownUserError
+from program.store import tombstones
 from program.store.checks import check_user_id
 from program.store.records import UserSummary
 from program.store.schema import users
@@ -27,8 +28,9 @@ def now() -> datetime:
 def add(connection: Connection, user_id: str, task: str) -> None:
     """Add a user; do nothing if the id is stored with the same task."""
     check_user_id(user_id, stored=True)
-    if connection.scalar(select(users.c.user_id).where(users.c.user_id == user_id)) is None:
+    if not exists(connection, user_id):
         check_user_id(user_id)
+        tombstones.refuse_forgotten(connection, [user_id])
     insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     connection.execute(insert_new(users).on_conflict_do_nothing(), _new_user(user_id, task))
     stored = connection.scalar(select(users.c.task).where(users.c.user_id == user_id)) or ""
@@ -52,6 +54,7 @@ def add_many(connection: Connection, user_ids: Sequence[str], task: str) -> dict
 
     Raises:
         StoreError: An id is invalid, or is stored with another task.
+        ForgottenUserError: A user was forgotten.
     """
     query = select(users).where(users.c.user_id.in_(user_ids)).order_by(users.c.user_id)
     known = {row.user_id: row.task for row in connection.execute(query)}
@@ -62,6 +65,7 @@ def add_many(connection: Connection, user_ids: Sequence[str], task: str) -> dict
     missing = [user_id for user_id in user_ids if user_id not in known]
     for user_id in missing:
         check_user_id(user_id)
+    tombstones.refuse_forgotten(connection, missing)
     if missing:
         insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         rows = [_new_user(user_id, task) for user_id in sorted(missing)]
@@ -79,6 +83,11 @@ def change_many(connection: Connection, changes: Sequence[Mapping[str, Any]]) ->
         row = users.update().where(users.c.user_id == bindparam("of_user"))
         columns: dict[str, Any] = {name: bindparam(name) for name in changes[0] if name != "of_user"}
         connection.execute(row.values(columns), [dict(change) for change in changes])
+
+
+def exists(connection: Connection, user_id: str) -> bool:
+    """Return whether the user is stored."""
+    return connection.scalar(select(users.c.user_id).where(users.c.user_id == user_id)) is not None
 
 
 def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]:
@@ -140,12 +149,6 @@ def summary(row: Row[Any]) -> UserSummary:
         stale_since=row.stale_since,
         pinned=row.pinned,
     )
-
-
-def forget(connection: Connection, user_id: str) -> None:
-    """Delete the user; foreign keys delete the rows of every other table."""
-    get(connection, user_id, lock=True)
-    connection.execute(delete(users).where(users.c.user_id == user_id))
 
 
 def put(connection: Connection, table: Table, keys: dict[str, Any], values: dict[str, Any]) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from program.side_files import files_set_aside
+from program.store import UserStore
 from program.tracing.content import ContentPolicy, installation_key
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, store_path
+
+
+def erase_traces(store: UserStore, user_id: str, home: Path) -> int:
+    """Delete a user's traces: the `program.store.erasers.Eraser` of this package."""
+    return forget_user(home, user_id)
 
 
 def forget_user(home: Path, user_id: str) -> int:

@@ -71,6 +71,8 @@ def fill(store: UserStore) -> None:
         store.finish_alignment(user, done, {"x": 0.1}, ("new", "w"), trials=[(0.1, 3)], cohort="c")
         store.fail_alignment(user, store.start_alignment(user, {}), "it\x00failed")
         store.start_alignment(user, {})
+    store.add_user("gone", task="free-text")
+    store.forget("gone")
 
 
 def contents(store: UserStore) -> dict[str, list[str]]:

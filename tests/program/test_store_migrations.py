@@ -200,7 +200,7 @@ def test_program_without_a_migration_refuses_the_store_and_changes_nothing(
         lambda scripts: (script for script in walk(scripts) if script.revision == "v0001"),
     )
     monkeypatch.setattr("program.store.upgrade.SCHEMA", "v0001")
-    with pytest.raises(StoreError, match=r"newer personaagent \(schema 'v0003', .*'v0001'\); update"):
+    with pytest.raises(StoreError, match=r"newer personaagent \(schema 'v0004', .*'v0001'\); update"):
         UserStore(old)
-    assert version(old) == "v0003"
+    assert version(old) == "v0004"
     assert rows(old) == before

@@ -37,6 +37,7 @@ class ImportReport:
         new: Interactions that were not stored before.
         skipped: Bad records, with ``skip_bad``.
         warnings: One line each: what was stored, but is probably not what was meant.
+        forgotten: Users in the file who were forgotten and so were left out.
     """
 
     users: int
@@ -44,3 +45,4 @@ class ImportReport:
     new: int
     skipped: tuple[BadRecord, ...] = ()
     warnings: tuple[str, ...] = ()
+    forgotten: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from program.errors import DataError, StoreError, StoreUnavailableError
+from program.errors import DataError, ForgottenUserError, StoreError, StoreUnavailableError
 from program.files import open_utf8
 from program.store.importers.reader import Reader, UserRecords
 from program.store.importers.report import BadRecord, ImportReport
@@ -38,7 +38,7 @@ def import_users(
     The file is read twice, with some users in memory at a time. The first pass checks all records, so a
     bad record stops the import before anything is written. The second pass stores about a thousand
     interactions in each transaction, and all of a user in one. Stored interactions are skipped, so an
-    import can be repeated or resumed.
+    import can be repeated or resumed; so are users and interactions that were forgotten.
 
     Args:
         store: Receives the users.
@@ -73,9 +73,11 @@ def import_users(
         skipped, warnings = _check(
             reader, skip_bad, lambda position: progress and progress(position, 2 * source.size)
         )
-        users = interactions = new = 0
+        users = interactions = new = forgotten = 0
         for batch in _batches(reader):
-            new += _store(store, batch, spec)
+            added, left_out = _store(store, batch, spec)
+            new += added
+            forgotten += left_out
             users += len(batch)
             interactions += sum(len(record.interactions) for record in batch)
             if progress:
@@ -87,6 +89,7 @@ def import_users(
             new=new,
             skipped=tuple(skipped),
             warnings=(*reader.warnings(), *warnings),
+            forgotten=forgotten,
         )
 
 
@@ -104,14 +107,23 @@ def _batches(reader: Reader) -> Iterator[list[UserRecords]]:
         yield batch
 
 
-def _store(store: UserStore, batch: Sequence[UserRecords], task: str) -> int:
-    """Store users and return the number of new interactions; those before one that is refused are stored."""
+def _store(store: UserStore, batch: Sequence[UserRecords], task: str) -> tuple[int, int]:
+    """Store users; return the number of new interactions, and of users left out because they were forgotten.
+
+    Those before one that is refused are stored.
+    """
     try:
-        return store.append_many({record.user_id: record.interactions for record in batch}, task=task)
+        return store.append_many({record.user_id: record.interactions for record in batch}, task=task), 0
     except StoreUnavailableError:
         raise
     except StoreError:
-        return sum(store.append(record.user_id, record.interactions, task=task) for record in batch)
+        new = forgotten = 0
+        for record in batch:
+            try:
+                new += store.append(record.user_id, record.interactions, task=task)
+            except ForgottenUserError:
+                forgotten += 1
+        return new, forgotten
 
 
 def _check(
