@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,13 +20,16 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
-from sqlalchemy import Engine, create_engine, event
+from dbos import error as dbos_errors
+from sqlalchemy import Engine, MetaData, Table, create_engine, event, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from optimizers.contracts import Journal
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.place import FILE, is_sqlite, server_url, user_prefix
+from optimizers.fleet.steps import FinishedStep, StepWriter
 from optimizers.journal import to_its_end
-from program.errors import AlignmentFailedError, ConfigError, StoreError
+from program.errors import AlignmentFailedError, ConfigError, StoreError, StoreUnavailableError
 from program.side_files import make_private
 from program.store import UserStore
 
@@ -35,6 +38,7 @@ VERSION = "pieces-1"
 
 _POOL = 4
 _SCHEMA = "personaagent_fleet"
+_SERIALIZER = DBOSPortableJSONSerializer()
 
 State = Literal["done", "failed", "running", "interrupted"]
 
@@ -55,19 +59,20 @@ async def _attempt(user_id: str) -> str:
     return user_id
 
 
-def _same(output: str) -> str:
-    return output
-
-
 class DurableJournal:
-    """Keeps each finished piece as a step of the workflow that it runs in.
+    """Keeps each finished piece as a step of a workflow.
 
     Args:
         kept: Steps of earlier attempts, by name.
+        workflow_id: The workflow of this attempt.
+        writer: Writes its steps.
     """
 
-    def __init__(self, kept: dict[str, str]) -> None:
+    def __init__(self, kept: dict[str, str], workflow_id: str, writer: StepWriter) -> None:
         self._kept = kept
+        self._workflow_id = workflow_id
+        self._writer = writer
+        self._n_steps = 0
         # The latest call of each piece: it is written before the next one begins, or not at all, since the
         # piece itself is then finished.
         self._latest: dict[str, tuple[str, str]] = {}
@@ -101,7 +106,10 @@ class DurableJournal:
 
     async def _write(self, name: str, output: str) -> None:
         self._kept[name] = output
-        await to_its_end(DBOS.run_step_async({"name": name}, _same, output))
+        self._n_steps += 1
+        step = FinishedStep(workflow_id=self._workflow_id, number=self._n_steps, name=name, output=output)
+        if not await to_its_end(self._writer.add(step)):
+            raise dbos_errors.DBOSWorkflowCancelledError(f"workflow {self._workflow_id} is cancelled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +135,8 @@ class DurableEngine:
     def __init__(self, store: UserStore, engine: Engine) -> None:
         self._store = store
         self._engine = engine
+        self._tables = _StepTables(engine)
+        self._writer = StepWriter(self._tables.write)
 
     async def run(self, user_id: str, key: str, work: Callable[[Journal], Awaitable[None]]) -> None:
         """Run an attempt with the pieces of those before it. The user's lock must be held.
@@ -153,7 +163,7 @@ class DurableEngine:
 
         async def attempt() -> None:
             try:
-                await work(DurableJournal(kept))
+                await work(DurableJournal(kept, workflow_id, self._writer))
             except Exception as error:  # noqa: BLE001 - it is raised again below
                 failure.append(error)
                 # An error may hold a user's text, or fail to print; the tables need neither.
@@ -202,6 +212,52 @@ class DurableEngine:
         )
 
 
+class _StepTables:
+    """The documented tables of DBOS that hold the steps and the states of workflows."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        schema = None if engine.dialect.name == "sqlite" else _SCHEMA
+        with _reported():
+            self._steps, self._workflows = (
+                Table(name, MetaData(), schema=schema, autoload_with=engine)
+                for name in ("operation_outputs", "workflow_status")
+            )
+
+    def write(self, steps: Sequence[FinishedStep]) -> set[str]:
+        """Write steps, and return the workflows that somebody cancelled."""
+        rows = [
+            {
+                "workflow_uuid": step.workflow_id,
+                "function_id": step.number,
+                "function_name": step.name,
+                "output": _SERIALIZER.serialize(step.output),
+                "serialization": _SERIALIZER.name(),
+                "started_at_epoch_ms": step.finished_at,
+                "completed_at_epoch_ms": step.finished_at,
+            }
+            for step in steps
+        ]
+        columns = self._workflows.c
+        cancelled = select(columns.workflow_uuid).where(
+            columns.workflow_uuid.in_({step.workflow_id for step in steps}), columns.status == "CANCELLED"
+        )
+        with _reported(), self._engine.begin() as connection:
+            connection.execute(self._steps.insert(), rows)
+            return set(connection.execute(cancelled).scalars())
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StoreUnavailableError(
+            f"the tables of durable alignments cannot be used ({type(error).__name__}): check the disk and the "
+            f"database; the next run goes on from what is stored"
+        ) from error
+
+
 @contextmanager
 def open_durable(store: UserStore, home: Path) -> Iterator[DurableEngine]:
     """Open the tables of the fleet: in the data directory, or in the database of a store on a server.
@@ -243,7 +299,7 @@ def _launch(url: str) -> Engine:
         "system_database_engine": engine,
         "dbos_system_schema": _SCHEMA,
         # Its default serializer is pickle.
-        "serializer": DBOSPortableJSONSerializer(),
+        "serializer": _SERIALIZER,
         "application_version": VERSION,
         # No two processes share it: DBOS must not start attempts of a dead one on its own.
         "executor_id": uuid4().hex,

@@ -1,0 +1,84 @@
+"""Writes finished steps: all that wait, over all users, in one transaction.
+
+A step of DBOS's own is three transactions in threads, about 4 ms of CPU; a model call has little more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedStep:
+    """One step of a workflow.
+
+    Attributes:
+        workflow_id: The workflow.
+        number: Its place in the workflow, from 1.
+        name: Its name.
+        output: What it returned, as JSON.
+        finished_at: When, in milliseconds since 1970.
+    """
+
+    workflow_id: str
+    number: int
+    name: str
+    output: str
+    finished_at: int = field(default_factory=lambda: int(time.time() * 1000))
+
+
+class StepWriter:
+    """Gathers steps while a transaction is in progress, and writes them in the next one.
+
+    Args:
+        write: Writes steps in one transaction, and returns the workflows that were cancelled; it is called
+            in a thread, once at a time.
+
+    Example:
+        >>> async def main():
+        ...     writer = StepWriter(lambda steps: print([step.name for step in steps]) or ())
+        ...     steps = [FinishedStep(workflow_id="w", number=n, name=f"step {n}", output="1") for n in (1, 2, 3)]
+        ...     return await asyncio.gather(*(writer.add(step) for step in steps))
+        >>> asyncio.run(main())
+        ['step 1', 'step 2', 'step 3']
+        [True, True, True]
+    """
+
+    def __init__(self, write: Callable[[Sequence[FinishedStep]], Collection[str]]) -> None:
+        self._write = write
+        self._waiting: list[tuple[FinishedStep, asyncio.Future[bool]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def add(self, step: FinishedStep) -> bool:
+        """Return when a step is stored; false if its workflow was cancelled, and so must not go on.
+
+        Raises:
+            StoreError: The transaction failed; none of its steps is stored.
+        """
+        stored = asyncio.get_running_loop().create_future()
+        self._waiting.append((step, stored))
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(self._write_all())
+        # The step of a piece that is cancelled is stored all the same.
+        return bool(await asyncio.shield(stored))
+
+    async def _write_all(self) -> None:
+        try:
+            # Steps that end in this round of the loop belong to the first transaction.
+            await asyncio.sleep(0)
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                try:
+                    cancelled = await asyncio.to_thread(self._write, [step for step, _ in batch])
+                except Exception as error:  # noqa: BLE001 - whoever waits for the step raises it
+                    for _, stored in batch:
+                        stored.set_exception(error)
+                        stored.exception()  # a waiter that was cancelled does not read it
+                else:
+                    for step, stored in batch:
+                        stored.set_result(step.workflow_id not in cancelled)
+        finally:
+            self._writing = None
