@@ -1,4 +1,8 @@
-"""What happens while the provider is away: everybody waits, then goes on from the finished pieces."""
+"""What happens while calls fail: all users wait if the provider is away, and one user alone if it is not.
+
+Both then go on from the finished pieces. A call fails here only after its own retries
+(`program.models.patience`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ import dspy
 
 LONGEST_PAUSE = 60.0
 """Longest pause before the provider is tried again, in seconds."""
+
+TRIES = 4
+"""How often a user is tried again whose calls fail while those of others are answered."""
 
 _FIRST_PAUSE = 2.0
 
@@ -28,18 +35,49 @@ class Pauses:
         self._since: float | None = None
         self._next = _FIRST_PAUSE
         self._until = 0.0
+        self._answers = 0
+        # Answers over all users when a user was answered, or failed, the last time.
+        self._answers_at: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
 
-    def works(self) -> None:
-        """Note that a call succeeded."""
+    def works(self, user_id: str) -> None:
+        """Note that a call of a user was answered."""
         self._since, self._next = None, _FIRST_PAUSE
+        self._answers += 1
+        self._answers_at[user_id] = self._answers
+        self._failures.pop(user_id, None)
+
+    def ended(self, user_id: str) -> None:
+        """Forget a user."""
+        self._answers_at.pop(user_id, None)
+        self._failures.pop(user_id, None)
 
     async def wait(self) -> None:
         """Wait until a pause ends, if there is one."""
         while (left := self._until - time.monotonic()) > 0:
             await asyncio.sleep(left)
 
-    async def pause(self, error: Exception) -> bool:
-        """Pause after a failure, and return whether to try again; false if patience is at an end."""
+    async def after(self, user_id: str, error: Exception) -> bool:
+        """Wait after a failure of a user, and return whether to try again.
+
+        If others were answered since the user was, the provider works: the user alone waits, and is given up
+        after `TRIES` failures without an answer in between. Else all users wait, and false means that
+        patience is at an end.
+        """
+        if self._answers > self._answers_at.get(user_id, 0):
+            self._answers_at[user_id] = self._answers
+            self._failures[user_id] = self._failures.get(user_id, 0) + 1
+            if self._failures[user_id] > TRIES:
+                return False
+            await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (self._failures[user_id] - 1), LONGEST_PAUSE))
+            return True
+        return await self._pause(error)
+
+    def gave_up(self, user_id: str) -> bool:
+        """Return whether a user alone was given up, while others were answered."""
+        return self._failures.get(user_id, 0) > TRIES
+
+    async def _pause(self, error: Exception) -> bool:
         now = time.monotonic()
         if self._since is None:
             self._since = now

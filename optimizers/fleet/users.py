@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import dspy
 from optimizers.config import GROUNDED, AlignmentConfig
 from optimizers.contracts import Journal
 from optimizers.fleet.engines import FleetEngine, open_engine
+from optimizers.fleet.limit import AdaptiveLimit
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.order import finished, longest_waiting_first
 from optimizers.fleet.pauses import Pauses, passes
@@ -89,12 +91,13 @@ async def align_users(
 ) -> AsyncIterator[UserResult]:
     """Align stored users, and return an iterator of what became of each, in the order in which they end.
 
-    At most ``concurrency`` calls are in flight over all users, first come, first served. Those who wait
-    longest start first. A finished rollout, feedback, update or check answer is kept in the data directory,
-    or in the database of a store on a server, and is not paid again if the run is stopped, fails or is
-    killed: the next run goes on from there. A user whom another process aligns at this time fails with
-    `StoreError`. Users whose persona is pinned are skipped. One user's failure is a result, and the others
-    go on; after an outage of the provider the run pauses and resumes.
+    At most ``concurrency`` calls are in flight over all users, who take turns, and fewer if the provider
+    refuses some (`optimizers.fleet.limit`). Those who wait longest start first. A finished rollout,
+    feedback, update or check answer is kept in the data directory, or in the database of a store on a
+    server, and is not paid again if the run is stopped, fails or is killed: the next run goes on from there.
+    A user whom another process aligns at this time fails with `StoreError`. Users whose persona is pinned
+    are skipped. One user's failure is a result, and the others go on; after an outage of the provider the
+    run pauses and resumes.
 
     Args:
         store: The users' store.
@@ -159,7 +162,7 @@ async def align_users(
         home=home or default_home(),
         pauses=Pauses(patience),
         tracker=UsageTracker(budget, parent=current_tracker()),
-        slots=asyncio.Semaphore(concurrency),
+        limit=AdaptiveLimit(concurrency),
     )
     return fleet.results(chosen, n_workers=min(concurrency, len(chosen)))
 
@@ -177,7 +180,7 @@ class _Fleet:
     home: Path
     pauses: Pauses
     tracker: UsageTracker
-    slots: asyncio.Semaphore
+    limit: AdaptiveLimit
     stopped: bool = False
 
     async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncIterator[UserResult]:
@@ -214,9 +217,9 @@ class _Fleet:
     ) -> None:
         """Align one user after the other until none is left."""
         try:
-            with track_usage(self.tracker, self.lm), around_calls(self._call):
+            with track_usage(self.tracker, self.lm):
                 for user_id in waiting:
-                    with locks.hold(user_id) as free:
+                    with locks.hold(user_id) as free, around_calls(partial(self._call, user_id)):
                         result = await self._align(user_id, engine) if free else _busy(user_id)
                     # After a stop the others in progress end with the same failure, which is said once.
                     if not (self.stopped and result.status == "stopped"):
@@ -227,12 +230,17 @@ class _Fleet:
         finally:
             ended.put_nowait(None)
 
-    async def _call(self, request: str, call: Call) -> Any:
+    async def _call(self, user_id: str, request: str, call: Call) -> Any:
         await self.pauses.wait()
-        async with self.slots:
-            outputs = await call()
+        async with self.limit.slot(user_id):
+            try:
+                outputs = await call()
+            except dspy.LMRateLimitError:
+                self.limit.refused()
+                raise
         if request:  # the opening of a session may have made no call
-            self.pauses.works()
+            self.limit.answered()
+            self.pauses.works(user_id)
         return outputs
 
     async def _align(self, user_id: str, engine: FleetEngine) -> UserResult:
@@ -252,14 +260,17 @@ class _Fleet:
                     worked = self.tracker.total().calls > 0
                     if not (worked and passes(error)) or self.stopped:
                         raise
-                    if not await self.pauses.pause(error):
+                    if not await self.pauses.after(user_id, error):
                         raise
         except PinnedPersonaError as error:
             version = (await asyncio.to_thread(self.store.user, user_id)).persona_version
             return UserResult(user_id=user_id, status="skipped", persona_version=version, error=error)
         except Exception as error:  # noqa: BLE001 - one user's failure is a result; the others go on
-            status: Literal["stopped", "failed"] = "stopped" if is_outage(error) else "failed"
+            alone = self.pauses.gave_up(user_id)
+            status: Literal["stopped", "failed"] = "stopped" if is_outage(error) and not alone else "failed"
             return UserResult(user_id=user_id, status=status, error=error)
+        finally:
+            self.pauses.ended(user_id)
 
     async def _attempt(self, user_id: str, key: str, engine: FleetEngine) -> UserResult:
         records: list[Mapping[str, Any]] = []

@@ -219,6 +219,49 @@ def test_an_outage_that_outlasts_patience_stops_the_run(
     assert [store.latest_alignment(name, "done") for name in ("ana", "ben", "cem")] == [None] * 3
 
 
+def test_a_user_whom_the_provider_fails_alone_is_a_failure_and_the_others_go_on(
+    store: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pauses, "_FIRST_PAUSE", 0.01)
+    add(store, "ana", "ben", *(f"u{n}" for n in range(20)))
+    refusals = 0
+
+    def fails_ben(system: str, user: str) -> Any:
+        nonlocal refusals
+        if "of ben" in user:
+            refusals += 1
+            raise dspy.LMServerError("internal error")
+        return reply(system, user)
+
+    ids = ["ben", "ana", *(f"u{n}" for n in range(20))]
+    results = {r.user_id: r for r in aligned(store, ids, lm=scripted_lm(fails_ben), concurrency=2)}
+    assert results.pop("ben").status == "failed"
+    assert {r.status for r in results.values()} == {"aligned"}
+    assert refusals > pauses.TRIES
+
+
+def test_a_provider_that_refuses_too_many_calls_at_once_is_asked_for_fewer(store: UserStore) -> None:
+    add(store, *(f"u{n}" for n in range(12)))
+    lm, now, refusals = scripted_lm(reply), 0, 0
+    complete = lm._async_engine_spec.complete
+
+    async def takes_six(request: Any) -> Any:
+        nonlocal now, refusals
+        if now >= 6:
+            refusals += 1
+            raise dspy.LMRateLimitError("slow down", retry_after=0.01)
+        now += 1
+        await asyncio.sleep(0.005)
+        now -= 1
+        return await complete(request)
+
+    lm._async_engine_spec.complete = takes_six
+    lm.num_retries = 50
+    results = aligned(store, [f"u{n}" for n in range(12)], lm=lm, concurrency=12)
+    assert {r.status for r in results} == {"aligned"}
+    assert refusals > 0
+
+
 def test_a_provider_that_never_answered_is_not_waited_for(store: UserStore) -> None:
     add(store, "ana", "ben")
 
