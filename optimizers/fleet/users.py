@@ -26,6 +26,7 @@ from program.errors import ConfigError, PinnedPersonaError, StoreError
 from program.home import home as default_home
 from program.limits import MOST_STEPS, check_at_most
 from program.loop import AgentSettings
+from program.models.connections import most_connections
 from program.models.outages import is_outage
 from program.store import UserStore
 from program.store.personas import refuse_pinned
@@ -188,6 +189,7 @@ class _Fleet:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)
             engine = stack.enter_context(open_engine(self.store, self.home))
+            stack.enter_context(most_connections(self.limit.ceiling))
             waiting = iter(user_ids)
             ended: asyncio.Queue[UserResult | None] = asyncio.Queue()
             workers = [

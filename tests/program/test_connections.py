@@ -1,0 +1,65 @@
+"""How many connections DSPy opens to a provider at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import dspy
+import pytest
+
+from program.models.connections import most_connections
+
+REPLY = json.dumps(
+    {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Yes."}}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
+).encode()
+
+
+async def most_at_once(n_calls: int) -> int:
+    """Make calls at once to a server that answers when no more come, and return how many it had open."""
+    now = most = 0
+    quiet = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                now += 1
+                most = max(most, now)
+                quiet.clear()
+                while not quiet.is_set():  # nobody came meanwhile
+                    quiet.set()
+                    await asyncio.sleep(0.3)
+                now -= 1
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+                writer.write(f"content-length: {len(REPLY)}\r\n\r\n".encode() + REPLY)
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=512)
+    port = server.sockets[0].getsockname()[1]
+    base: Any = f"http://127.0.0.1:{port}/v1"
+    lm = dspy.LM("openai/m", api_base=base, api_key="none", cache=False)
+    await asyncio.gather(*(lm.acall("Is it so?") for _ in range(n_calls)))
+    await lm.aclose()
+    server.close()
+    return most
+
+
+@pytest.mark.parametrize(("number", "most"), [(16, 100), (120, 120)])
+def test_as_many_calls_are_open_as_asked_for(number: int, most: int) -> None:
+    with most_connections(number):
+        assert asyncio.run(most_at_once(130)) == most
