@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from optimizers.batches import BATCH_RULES
 from optimizers.config import PRESETS
+from optimizers.fleet.place import location
+from optimizers.fleet.processes import MOST_PROCESSES, Share, align_in_processes, default_processes
 from optimizers.fleet.users import CONCURRENCY, UserResult, align_users
 from optimizers.gates import GATES
 from optimizers.record import mean_score
@@ -102,6 +107,16 @@ def align(
     concurrency: Annotated[
         int, typer.Option(min=1, max=MOST_STEPS, help="Most model calls in flight, over all users.")
     ] = CONCURRENCY,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_PROCESSES,
+            help="Processes that share the users and the calls in flight; default: by cores, if there are "
+            "many users and `--concurrency` is 128 or more. With a budget it is one.",
+            show_default=False,
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Align users too from whom there is nothing new to learn.")
     ] = False,
@@ -132,6 +147,9 @@ def align(
     settings = AgentSettings(max_input_chars=max_input_chars)
     if bool(users) + all_ + stale != 1:
         raise ConfigError("name the users to align, or use `--all` or `--stale`")
+    limited = max_calls is not None or max_usd is not None
+    if limited and (processes or 1) > 1:
+        raise ConfigError("`--max-calls` and `--max-usd` are counted in one process: leave `--processes` out")
     titles = _lines(negatives)
     tracker = UsageTracker(Budget(max_calls=max_calls, max_usd=max_usd))
     rows: dict[str, dict[str, Any]] = {}
@@ -146,19 +164,23 @@ def align(
             track_usage(tracker),
             progress(tracker, len(chosen), "users") as bar,
         ):
+            options: dict[str, Any] = {
+                "concurrency": concurrency,
+                "again": again,
+                "negatives": titles,
+                "wikipedia": wikipedia,
+                "settings": settings,
+            }
+            n_processes = processes or (1 if limited else default_processes(len(chosen), concurrency))
 
             async def align_all() -> None:
-                results = await align_users(
-                    opened,
-                    chosen,
-                    config,
-                    prompt_model=prompt_lm,
-                    concurrency=concurrency,
-                    again=again,
-                    negatives=titles,
-                    wikipedia=wikipedia,
-                    settings=settings,
-                )
+                if n_processes == 1:
+                    results = await align_users(opened, chosen, config, prompt_model=prompt_lm, **options)
+                else:
+                    models = partial(_models, model, prompt_model, trace, trace_content, adapter)
+                    place = location(opened)
+                    share = Share(store=place, user_ids=chosen, config=config, models=models, options=options)
+                    results = align_in_processes(share, n_processes)
                 async for result in results:
                     rows[result.user_id] = _row(result, named=bool(users))
                     bar.advance(result.user_id)
@@ -247,6 +269,19 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         )
     titles = ("user", "persona", "score of each step", "rollouts", "calls", "seconds", "")
     out.print(make_table(titles, cells, fold=("user", "score of each step", "")))
+
+
+@contextmanager
+def _models(
+    model: str | None,
+    prompt_model: str | None,
+    trace: str,
+    trace_content: Literal["full", "hash", "none"],
+    adapter: str | None,
+) -> Iterator[Any]:
+    """Open the models in a process that shares the users."""
+    with model_in_use(model, trace, trace_content, adapter):
+        yield _prompt_model(prompt_model)
 
 
 def _prompt_model(spec: str | None) -> Any:

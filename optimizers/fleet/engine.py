@@ -253,8 +253,8 @@ def _reported() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         raise StoreUnavailableError(
-            f"the tables of durable alignments cannot be used ({type(error).__name__}): check the disk and the "
-            f"database; the next run goes on from what is stored"
+            f"the tables of durable alignments cannot be used ({type(error).__name__}): check the disk and "
+            "the database; the next run goes on from what is stored"
         ) from error
 
 

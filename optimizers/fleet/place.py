@@ -31,6 +31,11 @@ def server_url(store: UserStore) -> str:
     return store._database.engine.url.render_as_string(hide_password=False)
 
 
+def location(store: UserStore) -> str:
+    """Return the location that opens the store again: a path, or a URL with its password."""
+    return store._database.name if is_sqlite(store) else server_url(store)
+
+
 def user_prefix(store: UserStore, user_id: str) -> str:
     """Return the start of the ids of all workflows of a user; no other user's start with it."""
     return f"{digest(store._database.name)[:12]}-{digest(user_id)[:24]}-"

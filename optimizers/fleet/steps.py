@@ -40,11 +40,12 @@ class StepWriter:
     Example:
         >>> async def main():
         ...     writer = StepWriter(lambda steps: print([step.name for step in steps]) or ())
-        ...     steps = [FinishedStep(workflow_id="w", number=n, name=f"step {n}", output="1") for n in (1, 2, 3)]
-        ...     return await asyncio.gather(*(writer.add(step) for step in steps))
+        ...     first = FinishedStep(workflow_id="w", number=1, name="step 1", output="1")
+        ...     second = FinishedStep(workflow_id="w", number=2, name="step 2", output="2")
+        ...     return await asyncio.gather(writer.add(first), writer.add(second))
         >>> asyncio.run(main())
-        ['step 1', 'step 2', 'step 3']
-        [True, True, True]
+        ['step 1', 'step 2']
+        [True, True]
     """
 
     def __init__(self, write: Callable[[Sequence[FinishedStep]], Collection[str]]) -> None:

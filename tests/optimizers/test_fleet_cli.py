@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,6 +100,53 @@ def test_a_repeated_command_pays_nothing_and_stale_users_alone_are_aligned(
     code, out, err = run(server, home, *ALIGN, "--stale", "--json")
     assert [row["user_id"] for row in json.loads(out)] == ["cem"]
     assert server.requests() > paid
+
+
+def test_processes_share_the_users_and_one_that_is_killed_is_replaced(server: Loopback, home: Path) -> None:
+    process = start(server, home, *ALIGN, "--all", "--json", "--processes", "2")
+    while server.requests() < 20:
+        time.sleep(0.02)
+        assert process.poll() is None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    # One of them is the resource tracker of `multiprocessing`.
+    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    os.kill(int(workers[0]), signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    rows = json.loads(out)
+    assert [(row["user_id"], row["persona_version"]) for row in rows] == [
+        (name, 2) for name in ("ana", "ben", "cem", "dan")
+    ]
+    # At most the calls in flight of the killed process were paid twice; all are counted, by who paid them.
+    assert "4 of 4 users aligned" in err
+    paid = sum(usage["calls"] for row in rows for usage in row["usage"].values())
+    profiles = 4
+    assert 0 <= server.requests() - paid - profiles <= 8
+
+
+def test_budgets_are_counted_in_one_process(server: Loopback, home: Path) -> None:
+    code, _, err = run(server, home, *ALIGN, "--all", "--processes", "2", "--max-calls", "9")
+    assert (code, server.requests()) == (2, 0)
+    assert "--processes" in err
+
+
+def test_ctrl_c_ends_all_processes_after_the_calls_in_flight(server: Loopback, home: Path) -> None:
+    process = start(server, home, *ALIGN, "--all", "--processes", "2")
+    while server.requests() < 10:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of 4 users aligned" in err
+    assert "Traceback" not in err
+    # Nobody is left who calls, and what was answered is counted.
+    requests = server.requests()
+    calls = int(re.search(r"aligned, (\d+) calls", err)[1])
+    assert calls == requests
+    time.sleep(0.3)
+    assert server.requests() == requests
 
 
 def test_ctrl_c_ends_with_what_was_done_and_paid_and_the_next_run_goes_on(
