@@ -1,9 +1,9 @@
 """Many users against a model server on loopback: wall and CPU beside bare `dspy.LM` calls.
 
-    python benchmarks/bench_fleet.py [--users 200 1000] [--concurrency 128] [--latency 0.2] [--preset paper]
+    python benchmarks/bench_fleet.py [--users 100] [--processes 1 2] [--concurrency 128] [--latency 0.2]
 
-For each number of users: the run of `align_users`, then as many bare calls with a short prompt at the same
-concurrency, and calls x latency / concurrency.
+For each number of users and processes: the run of `align_users`, then as many bare calls with a short prompt
+at the same concurrency, and calls x latency / concurrency. The full size is ``--users 100 1000 5000``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ import dspy
 
 from optimizers import align_users
 from optimizers.config import PRESETS
+from optimizers.fleet.processes import Share, align_in_processes
 from program import Interaction, UserStore
 
 
@@ -49,19 +53,47 @@ async def bare(lm: Any, n_calls: int, concurrency: int) -> None:
     await asyncio.gather(*(caller() for _ in range(concurrency)))
 
 
+def model(base: str) -> Any:
+    return dspy.LM("openai/gpt-4o-mini", api_base=base, api_key="none", cache=False)
+
+
+@contextmanager
+def models(base: str) -> Iterator[None]:
+    """Open the model in a process that shares the users."""
+    with dspy.context(lm=model(base), disable_history=True):
+        yield
+
+
 async def fleet(
-    store: UserStore, ids: list[str], arguments: argparse.Namespace, home: Path, lm: Any
+    store: UserStore,
+    ids: list[str],
+    arguments: argparse.Namespace,
+    home: Path,
+    base: str,
+    processes: int,
 ) -> Counter[str]:
-    results = await align_users(
-        store,
-        ids,
-        PRESETS[arguments.preset],
-        lm=lm,
-        concurrency=arguments.concurrency,
-        home=home,
-        wikipedia=False,
-    )
+    options = {"concurrency": arguments.concurrency, "home": home, "wikipedia": False}
+    config = PRESETS[arguments.preset]
+    if processes == 1:
+        results = await align_users(store, ids, config, lm=model(base), **options)
+    else:
+        share = Share(
+            store=str(home / "users.db"),
+            user_ids=ids,
+            config=config,
+            models=partial(models, base),
+            options=options,
+        )
+        results = align_in_processes(share, processes)
     return Counter([result.status async for result in results])
+
+
+def cpu() -> float:
+    """Return seconds of this process and of those that it waited for."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def counts(base: str) -> dict[str, int]:
@@ -69,13 +101,9 @@ def counts(base: str) -> dict[str, int]:
         return dict(json.load(response))
 
 
-def measure(n_users: int, arguments: argparse.Namespace) -> None:
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("loopback.py")),
-        "--latency",
-        str(arguments.latency),
-    ]
+def measure(n_users: int, processes: int, arguments: argparse.Namespace) -> None:
+    script = str(Path(__file__).with_name("loopback.py"))
+    command = [sys.executable, script, "--latency", str(arguments.latency)]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
         tempfile.TemporaryDirectory() as name,
@@ -84,39 +112,41 @@ def measure(n_users: int, arguments: argparse.Namespace) -> None:
             assert server.stdout is not None
             base = server.stdout.readline().strip()
             home = Path(name)
-            lm = dspy.LM("openai/gpt-4o-mini", api_base=base, api_key="none", cache=False)
             with UserStore(home / "users.db") as store:
                 ids = fill(store, n_users)
-                wall, cpu = time.perf_counter(), time.process_time()
-                statuses = asyncio.run(fleet(store, ids, arguments, home, lm))
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                wall, used = time.perf_counter(), cpu()
+                statuses = asyncio.run(fleet(store, ids, arguments, home, base, processes))
+                wall, used = time.perf_counter() - wall, cpu() - used
             seen = counts(base)
             calls = seen["replies"]
-            bare_wall, bare_cpu = time.perf_counter(), time.process_time()
-            asyncio.run(bare(lm, calls, arguments.concurrency))
-            bare_wall, bare_cpu = time.perf_counter() - bare_wall, time.process_time() - bare_cpu
+            bare_wall, bare_used = time.perf_counter(), cpu()
+            asyncio.run(bare(model(base), calls, arguments.concurrency))
+            bare_wall, bare_used = time.perf_counter() - bare_wall, cpu() - bare_used
         finally:
             server.kill()
     ideal = calls * arguments.latency / arguments.concurrency
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{n_users} users, {calls:,} calls, most in flight {seen['most']}, {dict(statuses)}, {memory:.0f} MB"
+    own, child = (
+        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    print(f"  fleet  {wall:7.1f} s  {1e3 * cpu / calls:5.2f} ms CPU a call  {wall / bare_wall:.2f} x bare")
-    print(f"  bare   {bare_wall:7.1f} s  {1e3 * bare_cpu / calls:5.2f} ms CPU a call")
+    print(f"{n_users} users, {processes} processes, {calls:,} calls, most in flight {seen['most']}")
+    print(f"  {dict(statuses)}, resident at most {own:.0f} MB, in another process {child:.0f} MB")
+    print(f"  fleet  {wall:7.1f} s  {1e3 * used / calls:5.2f} ms CPU a call  {wall / bare_wall:.2f} x bare")
+    print(f"  bare   {bare_wall:7.1f} s  {1e3 * bare_used / calls:5.2f} ms CPU a call")
     print(f"  ideal  {ideal:7.1f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--users", type=int, nargs="+", default=[200, 1000])
+    parser.add_argument("--users", type=int, nargs="+", default=[100])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--concurrency", type=int, default=128)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--preset", choices=list(PRESETS), default="grounded")
     arguments = parser.parse_args()
     dspy.configure(disable_history=True)
     for n_users in arguments.users:
-        measure(n_users, arguments)
+        for processes in arguments.processes:
+            measure(n_users, processes, arguments)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@
 It prints its address. ``GET /counts`` returns JSON: requests, replies, the most at once, and how often each
 request was answered. ``POST /kill-at/N/PID`` sends SIGKILL to a process when request N (from now) arrives,
 and does not answer it. ``POST /fail/N`` answers the next N requests with status 503.
+
+With ``--faults N`` it spoils N requests, at random and in storms: HTTP 429 with Retry-After, HTTP 500 and
+503, connections that are reset, replies that take `SLOW` seconds, and replies that are garbage.
+``GET /counts`` then also tells how many of each.
 """
 
 from __future__ import annotations
@@ -14,9 +18,26 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 import signal
 from collections import Counter
 from typing import Any
+
+SLOW = 5.0
+GARBAGE = (
+    "<html><body>502 Bad Gateway</body></html>",
+    "",
+    "I'm sorry, but I can't help with that.",
+    '{"answer": ',
+    "]]]}}} \\u0000 NULL",
+    json.dumps({"error": "GARBAGE"}),
+)
+"""Contents of messages that are no answer to anything."""
+
+BODIES = ("not json", "[]", "null", json.dumps({"choices": []}), json.dumps({"id": "c", "choices": [{}]}))
+"""Bodies that are no reply of the API."""
+
+KINDS = ("429", "429 storm", "500", "503", "reset", "slow", "garbage", "bad body")
 
 FEEDBACK = "This user calls films action."
 LINE = "Calls films action."
@@ -39,9 +60,39 @@ def answer(body: dict[str, Any]) -> str:
     return "This user likes films."
 
 
+class Faults:
+    """Which requests are spoiled, and how: each one with a chance of 1 in 4, until none are left."""
+
+    def __init__(self, number: int, seed: int = 0) -> None:
+        self.left = number
+        self.random = random.Random(seed)
+        self.made: Counter[str] = Counter()
+        self.storm_until = 0.0
+
+    def next(self) -> str:
+        now = asyncio.get_running_loop().time()
+        if not self.left:
+            return ""
+        if now < self.storm_until:
+            kind = "429 storm"
+        elif self.random.random() < 0.75:
+            return ""
+        else:
+            kind = self.random.choice(KINDS)
+            if kind == "429 storm":
+                if self.random.random() < 0.9:
+                    kind = "429"
+                else:
+                    self.storm_until = now + 2.0
+        self.left -= 1
+        self.made[kind] += 1
+        return kind
+
+
 class Server:
-    def __init__(self, latency: float) -> None:
+    def __init__(self, latency: float, faults: int = 0) -> None:
         self.latency = latency
+        self.faults = Faults(faults)
         self.requests = self.replies = self.now = self.most = self.fail = 0
         self.kill: tuple[int, int] | None = None
         self.answered: Counter[str] = Counter()
@@ -55,9 +106,13 @@ class Server:
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 status, reply = await self.reply(verb, path, body)
                 if reply is None:
+                    if status < 0:
+                        writer.transport.abort()
                     return
-                data = json.dumps(reply).encode()
+                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
                 start = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
+                if status == 429:
+                    start += "retry-after: 1\r\n"
                 writer.write(start.encode() + f"content-length: {len(data)}\r\n\r\n".encode() + data)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -69,7 +124,8 @@ class Server:
         if path == "/counts":
             twice = sum(times - 1 for times in self.answered.values())
             return 200, {
-                "requests": self.requests, "replies": self.replies, "most": self.most, "twice": twice
+                "requests": self.requests, "replies": self.replies, "most": self.most, "twice": twice,
+                "faults": dict(self.faults.made),
             }  # fmt: skip
         parts = path.strip("/").split("/")
         if parts[0] == "kill-at":
@@ -87,25 +143,38 @@ class Server:
             return 0, None
         if self.fail:
             self.fail -= 1
-            return 503, {
-                "error": {"message": "overloaded", "type": "server_error", "param": None, "code": None}
-            }
+            return 503, _error("overloaded", "server_error")
+        fault = self.faults.next()
+        if fault.startswith("429"):
+            return 429, _error("slow down", "rate_limit_exceeded")
+        if fault in ("500", "503"):
+            return int(fault), _error("overloaded", "server_error")
         self.now += 1
         self.most = max(self.most, self.now)
-        if self.latency:
-            await asyncio.sleep(self.latency)
+        await asyncio.sleep(self.latency if fault != "slow" else SLOW)
         self.now -= 1
+        if fault == "reset":
+            return -1, None
+        if fault == "bad body":
+            return 200, self.faults.random.choice(BODIES)
         self.replies += 1
         self.answered[hashlib.sha256(body).hexdigest()] += 1
-        message = {"role": "assistant", "content": answer(json.loads(body))}
+        text = answer(json.loads(body)) if fault != "garbage" else self.faults.random.choice(GARBAGE)
+        message = {"role": "assistant", "content": text}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
         kind = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
         return 200, {**kind, "choices": [choice], "usage": usage}
 
 
-async def main(latency: float) -> None:
-    served = await asyncio.start_server(Server(latency).serve, "127.0.0.1", 0, backlog=2048, limit=2**22)
+def _error(message: str, kind: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+async def main(latency: float, faults: int) -> None:
+    served = await asyncio.start_server(
+        Server(latency, faults).serve, "127.0.0.1", 0, backlog=2048, limit=2**22
+    )
     print(f"http://127.0.0.1:{served.sockets[0].getsockname()[1]}/v1", flush=True)
     await served.serve_forever()
 
@@ -113,4 +182,6 @@ async def main(latency: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--latency", type=float, default=0.2)
-    asyncio.run(main(parser.parse_args().latency))
+    parser.add_argument("--faults", type=int, default=0)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.latency, arguments.faults))

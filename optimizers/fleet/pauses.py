@@ -10,8 +10,6 @@ import asyncio
 import logging
 import time
 
-import dspy
-
 LONGEST_PAUSE = 60.0
 """Longest pause before the provider is tried again, in seconds."""
 
@@ -91,13 +89,3 @@ class Pauses:
             self._next = min(2 * self._next, LONGEST_PAUSE)
         await self.wait()
         return True
-
-
-def passes(error: BaseException) -> bool:
-    """Return whether an error is an outage that ends by itself: a limit, a time-out, a server that is away.
-
-    Example:
-        >>> passes(dspy.LMRateLimitError("slow down")), passes(dspy.LMAuthError("no key"))
-        (True, False)
-    """
-    return isinstance(error, dspy.LMError) and bool(dspy.is_retryable_lm_error(error))

@@ -18,7 +18,7 @@ from optimizers.fleet.engines import FleetEngine, open_engine
 from optimizers.fleet.limit import AdaptiveLimit
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.order import finished, longest_waiting_first
-from optimizers.fleet.pauses import Pauses, passes
+from optimizers.fleet.pauses import Pauses
 from optimizers.fleet.place import work_key
 from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
@@ -27,7 +27,7 @@ from program.home import home as default_home
 from program.limits import MOST_STEPS, check_at_most
 from program.loop import AgentSettings
 from program.models.connections import most_connections
-from program.models.outages import is_outage
+from program.models.outages import ends_by_itself, is_outage
 from program.store import UserStore
 from program.store.personas import refuse_pinned
 from program.text import one_line
@@ -260,7 +260,7 @@ class _Fleet:
                     return await self._attempt(user_id, key, engine)
                 except dspy.LMError as error:
                     worked = self.tracker.total().calls > 0
-                    if not (worked and passes(error)) or self.stopped:
+                    if not (worked and ends_by_itself(error)) or self.stopped:
                         raise
                     if not await self.pauses.after(user_id, error):
                         raise

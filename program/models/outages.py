@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dspy
-from dspy.utils.exceptions import LMCollectionLimitError, LMUnsupportedModelError
+from dspy.utils.exceptions import LMCollectionLimitError, LMUnexpectedError, LMUnsupportedModelError
 
 from program.errors import BudgetExceededError, ModelSetupError, StoreUnavailableError
 
@@ -25,3 +25,20 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, dspy.LMInvalidRequestError | LMCollectionLimitError):
         return bool(error.status == 404 or (error.status or 0) >= 500)
     return isinstance(error, dspy.LMError)
+
+
+def ends_by_itself(error: BaseException) -> bool:
+    """Return whether the same request may succeed later: limits, time-outs, servers and gateways that fail.
+
+    Example:
+        >>> ends_by_itself(dspy.LMRateLimitError("slow down")), ends_by_itself(dspy.LMAuthError("no key"))
+        (True, False)
+    """
+    return isinstance(error, dspy.LMError) and (dspy.is_retryable_lm_error(error) or _is_garbled(error))
+
+
+def _is_garbled(error: dspy.LMError) -> bool:
+    """Return whether a reply said success, and was no reply of the API: of a gateway, or cut off."""
+    if isinstance(error, LMUnexpectedError):
+        return isinstance(error.__cause__, TypeError) and "response body" in str(error)
+    return isinstance(error, dspy.LMProviderError) and 200 <= (error.status or 0) < 300

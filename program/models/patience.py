@@ -10,6 +10,8 @@ from typing import Any
 import dspy
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
+from program.models.outages import ends_by_itself
+
 LONGEST_WAIT = 60.0
 """Longest wait before one retry, in seconds; ``PERSONAAGENT_MAX_WAIT`` sets another one.
 
@@ -82,9 +84,7 @@ def _policy(retries: int) -> dict[str, Any]:
 
 
 def _passes(error: BaseException) -> bool:
-    if not isinstance(error, dspy.LMError) or not dspy.is_retryable_lm_error(error):
-        return False
-    return (error.retry_after or 0.0) <= longest_wait()
+    return ends_by_itself(error) and (getattr(error, "retry_after", None) or 0.0) <= longest_wait()
 
 
 def _seconds(state: RetryCallState) -> float:
