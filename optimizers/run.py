@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from program.evidence import Evidence
 
 T = TypeVar("T")
+
+
+_version = cache(version)  # which reads a file
 
 
 def writes(prompt_model: Any) -> bool:
@@ -94,7 +98,7 @@ class AlignmentRun:
         return {
             "model": agent_model,
             "prompt_model": prompt_model,
-            "versions": {name: version(name) for name in ("personaagent", "dspy")},
+            "versions": {name: _version(name) for name in ("personaagent", "dspy")},
         }
 
     async def roll_out_batch(self) -> list[Rollout]:

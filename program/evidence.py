@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -180,6 +181,20 @@ def _split_words(text: str) -> list[str]:
     return split_words(text)
 
 
+# By the identity of interactions, which cannot be hashed; an entry ends with its interaction.
+_query_words: dict[int, tuple[weakref.ref[Interaction], list[str]]] = {}
+
+
+def _words_of_query(item: Interaction) -> list[str]:
+    """Return the words of a query; they are split once, since each prompt counts its evidence anew."""
+    key = id(item)
+    known = _query_words.get(key)
+    if known is None or known[0]() is not item:
+        reference = weakref.ref(item, lambda _: _query_words.pop(key, None))
+        known = _query_words[key] = (reference, _split_words(item.query[:_READ_CHARS]))
+    return known[1]
+
+
 def _ids(items: Iterable[Interaction]) -> tuple[str, ...]:
     return tuple(item.id for item in items)
 
@@ -284,7 +299,7 @@ def _words_lines(
     groups: Iterable[tuple[str, str, Sequence[int]]], items: Sequence[Interaction]
 ) -> Iterator[Evidence]:
     """Make a line of each group: its key, the beginning of the line, and the positions of its items."""
-    texts = [_split_words(item.query[:_READ_CHARS]) for item in items]
+    texts = [_words_of_query(item) for item in items]
     held = [set(text) for text in texts]
     everywhere = Counter(chain.from_iterable(held))
     for key, heading, members in groups:

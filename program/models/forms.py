@@ -9,6 +9,7 @@ persona last, so that a provider's prefix cache serves all users.
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 from typing import Any
@@ -100,6 +101,16 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
                 f"{outputs}\n\n{signature.instructions}"
             )
         return self._system[signature]
+
+    def format_assistant_message_content(
+        self, signature: Any, outputs: Any, missing_field_message: Any = None
+    ) -> str:
+        """Return the outputs of an example as JSON; texts need no schema of pydantic for that."""
+        values = {name: outputs.get(name, missing_field_message) for name in signature.output_fields}
+        if all(type(value) is str and value.isprintable() for value in values.values()):
+            return json.dumps(values, indent=2, ensure_ascii=False)
+        content: str = super().format_assistant_message_content(signature, outputs, missing_field_message)
+        return content
 
     def user_message_output_requirements(self, signature: Any) -> str:
         """Return the reminder at the end of the user message."""
