@@ -163,7 +163,7 @@ async def align_users(
         home=home or default_home(),
         pauses=Pauses(patience),
         tracker=UsageTracker(budget, parent=current_tracker()),
-        limit=AdaptiveLimit(concurrency),
+        slots=AdaptiveLimit(concurrency),
     )
     return fleet.results(chosen, n_workers=min(concurrency, len(chosen)))
 
@@ -181,7 +181,7 @@ class _Fleet:
     home: Path
     pauses: Pauses
     tracker: UsageTracker
-    limit: AdaptiveLimit
+    slots: AdaptiveLimit
     stopped: bool = False
 
     async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncIterator[UserResult]:
@@ -189,7 +189,7 @@ class _Fleet:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)
             engine = stack.enter_context(open_engine(self.store, self.home))
-            stack.enter_context(most_connections(self.limit.ceiling))
+            stack.enter_context(most_connections(self.slots.ceiling))
             waiting = iter(user_ids)
             ended: asyncio.Queue[UserResult | None] = asyncio.Queue()
             workers = [
@@ -234,14 +234,14 @@ class _Fleet:
 
     async def _call(self, user_id: str, request: str, call: Call) -> Any:
         await self.pauses.wait()
-        async with self.limit.slot(user_id):
+        async with self.slots.slot(user_id):
             try:
                 outputs = await call()
             except dspy.LMRateLimitError:
-                self.limit.refused()
+                self.slots.refused()
                 raise
         if request:  # the opening of a session may have made no call
-            self.limit.answered()
+            self.slots.answered()
             self.pauses.works(user_id)
         return outputs
 
