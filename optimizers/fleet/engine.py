@@ -38,6 +38,9 @@ VERSION = "pieces-1"
 
 _POOL = 4
 _SCHEMA = "personaagent_fleet"
+_FIRST_STEP = 1_000_000
+"""DBOS numbers what it does in a workflow itself, from 1."""
+
 _SERIALIZER = DBOSPortableJSONSerializer()
 
 State = Literal["done", "failed", "running", "interrupted"]
@@ -72,7 +75,7 @@ class DurableJournal:
         self._kept = kept
         self._workflow_id = workflow_id
         self._writer = writer
-        self._n_steps = 0
+        self._step = _FIRST_STEP
         # The latest call of each piece: it is written before the next one begins, or not at all, since the
         # piece itself is then finished.
         self._latest: dict[str, tuple[str, str]] = {}
@@ -106,8 +109,8 @@ class DurableJournal:
 
     async def _write(self, name: str, output: str) -> None:
         self._kept[name] = output
-        self._n_steps += 1
-        step = FinishedStep(workflow_id=self._workflow_id, number=self._n_steps, name=name, output=output)
+        self._step += 1
+        step = FinishedStep(workflow_id=self._workflow_id, number=self._step, name=name, output=output)
         if not await to_its_end(self._writer.add(step)):
             raise dbos_errors.DBOSWorkflowCancelledError(f"workflow {self._workflow_id} is cancelled")
 

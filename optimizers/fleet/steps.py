@@ -17,7 +17,7 @@ class FinishedStep:
 
     Attributes:
         workflow_id: The workflow.
-        number: Its place in the workflow, from 1.
+        number: Its place in the workflow; no other step of it has the same.
         name: Its name.
         output: What it returned, as JSON.
         finished_at: When, in milliseconds since 1970.

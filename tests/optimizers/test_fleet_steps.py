@@ -1,0 +1,125 @@
+"""Finished steps of many users: written together, and each one before its user goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from optimizers.fleet.engine import DurableJournal, open_durable
+from optimizers.fleet.steps import FinishedStep, StepWriter
+from program import UserStore
+from program.errors import StoreUnavailableError
+
+
+def step(number: int, workflow_id: str = "w") -> FinishedStep:
+    return FinishedStep(workflow_id=workflow_id, number=number, name=f"step {number}", output="1")
+
+
+class Table:
+    """Takes steps when it is let."""
+
+    def __init__(self) -> None:
+        self.transactions: list[list[str]] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.cancelled: set[str] = set()
+        self.error: Exception | None = None
+
+    def write(self, steps: Sequence[FinishedStep]) -> set[str]:
+        self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        self.transactions.append([step.name for step in steps])
+        return self.cancelled
+
+
+async def test_steps_that_end_during_a_transaction_share_the_next_one() -> None:
+    table = Table()
+    table.go_on.clear()
+    writer = StepWriter(table.write)
+    first = asyncio.create_task(writer.add(step(1)))
+    await asyncio.sleep(0.05)
+    others = [asyncio.create_task(writer.add(step(number))) for number in range(2, 40)]
+    await asyncio.sleep(0.05)
+    assert not first.done()
+    table.go_on.set()
+    assert await asyncio.gather(first, *others) == [True] * 39
+    assert [len(names) for names in table.transactions] == [1, 38]
+
+
+async def test_a_failed_transaction_fails_all_its_steps_and_no_later_one() -> None:
+    table = Table()
+    writer = StepWriter(table.write)
+    table.error = StoreUnavailableError("the disk is full")
+    failures = await asyncio.gather(*(writer.add(step(n)) for n in (1, 2)), return_exceptions=True)
+    assert [str(failure) for failure in failures] == ["the disk is full"] * 2
+    table.error = None
+    assert await writer.add(step(3))
+    assert table.transactions == [["step 3"]]
+
+
+async def test_a_step_whose_user_is_stopped_is_stored_all_the_same() -> None:
+    table = Table()
+    table.go_on.clear()
+    writer = StepWriter(table.write)
+    stopped, other = (asyncio.create_task(writer.add(step(number))) for number in (1, 2))
+    await asyncio.sleep(0.05)
+    stopped.cancel()
+    table.go_on.set()
+    assert await other
+    assert table.transactions == [["step 1", "step 2"]]
+    assert stopped.cancelled()
+
+
+async def test_only_the_steps_of_a_cancelled_workflow_say_so() -> None:
+    table = Table()
+    table.cancelled = {"gone"}
+    writer = StepWriter(table.write)
+    assert await asyncio.gather(writer.add(step(1, "gone")), writer.add(step(1, "w"))) == [False, True]
+
+
+def test_dbos_reads_the_steps_and_a_cancelled_attempt_does_not_go_on(tmp_path: Path) -> None:
+    from dbos import DBOS
+    from dbos import error as dbos_errors
+
+    async def run() -> tuple[list[str], BaseException | None]:
+        with UserStore(tmp_path / "users.db") as store, open_durable(store, tmp_path) as engine:
+            ids: list[str] = []
+            journals: list[DurableJournal] = []
+
+            async def work(journal: DurableJournal) -> None:
+                journals.append(journal)
+                ids.append(DBOS.workflow_id)
+                await journal.run("first", _one)
+                await asyncio.to_thread(DBOS.cancel_workflow, DBOS.workflow_id)
+                await journal.run("second", _one)
+                await journal.run("third", _one)
+
+            error: BaseException | None = None
+            try:
+                await engine.run("ana", "key", work)
+            except dbos_errors.DBOSWorkflowCancelledError as cancelled:
+                error = cancelled
+            steps = await DBOS.list_workflow_steps_async(ids[0])
+            named = {row["function_name"]: row["output"] for row in steps}
+            return [f"{name}={output}" for name, output in named.items() if "DBOS" not in name], error
+
+    names, error = asyncio.run(run())
+    # What was finished is kept, and nothing begins any more.
+    assert names == ['first={"n": 1}', 'second={"n": 1}']
+    assert error is not None
+
+
+async def _one() -> dict[str, int]:
+    return {"n": 1}
+
+
+def test_a_table_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    with UserStore(tmp_path / "users.db") as store, open_durable(store, tmp_path) as engine:
+        engine._tables.write([step(1)])
+        with pytest.raises(StoreUnavailableError, match="check the disk"):
+            engine._tables.write([step(1)])
