@@ -102,7 +102,7 @@ def test_dbos_reads_the_steps_and_a_cancelled_attempt_does_not_go_on(tmp_path: P
             error: BaseException | None = None
             try:
                 await engine.run("ana", "key", work)
-            except dbos_errors.DBOSWorkflowCancelledError as cancelled:
+            except dbos_errors.DBOSAwaitedWorkflowCancelledError as cancelled:
                 error = cancelled
             steps = await DBOS.list_workflow_steps_async(ids[0])
             named = {row["function_name"]: row["output"] for row in steps}
