@@ -40,5 +40,5 @@ def ends_by_itself(error: BaseException) -> bool:
 def _is_garbled(error: dspy.LMError) -> bool:
     """Return whether a reply said success, and was no reply of the API: of a gateway, or cut off."""
     if isinstance(error, LMUnexpectedError):
-        return isinstance(error.__cause__, TypeError) and "response body" in str(error)
+        return "response body" in str(error)  # its cause, a `TypeError`, is lost on the way through a journal
     return isinstance(error, dspy.LMProviderError) and 200 <= (error.status or 0) < 300

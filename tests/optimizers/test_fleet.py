@@ -16,6 +16,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.exceptions import LMUnexpectedError
 
 from optimizers import GROUNDED, PAPER, AlignmentConfig, UserResult, align_users
 from optimizers.fleet import pauses
@@ -238,6 +239,24 @@ def test_a_user_whom_the_provider_fails_alone_is_a_failure_and_the_others_go_on(
     assert results.pop("ben").status == "failed"
     assert {r.status for r in results.values()} == {"aligned"}
     assert refusals > pauses.TRIES
+
+
+def test_a_gateway_that_says_success_without_a_reply_is_an_outage_that_ends(
+    store: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pauses, "_FIRST_PAUSE", 0.01)
+    add(store, "ana")
+    calls = 0
+
+    def garbles(system: str, user: str) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in (9, 14):
+            kind = {9: dspy.LMProviderError, 14: LMUnexpectedError}[calls]
+            raise kind("a Chat Completions response body is a JSON object, got list", status=200)
+        return reply(system, user)
+
+    assert [r.status for r in aligned(store, ["ana"], lm=scripted_lm(garbles))] == ["aligned"]
 
 
 def test_a_provider_that_refuses_too_many_calls_at_once_is_asked_for_fewer(store: UserStore) -> None:
