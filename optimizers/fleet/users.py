@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import dspy
 
@@ -20,7 +21,7 @@ from optimizers.fleet.pauses import Pauses, passes
 from optimizers.fleet.place import work_key
 from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
-from program.errors import ConfigError, StoreError
+from program.errors import BudgetExceededError, ConfigError, StoreError
 from program.home import home as default_home
 from program.limits import MOST_STEPS, check_at_most
 from program.loop import AgentSettings
@@ -147,7 +148,7 @@ async def align_users(
         "settings": settings,
         "prompt_model": prompt_model,
     }
-    fleet = _Fleet(
+    fleet = Fleet(
         store=store,
         config=config,
         lm=model,
@@ -158,12 +159,39 @@ async def align_users(
         pauses=Pauses(patience),
         tracker=UsageTracker(budget, parent=current_tracker()),
         slots=asyncio.Semaphore(concurrency),
+        spending=_spending.get(),
     )
     return fleet.results(chosen, n_workers=min(concurrency, len(chosen)))
 
 
+_spending: ContextVar[Limits | None] = ContextVar("personaagent_spending", default=None)
+
+
+@contextmanager
+def spending_of(limits: Limits) -> Iterator[None]:
+    """Count and limit the calls of `align_users` inside the block with what other processes pay."""
+    token = _spending.set(limits)
+    try:
+        yield
+    finally:
+        _spending.reset(token)
+
+
+class Limits(Protocol):
+    """Limits over processes: see `optimizers.fleet.spending`."""
+
+    async def around(self, request: str, call: Call) -> Any:
+        """Make a call within the limits."""
+        ...
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether a call was refused."""
+        ...
+
+
 @dataclass(kw_only=True)
-class _Fleet:
+class Fleet:
     """One run over many users, in progress."""
 
     store: UserStore
@@ -176,6 +204,7 @@ class _Fleet:
     pauses: Pauses
     tracker: UsageTracker
     slots: asyncio.Semaphore
+    spending: Limits | None = None
     stopped: bool = False
 
     async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncIterator[UserResult]:
@@ -212,10 +241,9 @@ class _Fleet:
     ) -> None:
         """Align one user after the other until none is left."""
         try:
-            with track_usage(self.tracker, self.lm), around_calls(self._call):
+            with self.calls():
                 for user_id in waiting:
-                    with locks.hold(user_id) as free:
-                        result = await self._align(user_id, engine) if free else _busy(user_id)
+                    result = await self.one(user_id, engine, locks)
                     # After a stop the others in progress end with the same failure, which is said once.
                     if not (self.stopped and result.status == "stopped"):
                         ended.put_nowait(result)
@@ -225,10 +253,21 @@ class _Fleet:
         finally:
             ended.put_nowait(None)
 
+    @contextmanager
+    def calls(self) -> Iterator[None]:
+        """Count and limit the calls inside the block."""
+        with track_usage(self.tracker, self.lm), around_calls(self._call):
+            yield
+
+    async def one(self, user_id: str, engine: FleetEngine, locks: UserLocks) -> UserResult:
+        """Align one user, inside of `calls`."""
+        with locks.hold(user_id) as free:
+            return await self._align(user_id, engine) if free else _busy(user_id)
+
     async def _call(self, request: str, call: Call) -> Any:
         await self.pauses.wait()
         async with self.slots:
-            outputs = await call()
+            outputs = await (call() if self.spending is None else self.spending.around(request, call))
         if request:  # the opening of a session may have made no call
             self.pauses.works()
         return outputs
@@ -252,8 +291,19 @@ class _Fleet:
                     if not await self.pauses.pause(error):
                         raise
         except Exception as error:  # noqa: BLE001 - one user's failure is a result; the others go on
-            status: Literal["stopped", "failed"] = "stopped" if is_outage(error) else "failed"
+            own = isinstance(error, BudgetExceededError) and not self._is_spent()
+            status: Literal["stopped", "failed"] = "stopped" if is_outage(error) and not own else "failed"
             return UserResult(user_id=user_id, status=status, error=error)
+
+    def _is_spent(self) -> bool:
+        """Return whether the budget of all users is spent, and not only that of one."""
+        if self.spending is not None and self.spending.is_spent:
+            return True
+        try:
+            self.tracker.check()
+        except BudgetExceededError:
+            return True
+        return False
 
     async def _attempt(self, user_id: str, key: str, engine: FleetEngine) -> UserResult:
         records: list[Mapping[str, Any]] = []

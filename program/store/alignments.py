@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select
@@ -125,6 +126,14 @@ def fail(connection: Connection, user_id: str, alignment_id: str, error: str) ->
     """End a running alignment as failed."""
     row = _running(connection, user_id, alignment_id)
     _set(connection, row, status="failed", ended_at=users.now(), error=repair(error))
+
+
+def interrupt(connection: Connection, user_id: str, since: datetime) -> None:
+    """End running alignments that started at a time or later: their process is known to have ended."""
+    users.get(connection, user_id, lock=True)
+    for row in _rows(connection, user_id):
+        if row.status == "running" and row.started_at >= since:
+            _set(connection, row, status="interrupted", ended_at=users.now())
 
 
 def history(connection: Connection, user_id: str) -> list[AlignmentRow]:
