@@ -64,6 +64,10 @@ class Usage:
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
 
+    def less(self, other: Usage) -> Usage:
+        """Return these totals without those of ``other``."""
+        return Usage(**{name: value - getattr(other, name) for name, value in vars(self).items()})
+
     def add(self, other: Usage) -> None:
         """Add the totals of ``other`` to this object."""
         for name, value in vars(other).items():

@@ -140,6 +140,14 @@ class Batches:
             text = connection.scalar(query.order_by(table.c.opened_at.desc()).limit(1))
         return None if text is None else Batch.from_dict(json.loads(text))
 
+    def latest_paid(self) -> Usage:
+        """Return what was paid for the newest batch of the store."""
+        table = self._table
+        query = select(table).where(table.c.store == self._store).order_by(table.c.opened_at.desc())
+        with self._engine.connect() as connection:
+            row = connection.execute(query.limit(1)).first()
+        return Usage() if row is None else _usage(row)
+
     def paid(self, batch_id: str) -> Usage:
         """Return what was paid for a batch, by all processes until now."""
         table = self._table

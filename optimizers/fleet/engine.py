@@ -189,16 +189,16 @@ class DurableEngine:
 
     def end_dead(self, locks: UserLocks) -> None:
         """End the running alignments of processes that ended, on whatever host."""
-        rows = DBOS.list_workflows(
-            workflow_id_prefix=user_prefix(self._store, "").split("-")[0] + "-",
-            status="PENDING",
-            load_output=False,
-        )
-        for row in rows:
-            user_id = str(row.input["args"][0]) if row.input else ""
+        for row in self._unfinished():
+            user_id = str(row.input["args"][0])
             with locks.hold(user_id) as free:
                 if free:
                     self._end_running(user_id, [row])
+
+    def _unfinished(self) -> list[Any]:
+        whole_store = user_prefix(self._store, "").split("-")[0]
+        rows = DBOS.list_workflows(workflow_id_prefix=f"{whole_store}-", status="PENDING", load_output=False)
+        return [row for row in rows if row.input]
 
     def _end_running(self, user_id: str, attempts: list[Any]) -> None:
         """End what attempts without an end left running; the user's lock is held."""
@@ -206,6 +206,10 @@ class DurableEngine:
             started = datetime.fromtimestamp((row.created_at or 0) / 1000, timezone.utc)
             with suppress(UnknownUserError):
                 self._store.interrupt_alignments(user_id, since=started - _SKEW)
+
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Return the users and ids of the attempts without an end."""
+        return [(str(row.input["args"][0]), row.workflow_id) for row in self._unfinished()]
 
     @property
     def batches(self) -> Batches:

@@ -79,7 +79,7 @@ class _Server:
 
     def hold(self) -> bool:
         try:
-            return self._ask("SELECT pg_backend_pid()") == self._session
+            return bool(self._ask("SELECT pg_backend_pid()") == self._session)
         except Exception:  # noqa: BLE001 - whatever is wrong with the session, its locks are gone
             return False
 

@@ -15,7 +15,6 @@ from program.errors import BudgetExceededError
 from program.text import counted
 from program.usage import Budget, Usage, metered
 
-
 _SECONDS = 1.0
 """How often what was paid is written if nothing limits it."""
 

@@ -1,7 +1,7 @@
 """Queued users: DBOS workflows that any worker may take, cancel, resume, or start by a schedule.
 
-A task says who is to be aligned and for which batch. Its work is `optimizers.fleet.engine`'s, whose pieces are
-kept apart: a task that is taken over goes on from them. Call `open_durable` before anything here.
+A task says who is to be aligned and for which batch. Its pieces are kept apart, by `optimizers.fleet.engine`:
+a task that is taken over goes on from them. Call `open_durable` before anything here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from program.store import UserStore
 _POLL_SECONDS = 0.25
 _AT_ONCE = 500
 
-TaskState = Literal["queued", "running", "done", "failed", "cancelled"]
+TaskState = Literal["queued", "running", "done", "failed", "stopped", "cancelled"]
 
 _STATES: dict[str, TaskState] = {
     "ENQUEUED": "queued",
@@ -50,9 +50,9 @@ async def _task(user_id: str, batch_id: str) -> dict[str, Any]:
 
 
 @DBOS.workflow(name="scheduled", max_recovery_attempts=None)  # type: ignore[untyped-decorator, unused-ignore]
-async def _scheduled(at: datetime, settings: dict[str, Any]) -> int:
+async def _scheduled(at: datetime, settings: dict[str, Any]) -> None:
     assert _begins is not None, "only a worker listens to the queue"
-    return await _begins(digest(str(DBOS.workflow_id))[:12], settings)
+    await _begins(digest(str(DBOS.workflow_id))[:12], settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +236,9 @@ def schedule(name: str, cron: str, settings: dict[str, Any], timezone_name: str 
                 f'{cron!r} is not a cron expression; write five fields, such as "0 3 * * *" for 03:00'
             ) from None
         if "Invalid timezone" in reason:
-            raise ConfigError(f"there is no time zone {timezone_name!r}; write one as Europe/Berlin") from None
+            raise ConfigError(
+                f"there is no time zone {timezone_name!r}; write one as Europe/Berlin"
+            ) from None
         raise
 
 
@@ -271,8 +273,9 @@ def _read(row: Any) -> Task:
     user_id, batch_id = (str(value) for value in row.input["args"])
     output = row.output if isinstance(row.output, dict) else {}
     state = _STATES.get(row.status, "failed")
-    if state == "done" and output.get("status") not in ("aligned", "done"):
-        state = "failed"
+    if state == "done":
+        ends: dict[str, TaskState] = {"aligned": "done", "done": "done", "stopped": "stopped"}
+        state = ends.get(str(output.get("status")), "failed")
     return Task(
         id=row.workflow_id,
         user_id=user_id,

@@ -208,6 +208,7 @@ class Fleet:
     stopped: bool = False
 
     async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncIterator[UserResult]:
+        """Align users, and yield what becomes of each."""
         with ExitStack() as stack:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)

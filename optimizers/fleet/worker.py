@@ -6,9 +6,9 @@ import asyncio
 import concurrent.futures
 import contextvars
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import dspy
 from optimizers.fleet import tasks
 from optimizers.fleet.alive import Processes
 from optimizers.fleet.batch import Batch
+from optimizers.fleet.commands import models_of
 from optimizers.fleet.engine import DurableEngine, open_durable
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.order import longest_waiting_first
@@ -29,11 +30,12 @@ from program.errors import ConfigError, StoreUnavailableError
 from program.loop import AgentSettings
 from program.store import UserStore
 from program.text import one_line
-from program.usage import Prices, UsageTracker
+from program.usage import UsageTracker
 
 TICK = 1.0
 """Seconds between two looks for workers that ended and for users who were cancelled."""
 
+_POLL_SECONDS = 0.5
 _BUSY_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
 _LONGEST_DRAIN = 7 * 24 * 3600
@@ -43,20 +45,6 @@ logger = logging.getLogger("personaagent.optimizers")
 
 OnResult = Callable[[str, str, str], None]
 """Gets the user, what became of the user, and one line about a failure."""
-
-
-@contextmanager
-def models_of(batch: Batch) -> Iterator[Any]:
-    """Use the models of a batch inside the block; yield that of feedback and update, or ``None``."""
-    from program.cli.options import model_in_use
-    from program.models.resolve import resolve_lm
-
-    prompt_lm = None if batch.prompt_model is None else resolve_lm(batch.prompt_model)
-    with model_in_use(batch.model, batch.trace, batch.trace_content, batch.adapter) as lm:
-        if batch.price_in is not None and batch.price_out is not None:
-            for model in filter(None, (lm, prompt_lm)):
-                model.prices = Prices(usd_in=batch.price_in, usd_out=batch.price_out)
-        yield prompt_lm
 
 
 @dataclass
@@ -131,6 +119,11 @@ class Worker:
             finally:
                 await asyncio.shield(asyncio.to_thread(opened.__exit__, None, None, None))
 
+    async def wait_until_empty(self) -> None:
+        """Return when nobody is queued or in progress anywhere."""
+        while await asyncio.to_thread(partial(tasks.tasks, self._store, unfinished=True)):
+            await asyncio.sleep(_POLL_SECONDS)
+
     async def _take(self, user_id: str, batch_id: str) -> dict[str, Any]:
         """Align a user for DBOS, which awaits this in its own loop."""
         queued = _Queued(user_id, batch_id, concurrent.futures.Future())
@@ -148,9 +141,7 @@ class Worker:
         context = contextvars.Context()
         return await asyncio.get_running_loop().run_in_executor(None, context.run, begin)
 
-    async def _work(
-        self, engine: DurableEngine, locks: UserLocks, processes: Processes, me: str
-    ) -> None:
+    async def _work(self, engine: DurableEngine, locks: UserLocks, processes: Processes, me: str) -> None:
         """Give users to the runs of their batches, and look after other workers."""
         runs: dict[str, asyncio.Task[None]] = {}
         watch = asyncio.create_task(self._watch(engine, locks, processes, me))
@@ -172,9 +163,7 @@ class Worker:
                 task.cancel()
             await asyncio.gather(watch, *runs.values(), return_exceptions=True)
 
-    async def _watch(
-        self, engine: DurableEngine, locks: UserLocks, processes: Processes, me: str
-    ) -> None:
+    async def _watch(self, engine: DurableEngine, locks: UserLocks, processes: Processes, me: str) -> None:
         while True:
             await asyncio.to_thread(processes.check)
             with suppress(StoreUnavailableError):
@@ -279,19 +268,30 @@ class Worker:
         self._on_result(queued.user_id, str(result["status"]), str(result.get("error", "")))
 
 
-async def work_until(worker: Worker, stop: asyncio.Event, now: asyncio.Event) -> None:
-    """Work until ``stop`` is set, then end who is in progress; leave them to others if ``now`` is set too."""
+async def work_until(
+    worker: Worker, stop: asyncio.Event, now: asyncio.Event, *, until_empty: bool = False
+) -> None:
+    """Work until ``stop`` is set, then end who is in progress; leave them to others if ``now`` is set too.
+
+    Args:
+        worker: The worker.
+        stop: Ends it when those in progress have ended.
+        now: Ends it at once.
+        until_empty: End it, too, if nobody is queued or in progress anywhere.
+    """
     async with worker.working() as (engine, work):
+        ending = worker.wait_until_empty() if until_empty else stop.wait()
         stopping, at_once = asyncio.create_task(stop.wait()), asyncio.create_task(now.wait())
+        empty = asyncio.create_task(ending)
         try:
-            await asyncio.wait({work, stopping, at_once}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, stopping, at_once, empty}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
             drained = asyncio.create_task(asyncio.to_thread(engine.finish_queued, _LONGEST_DRAIN))
             await asyncio.wait({work, drained, at_once}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopping.cancel()
-            at_once.cancel()
+            for task in (stopping, at_once, empty):
+                task.cancel()
 
 
 def users_of(store: UserStore, batch: Batch) -> list[str]:
@@ -309,7 +309,8 @@ async def align_with_workers(
     *,
     home: Path,
     concurrency: int = CONCURRENCY,
-) -> AsyncIterator[UserResult]:
+    tracker: UsageTracker | None = None,
+) -> AsyncGenerator[UserResult, None]:
     """Queue users for all workers, this process included, and yield what becomes of each.
 
     If it is stopped, the workers go on.
@@ -320,11 +321,12 @@ async def align_with_workers(
         batch: What to do with them.
         home: The data directory.
         concurrency: Most calls in flight of this process.
+        tracker: Counts what all workers pay for the batch from now on.
     """
     worker = Worker(store, home, concurrency=concurrency)
     async with worker.working() as (engine, work):
         chosen = await asyncio.to_thread(longest_waiting_first, store, user_ids)
-        batch_id, _ = await asyncio.to_thread(engine.batches.open, batch)
+        batch_id, before = await asyncio.to_thread(engine.batches.open, batch)
         await asyncio.to_thread(partial(tasks.enqueue, store, chosen, batch_id, anew=True))
         waiting = {tasks.task_id(store, user_id, batch_id) for user_id in chosen}
         while waiting:
@@ -333,7 +335,11 @@ async def align_with_workers(
             for task in await asyncio.to_thread(tasks.ended, list(waiting)):
                 waiting.discard(task.id)
                 yield await asyncio.to_thread(_result, store, task)
-            await asyncio.sleep(0.5 if waiting else 0.0)
+            if tracker is not None:
+                paid = await asyncio.to_thread(engine.batches.paid, batch_id)
+                tracker.replay({"batch": paid.less(before)})
+                before = paid
+            await asyncio.sleep(_POLL_SECONDS if waiting else 0.0)
         await asyncio.to_thread(engine.batches.end, batch_id)
 
 
@@ -364,7 +370,7 @@ def from_data(data: dict[str, Any]) -> Exception:
     from program import console
     from program.errors import AlignmentFailedError, PersonaAgentError
 
-    kinds = {console.USAGE: ConfigError, console.MODEL: AlignmentFailedError}
+    kinds: dict[int, type[Exception]] = {console.USAGE: ConfigError, console.MODEL: AlignmentFailedError}
     return kinds.get(int(data.get("code", 1)), PersonaAgentError)(str(data["error"]))
 
 
