@@ -103,9 +103,11 @@ class Worker:
             stack.callback(locks.close)
             stack.enter_context(processes.live(me))
             tasks.listen(self._take, self._begin)
-            # In a thread, so that DBOS runs its workflows in a loop of its own and may block.
+            # In a thread, so that DBOS runs its workflows in a loop of its own and may block; not in those of
+            # the loop, which DBOS replaces by its own and ends.
+            thread = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
             opened = open_durable(self._store, self._home, worker=me)
-            engine = await asyncio.to_thread(opened.__enter__)
+            engine = await self._loop.run_in_executor(thread, opened.__enter__)
             try:
                 self._engine = engine
                 await asyncio.to_thread(tasks.register, self._concurrency)
@@ -117,7 +119,7 @@ class Worker:
                     work.cancel()
                     await asyncio.gather(work, return_exceptions=True)
             finally:
-                await asyncio.shield(asyncio.to_thread(opened.__exit__, None, None, None))
+                await asyncio.shield(self._loop.run_in_executor(thread, opened.__exit__, None, None, None))
 
     async def wait_until_empty(self) -> None:
         """Return when nobody is queued or in progress anywhere."""
