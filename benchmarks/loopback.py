@@ -4,7 +4,9 @@
 
 It prints its address. ``GET /counts`` returns JSON: requests, replies, the most at once, and how often each
 request was answered. ``POST /kill-at/N/PID`` sends SIGKILL to a process when request N (from now) arrives,
-and does not answer it. ``POST /fail/N`` answers the next N requests with status 503.
+and does not answer it. ``POST /kill-in/SECONDS/PID,PID`` sends it to processes after a time; ``/counts`` then
+has as ``open`` what they had asked and perhaps not written. ``POST /fail/N`` answers the next N requests with
+status 503.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ import hashlib
 import json
 import os
 import signal
-from collections import Counter
+import time
+from collections import Counter, deque
 from typing import Any
 
 FEEDBACK = "This user calls films action."
 LINE = "Calls films action."
+
+WRITING = 0.25
+"""Seconds after a reply in which the one who asked may not have written it yet."""
 
 
 def answer(body: dict[str, Any]) -> str:
@@ -45,6 +51,8 @@ class Server:
         self.requests = self.replies = self.now = self.most = self.fail = 0
         self.kill: tuple[int, int] | None = None
         self.answered: Counter[str] = Counter()
+        self.sent: deque[float] = deque(maxlen=1000)
+        self.open = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -69,11 +77,18 @@ class Server:
         if path == "/counts":
             twice = sum(times - 1 for times in self.answered.values())
             return 200, {
-                "requests": self.requests, "replies": self.replies, "most": self.most, "twice": twice
+                "requests": self.requests, "replies": self.replies, "most": self.most, "twice": twice,
+                "open": self.open,
             }  # fmt: skip
         parts = path.strip("/").split("/")
         if parts[0] == "kill-at":
             self.kill = (self.requests + int(parts[1]), int(parts[2]))
+            return 200, {}
+        if parts[0] == "kill-in":
+            await asyncio.sleep(float(parts[1]))
+            self.open += self.now + sum(time.monotonic() - at < WRITING for at in self.sent)
+            for pid in parts[2].split(","):
+                os.kill(int(pid), signal.SIGKILL)
             return 200, {}
         if parts[0] == "fail":
             self.fail = int(parts[1])
@@ -96,6 +111,7 @@ class Server:
             await asyncio.sleep(self.latency)
         self.now -= 1
         self.replies += 1
+        self.sent.append(time.monotonic())
         self.answered[hashlib.sha256(body).hexdigest()] += 1
         message = {"role": "assistant", "content": answer(json.loads(body))}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
