@@ -4,9 +4,9 @@
 
 Each round aligns users with `personaagent align --all` and `personaagent worker` on a model server on
 loopback, kills what its turn says, starts it again, and compares with an undisturbed run: every user has the
-same persona in as many versions, and no more calls were repeated than were open when the kill came. Rounds that
-the file has already are not run again. `--take-over` measures how long a living worker takes to notice a dead
-one.
+same persona in as many versions, and no more calls were repeated than were open when the kill came. Rounds
+that the file has already are not run again. `--take-over` measures how long a living worker takes to notice a
+dead one.
 """
 
 from __future__ import annotations

@@ -227,10 +227,13 @@ def _price(lm: Any, batch: Batch, measured: Usage, inputs: float, outputs: float
 
 
 def _known_price(model: str, inputs: int, outputs: int) -> float | None:
+    """Return the price of a call by the table that DSPy's client has."""
     try:
-        import litellm
-
-        costs = litellm.cost_per_token(model=model, prompt_tokens=inputs, completion_tokens=outputs)
-        return float(sum(costs)) or None
-    except Exception:  # noqa: BLE001 - any failure means that it knows no price of this model
+        from litellm import model_cost
+    except ImportError:
         return None
+    prices: Mapping[str, Any] = model_cost.get(model) or model_cost.get(model.partition("/")[2]) or {}
+    each = prices.get("input_cost_per_token"), prices.get("output_cost_per_token")
+    if not all(isinstance(price, int | float) for price in each):
+        return None
+    return float(inputs * each[0] + outputs * each[1]) or None
