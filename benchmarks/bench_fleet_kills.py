@@ -35,7 +35,11 @@ from program import Interaction, UserStore
 ROOT = Path(__file__).parents[1]
 KINDS = ("worker", "command", "both")
 USERS = 6
-MODEL = "openai/gpt-4o-mini"
+MODEL = "python:bench_model:lm"
+# Without the cache of answers, which would hide a call that is paid again.
+MODULE = """import os, dspy
+lm = dspy.LM("openai/gpt-4o-mini", api_base=os.environ["OPENAI_API_BASE"], api_key="none", cache=False)
+"""
 ALIGN = ("align", "--all", "--preset", "paper", "--model", MODEL, "--no-wikipedia", "--trace", "off")
 
 
@@ -99,6 +103,7 @@ def start(base: str, home: Path, location: str, *words: str) -> subprocess.Popen
         "OPENAI_API_KEY": "none",
         "PYTHONPATH": str(ROOT),
     }
+    (home / "bench_model.py").write_text(MODULE, encoding="utf-8")
     command = [sys.executable, "-m", "personaagent", *words, "--store", location]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=home
