@@ -38,6 +38,10 @@ PATIENCE = 300.0
 """Seconds by default that an outage may last."""
 
 
+BUSY_SECONDS = 0.5
+"""Seconds between two looks at a user whom another process aligns."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class UserResult:
     """What became of one user.
@@ -261,9 +265,14 @@ class Fleet:
             yield
 
     async def one(self, user_id: str, engine: FleetEngine, locks: UserLocks) -> UserResult:
-        """Align one user, inside of `calls`."""
-        with locks.hold(user_id) as free:
-            return await self._align(user_id, engine) if free else _busy(user_id)
+        """Align one user, inside of `calls`; with limits over processes, wait for one who has the user."""
+        while True:
+            with locks.hold(user_id) as free:
+                if free:
+                    return await self._align(user_id, engine)
+                if self.spending is None:
+                    return _busy(user_id)
+            await asyncio.sleep(BUSY_SECONDS)
 
     async def _call(self, request: str, call: Call) -> Any:
         await self.pauses.wait()

@@ -36,7 +36,6 @@ TICK = 1.0
 """Seconds between two looks for workers that ended and for users who were cancelled."""
 
 _POLL_SECONDS = 0.5
-_BUSY_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
 _LONGEST_DRAIN = 7 * 24 * 3600
 _MAX_ERROR = 300
@@ -256,8 +255,6 @@ class Worker:
     async def _one(
         self, user_id: str, fleet: Fleet, engine: DurableEngine, locks: UserLocks
     ) -> dict[str, Any]:
-        while await asyncio.to_thread(locks.is_held, user_id):
-            await asyncio.sleep(_BUSY_SECONDS)  # another run aligns the user, and then nothing is left to do
         result = await fleet.one(user_id, engine, locks)
         fleet.stopped |= result.status == "stopped"
         if result.error is not None:

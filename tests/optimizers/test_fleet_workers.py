@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,9 +53,10 @@ def reply(system: str, user: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TICK", "_POLL_SECONDS", "_BUSY_SECONDS", "_IDLE_SECONDS"):
+    for name in ("TICK", "_POLL_SECONDS", "_IDLE_SECONDS"):
         monkeypatch.setattr(worker_module, name, 0.05)
     monkeypatch.setattr(tasks, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr("optimizers.fleet.users.BUSY_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -277,6 +279,16 @@ def test_a_budget_holds_over_a_run_that_did_not_end(local: UserStore, home: Path
     assert [r.status for r in results if r.user_id == "ben"] == ["stopped"]
     # That run has ended: the same command begins with the whole budget, and pays nothing twice.
     assert {r.user_id: r.status for r in alone(local, home, asked)} == {"ana": "done", "ben": "aligned"}
+
+
+def test_a_command_waits_for_who_is_aligned_by_another(local: UserStore, home: Path, lm: Any) -> None:
+    locks = UserLocks(local, home)
+    stack = ExitStack()
+    stack.enter_context(locks.hold("ana"))
+    loop_runs = threading.Timer(0.3, stack.close)
+    loop_runs.start()
+    assert {r.user_id: r.status for r in alone(local, home, batch())} == {"ana": "aligned", "ben": "aligned"}
+    loop_runs.join()
 
 
 def test_the_budget_of_a_user_ends_that_user_alone(local: UserStore, home: Path, lm: Any) -> None:
