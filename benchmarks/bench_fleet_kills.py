@@ -5,8 +5,8 @@
 Each round aligns users with `personaagent align --all` and `personaagent worker` on a model server on
 loopback, kills what its turn says, starts it again, and compares with an undisturbed run: every user has the
 same persona in as many versions, and no more calls were repeated than the killed processes had in flight
-(`open` is what the server saw: unanswered, or answered in the last quarter of a second). Rounds that the file has already are not run again. `--take-over` measures how long a living worker takes to notice a
-dead one.
+(`open` is what the server saw: unanswered, or answered in the last quarter of a second). Rounds that the file
+has already are not run again. `--take-over` measures how long a living worker takes to notice a dead one.
 """
 
 from __future__ import annotations

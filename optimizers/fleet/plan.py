@@ -233,7 +233,7 @@ def _known_price(model: str, inputs: int, outputs: int) -> float | None:
     except ImportError:
         return None
     prices: Mapping[str, Any] = model_cost.get(model) or model_cost.get(model.partition("/")[2]) or {}
-    each = prices.get("input_cost_per_token"), prices.get("output_cost_per_token")
-    if not all(isinstance(price, int | float) for price in each):
+    per_input, per_output = (prices.get(f"{kind}_cost_per_token") for kind in ("input", "output"))
+    if per_input is None or per_output is None:
         return None
-    return float(inputs * each[0] + outputs * each[1]) or None
+    return float(inputs * per_input + outputs * per_output) or None
