@@ -38,6 +38,7 @@ def command_line() -> Any:
     from eval.demo import demo
     from optimizers.cli import align
     from optimizers.fleet.cli import app as fleet_app
+    from optimizers.fleet.cli import worker
     from program.cli import ask, interactions, persona, store, users
     from program.cli.root import Root
     from program.console import out
@@ -70,6 +71,7 @@ def command_line() -> Any:
     app.command()(ask.ask)
     app.command()(ask.observe)
     app.command()(align)
+    app.command()(worker)
     app.add_typer(fleet_app, name="fleet")
     app.add_typer(persona.app, name="persona")
     app.add_typer(eval_app, name="eval")

@@ -4,7 +4,9 @@
 
 It prints its address. ``GET /counts`` returns JSON: requests, replies, the most at once, and how often each
 request was answered. ``POST /kill-at/N/PID`` sends SIGKILL to a process when request N (from now) arrives,
-and does not answer it. ``POST /fail/N`` answers the next N requests with status 503.
+and does not answer it. ``POST /kill-in/SECONDS/PID,PID`` sends it to processes after a time; ``/counts`` then
+has as ``open`` what they had asked and perhaps not written. ``POST /fail/N`` answers the next N requests with
+status 503.
 
 With ``--faults N`` it spoils N requests, at random and in storms: HTTP 429 with Retry-After, HTTP 500 and
 503, connections that are reset, replies that take `SLOW` seconds, and replies that are garbage.
@@ -20,7 +22,8 @@ import json
 import os
 import random
 import signal
-from collections import Counter
+import time
+from collections import Counter, deque
 from typing import Any
 
 SLOW = 5.0
@@ -41,6 +44,9 @@ KINDS = ("429", "429 storm", "500", "503", "reset", "slow", "garbage", "bad body
 
 FEEDBACK = "This user calls films action."
 LINE = "Calls films action."
+
+WRITING = 0.25
+"""Seconds after a reply in which the one who asked may not have written it yet."""
 
 
 def answer(body: dict[str, Any]) -> str:
@@ -96,6 +102,8 @@ class Server:
         self.requests = self.replies = self.now = self.most = self.fail = 0
         self.kill: tuple[int, int] | None = None
         self.answered: Counter[str] = Counter()
+        self.sent: deque[float] = deque(maxlen=1000)
+        self.open = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -126,10 +134,17 @@ class Server:
             return 200, {
                 "requests": self.requests, "replies": self.replies, "most": self.most, "twice": twice,
                 "faults": dict(self.faults.made),
+                "open": self.open,
             }  # fmt: skip
         parts = path.strip("/").split("/")
         if parts[0] == "kill-at":
             self.kill = (self.requests + int(parts[1]), int(parts[2]))
+            return 200, {}
+        if parts[0] == "kill-in":
+            await asyncio.sleep(float(parts[1]))
+            self.open += self.now + sum(time.monotonic() - at < WRITING for at in self.sent)
+            for pid in parts[2].split(","):
+                os.kill(int(pid), signal.SIGKILL)
             return 200, {}
         if parts[0] == "fail":
             self.fail = int(parts[1])
@@ -158,6 +173,7 @@ class Server:
         if fault == "bad body":
             return 200, self.faults.random.choice(BODIES)
         self.replies += 1
+        self.sent.append(time.monotonic())
         self.answered[hashlib.sha256(body).hexdigest()] += 1
         text = answer(json.loads(body)) if fault != "garbage" else self.faults.random.choice(GARBAGE)
         message = {"role": "assistant", "content": text}

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from optimizers.batches import BATCH_RULES
 from optimizers.config import PRESETS
-from optimizers.fleet.place import location
-from optimizers.fleet.processes import MOST_PROCESSES, Share, align_in_processes, default_processes
-from optimizers.fleet.users import CONCURRENCY, UserResult, align_users
+from optimizers.fleet.batch import Batch
+from optimizers.fleet.commands import align_alone, models_of, paid_before, share_of, workers_live
+from optimizers.fleet.plan import plan_batch
+from optimizers.fleet.plan_text import print_plan
+from optimizers.fleet.processes import MOST_PROCESSES, align_in_processes, default_processes
+from optimizers.fleet.users import CONCURRENCY, UserResult
 from optimizers.gates import GATES
 from optimizers.record import mean_score
 from program.cli.options import (
@@ -30,7 +31,6 @@ from program.cli.options import (
     Trace,
     TraceContent,
     Wikipedia,
-    model_in_use,
     open_store,
 )
 from program.console import (
@@ -47,11 +47,13 @@ from program.console import (
 )
 from program.errors import ConfigError, DataError
 from program.files import read_lines
+from program.home import home
 from program.limits import MOST_STEPS
 from program.loop import AgentSettings
 from program.printer import make_table
+from program.store import UserStore
 from program.text import counted, one_line
-from program.usage import Budget, UsageTracker, track_usage
+from program.usage import Usage, UsageTracker, track_usage
 
 _MAX_ERROR = 300
 
@@ -122,6 +124,22 @@ def align(
     ] = False,
     max_calls: MaxCalls = None,
     max_usd: MaxUsd = None,
+    max_calls_per_user: Annotated[
+        int | None, typer.Option(min=0, help="End a user's alignment before more model calls than this.")
+    ] = None,
+    max_usd_per_user: Annotated[
+        float | None, typer.Option(min=0, help="End a user's alignment when this many US dollars are spent.")
+    ] = None,
+    price_in: Annotated[
+        float | None,
+        typer.Option(min=0, help="US dollars for a million input tokens, for a model without a known price."),
+    ] = None,
+    price_out: Annotated[
+        float | None, typer.Option(min=0, help="US dollars for a million output tokens of such a model.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say who would be aligned, with how many calls, and pay nothing.")
+    ] = False,
     wikipedia: Wikipedia = True,
     max_input_chars: MaxInputChars = AgentSettings.max_input_chars,
     trace: Trace = "local",
@@ -132,7 +150,9 @@ def align(
 ) -> None:
     """Align personas with what users really answered.
 
-    A run that is stopped, fails or is killed goes on from the finished calls when it is started again.
+    A run that is stopped, fails or is killed goes on from the finished calls when it is started again, and
+    the limits of the same command count what it paid before. If a `personaagent worker` of the store runs,
+    the users are shared with it.
     """
     if preset not in PRESETS:
         raise ConfigError(f"`--preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
@@ -144,51 +164,90 @@ def align(
         "skip_right": skip_right,
     }
     config = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
-    settings = AgentSettings(max_input_chars=max_input_chars)
+    AgentSettings(max_input_chars=max_input_chars)  # a wrong value ends here
     if bool(users) + all_ + stale != 1:
         raise ConfigError("name the users to align, or use `--all` or `--stale`")
-    limited = max_calls is not None or max_usd is not None
-    if limited and (processes or 1) > 1:
+    requested = Batch(
+        users=tuple(dict.fromkeys(users)) if users else ("all" if all_ else "stale"),
+        config=config,
+        model=model,
+        prompt_model=prompt_model,
+        adapter=adapter,
+        negatives=tuple(_lines(negatives)),
+        wikipedia=wikipedia,
+        max_input_chars=max_input_chars,
+        again=again,
+        max_calls=max_calls,
+        max_usd=max_usd,
+        max_calls_per_user=max_calls_per_user,
+        max_usd_per_user=max_usd_per_user,
+        price_in=price_in,
+        price_out=price_out,
+        trace=trace,
+        trace_content=trace_content,
+    )
+    if (processes or 1) > 1 and requested.is_limited:
         raise ConfigError("`--max-calls` and `--max-usd` are counted in one process: leave `--processes` out")
-    titles = _lines(negatives)
-    tracker = UsageTracker(Budget(max_calls=max_calls, max_usd=max_usd))
-    rows: dict[str, dict[str, Any]] = {}
-    interrupted = False
     with open_store(store) as opened:
         chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users() if all_ or row.stale]))
         for user_id in chosen:
             opened.user(user_id)
-        prompt_lm = _prompt_model(prompt_model)
-        with (
-            model_in_use(model, trace, trace_content, adapter),
-            track_usage(tracker),
-            progress(tracker, len(chosen), "users") as bar,
-        ):
-            options: dict[str, Any] = {
-                "concurrency": concurrency,
-                "again": again,
-                "negatives": titles,
-                "wikipedia": wikipedia,
-                "settings": settings,
-            }
-            n_processes = processes or (1 if limited else default_processes(len(chosen), concurrency))
+        if plan:
+            with models_of(replace(requested, trace="off")) as prompt_lm:
+                print_plan(plan_batch(opened, chosen, requested, prompt_lm=prompt_lm), json=json)
+        else:
+            _align(opened, chosen, requested, concurrency, processes, json)
 
-            async def align_all() -> None:
-                if n_processes == 1:
-                    results = await align_users(opened, chosen, config, prompt_model=prompt_lm, **options)
-                else:
-                    models = partial(_models, model, prompt_model, trace, trace_content, adapter)
-                    place = location(opened)
-                    share = Share(store=place, user_ids=chosen, config=config, models=models, options=options)
-                    results = align_in_processes(share, n_processes)
+
+def _align(
+    store: UserStore,
+    chosen: list[str],
+    batch: Batch,
+    concurrency: int,
+    processes: int | None,
+    json: bool,
+) -> None:
+    """Align users here, or with the store's workers, and print what became of them."""
+    tracker = UsageTracker()
+    rows: dict[str, dict[str, Any]] = {}
+    interrupted = False
+    folder = home()
+    with ExitStack() as stack:
+        shared = bool(chosen) and workers_live(store, folder)
+        prompt_lm = None
+        if not shared:
+            prompt_lm = stack.enter_context(models_of(batch))
+            stack.enter_context(track_usage(tracker))
+        before = paid_before(store, folder, batch) if chosen else Usage()
+        if before.calls:
+            err.print_line(f"goes on with a run that did not end: it paid {before}")
+        bar = stack.enter_context(progress(tracker, len(chosen), "users"))
+        n_processes = processes or (1 if batch.is_limited else default_processes(len(chosen), concurrency))
+
+        async def align_all() -> None:
+            if shared:
+                from optimizers.fleet.worker import align_with_workers
+
+                results = align_with_workers(
+                    store, chosen, batch, home=folder, concurrency=concurrency, tracker=tracker
+                )
+            elif n_processes > 1:
+                results = align_in_processes(share_of(store, chosen, batch, folder, concurrency), n_processes)
+            else:
+                results = align_alone(
+                    store, chosen, batch, prompt_lm=prompt_lm, home=folder, concurrency=concurrency
+                )
+            async with aclosing(results):
                 async for result in results:
-                    rows[result.user_id] = _row(result, named=bool(users))
+                    rows[result.user_id] = _row(result, named=not isinstance(batch.users, str))
                     bar.advance(result.user_id)
 
-            try:
-                asyncio.run(align_all())
-            except KeyboardInterrupt:
-                interrupted = True
+        try:
+            asyncio.run(align_all())
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted and shared:
+        err.print_line("the workers go on; `personaagent fleet cancel --all` stops them")
     _report([rows[user_id] for user_id in chosen if user_id in rows], tracker, len(chosen), json, interrupted)
 
 
@@ -269,27 +328,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         )
     titles = ("user", "persona", "score of each step", "rollouts", "calls", "seconds", "")
     out.print(make_table(titles, cells, fold=("user", "score of each step", "")))
-
-
-@contextmanager
-def _models(
-    model: str | None,
-    prompt_model: str | None,
-    trace: str,
-    trace_content: Literal["full", "hash", "none"],
-    adapter: str | None,
-) -> Iterator[Any]:
-    """Open the models in a process that shares the users."""
-    with model_in_use(model, trace, trace_content, adapter):
-        yield _prompt_model(prompt_model)
-
-
-def _prompt_model(spec: str | None) -> Any:
-    if spec is None:
-        return None
-    from program.models.resolve import resolve_lm
-
-    return resolve_lm(spec)
 
 
 def _lines(path: Path | None) -> list[str]:

@@ -14,6 +14,7 @@ PersonaAgentError
 ├── PersonaError           an invalid persona: empty or too long
 ├── UnparsableAnswerError  a model's answer does not fit the task's answer type
 ├── BudgetExceededError    the next model call would exceed a limit; it was not made
+├── AlignmentCancelledError  somebody cancelled the alignment; its finished calls are kept
 └── AlignmentFailedError   every rollout of a batch failed, so there is no feedback to learn from
 """
 
@@ -102,6 +103,10 @@ class UnparsableAnswerError(PersonaAgentError):
 
 class BudgetExceededError(PersonaAgentError):
     """The next model call would exceed a limit; it was not made."""
+
+
+class AlignmentCancelledError(PersonaAgentError):
+    """Somebody cancelled the alignment; the next one goes on from its finished calls."""
 
 
 class AlignmentFailedError(PersonaAgentError):

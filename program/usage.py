@@ -7,6 +7,7 @@ therefore exact in threads and asyncio, and DSPy's global history, which mixes u
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ import dspy
 from dspy.dsp.utils.settings import main_thread_config
 
 from program.calls import has_around, make_call
-from program.errors import BudgetExceededError, ModelSetupError
+from program.errors import BudgetExceededError, ConfigError, ModelSetupError
 from program.spans import report_call
 from program.text import counted
 
@@ -63,10 +64,51 @@ class Usage:
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
 
+    def less(self, other: Usage) -> Usage:
+        """Return these totals without those of ``other``."""
+        return Usage(**{name: value - getattr(other, name) for name, value in vars(self).items()})
+
     def add(self, other: Usage) -> None:
         """Add the totals of ``other`` to this object."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """What a model costs, for one that DSPy knows no price of: set it as the ``prices`` of the model.
+
+    Attributes:
+        usd_in: Dollars for a million input tokens, 0 or more.
+        usd_out: Dollars for a million output tokens, 0 or more.
+
+    Raises:
+        ConfigError: A price is negative or not a number.
+
+    Example:
+        >>> Prices(usd_in=0.5, usd_out=2.0).usd(input_tokens=1_000_000, output_tokens=100_000)
+        0.7
+    """
+
+    usd_in: float
+    usd_out: float
+
+    def __post_init__(self) -> None:
+        for name, price in vars(self).items():
+            if not 0 <= price < math.inf:
+                raise ConfigError(f"`{name}` must be 0 or more, got {price!r}")
+
+    def usd(self, *, input_tokens: int, output_tokens: int) -> float:
+        """Return the price of a call in dollars."""
+        return (input_tokens * self.usd_in + output_tokens * self.usd_out) / 1_000_000
+
+    def applied(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a DSPy history entry with its price by these; unchanged without token counts."""
+        usage = entry.get("usage") or {}
+        inputs, outputs = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        if inputs is None or outputs is None:
+            return entry
+        return {**entry, "cost": self.usd(input_tokens=inputs, output_tokens=outputs)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +195,24 @@ class UsageTracker:
         if self.parent is not None:
             self.parent.reserve()
         with self._lock:
-            usd = sum(usage.usd for usage in self._stages.values())
-            if self.budget.max_calls is not None and self._granted >= self.budget.max_calls:
-                limit = counted(self.budget.max_calls, "call")
-                raise BudgetExceededError(f"stopped before call {self._granted + 1}: the limit is {limit}")
-            self.budget.check_prices(sum(usage.unpriced for usage in self._stages.values()))
-            if self.budget.max_usd is not None and usd >= self.budget.max_usd:
-                raise BudgetExceededError(f"stopped at ${usd:.4f}: the limit is ${self.budget.max_usd}")
+            self._check()
             self._granted += 1
+
+    def check(self) -> None:
+        """Raise `BudgetExceededError` if the next call would exceed a limit here or in an enclosing run."""
+        if self.parent is not None:
+            self.parent.check()
+        with self._lock:
+            self._check()
+
+    def _check(self) -> None:
+        usd = sum(usage.usd for usage in self._stages.values())
+        if self.budget.max_calls is not None and self._granted >= self.budget.max_calls:
+            limit = counted(self.budget.max_calls, "call")
+            raise BudgetExceededError(f"stopped before call {self._granted + 1}: the limit is {limit}")
+        self.budget.check_prices(sum(usage.unpriced for usage in self._stages.values()))
+        if self.budget.max_usd is not None and usd >= self.budget.max_usd:
+            raise BudgetExceededError(f"stopped at ${usd:.4f}: the limit is ${self.budget.max_usd}")
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Count one finished call from its DSPy history entry."""
@@ -359,7 +411,11 @@ def track_lm(lm: Any, tracker: UsageTracker) -> Any:
     """
     copied = lm.copy()
 
+    prices: Prices | None = getattr(lm, "prices", None)
+
     def record(entry: Mapping[str, Any]) -> None:
+        if prices is not None:
+            entry = prices.applied(entry)
         exchange = _exchange.get()
         if exchange is not None:
             exchange.entries.append(entry)

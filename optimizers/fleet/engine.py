@@ -12,9 +12,9 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -25,16 +25,30 @@ from sqlalchemy import Engine, MetaData, Table, create_engine, event, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from optimizers.contracts import Journal
+from optimizers.fleet.batches import Batches
 from optimizers.fleet.locks import UserLocks
-from optimizers.fleet.place import FILE, is_sqlite, server_url, user_prefix
+from optimizers.fleet.place import FILE, is_sqlite, server_url, store_name, task_prefix, user_prefix
 from optimizers.fleet.steps import FinishedStep, StepWriter
 from optimizers.journal import to_its_end
-from program.errors import AlignmentFailedError, ConfigError, StoreError, StoreUnavailableError
+from program.errors import (
+    AlignmentCancelledError,
+    AlignmentFailedError,
+    ConfigError,
+    StoreError,
+    StoreUnavailableError,
+    UnknownUserError,
+)
 from program.side_files import make_private
 from program.store import UserStore
 
+QUEUE = "personaagent"
+"""The queue of users, which only workers listen to."""
+
 VERSION = "pieces-1"
 """The format of the pieces. Attempts of another format are not read."""
+
+_SKEW = timedelta(seconds=60)
+"""How much the clocks of two hosts may differ."""
 
 _POOL = 4
 _SCHEMA = "personaagent_fleet"
@@ -43,7 +57,7 @@ _FIRST_STEP = 1_000_000
 
 _SERIALIZER = DBOSPortableJSONSerializer()
 
-State = Literal["done", "failed", "running", "interrupted"]
+State = Literal["done", "failed", "running", "interrupted", "cancelled"]
 
 _open: tuple[str, Engine] | None = None
 _users_of_it = 0
@@ -154,6 +168,7 @@ class DurableEngine:
             workflow_id_prefix=prefix, load_input=False, app_version=VERSION
         )
         ids = [row.workflow_id for row in rows]
+        self._end_running(user_id, [row for row in rows if row.status == "PENDING"])
         same = [row for row in rows if row.workflow_id.startswith(f"{prefix}{key}")]
         kept: dict[str, str] = {}
         for row in same:
@@ -178,15 +193,56 @@ class DurableEngine:
                 await _attempt(user_id)
         except AttemptFailed:
             raise failure[0] from None
+        except (
+            dbos_errors.DBOSWorkflowCancelledError,
+            dbos_errors.DBOSAwaitedWorkflowCancelledError,
+        ):
+            raise AlignmentCancelledError("cancelled by `personaagent fleet cancel`") from None
         finally:
             del _jobs[workflow_id]
         if ids:
             await DBOS.delete_workflows_async(ids)
 
+    def end_dead(self, locks: UserLocks) -> None:
+        """End the running alignments of processes that ended, on whatever host."""
+        for row in self._unfinished():
+            user_id = str(row.input["args"][0])
+            with locks.hold(user_id) as free:
+                if free:
+                    self._end_running(user_id, [row])
+
+    def _unfinished(self) -> list[Any]:
+        whole_store = user_prefix(self._store, "").split("-")[0]
+        rows = DBOS.list_workflows(workflow_id_prefix=f"{whole_store}-", status="PENDING", load_output=False)
+        return [row for row in rows if row.input]
+
+    def _end_running(self, user_id: str, attempts: list[Any]) -> None:
+        """End what attempts without an end left running; the user's lock is held."""
+        for row in attempts:
+            started = datetime.fromtimestamp((row.created_at or 0) / 1000, timezone.utc)
+            with suppress(UnknownUserError):
+                self._store.interrupt_alignments(user_id, since=started - _SKEW)
+
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Return the users and ids of the attempts without an end."""
+        return [(str(row.input["args"][0]), row.workflow_id) for row in self._unfinished()]
+
+    @property
+    def batches(self) -> Batches:
+        """The batches of the store."""
+        schema = None if is_sqlite(self._store) else _SCHEMA
+        return Batches(self._engine, schema, store_name(self._store))
+
+    def finish_queued(self, seconds: int) -> None:
+        """Take no queued user any more, and wait until those in progress end, so many seconds at most."""
+        DBOS.destroy(workflow_completion_timeout_sec=seconds)
+
     def forget(self, user_id: str) -> int:
         """Delete a user's workflows with all their texts, and return how many there were."""
         rows = DBOS.list_workflows(
-            workflow_id_prefix=user_prefix(self._store, user_id), load_input=False, load_output=False
+            workflow_id_prefix=[user_prefix(self._store, user_id), task_prefix(self._store, user_id)],
+            load_input=False,
+            load_output=False,
         )
         if rows:
             DBOS.delete_workflows([row.workflow_id for row in rows])
@@ -205,7 +261,7 @@ class DurableEngine:
         return [self._describe(user_id, row, locks) for user_id, row in sorted(latest.items())]
 
     def _describe(self, user_id: str, row: Any, locks: UserLocks) -> Attempt:
-        states: dict[str, State] = {"SUCCESS": "done", "ERROR": "failed"}
+        states: dict[str, State] = {"SUCCESS": "done", "ERROR": "failed", "CANCELLED": "cancelled"}
         state = states.get(row.status) or ("running" if locks.is_held(user_id) else "interrupted")
         return Attempt(
             user_id=user_id,
@@ -262,18 +318,25 @@ def _reported() -> Iterator[None]:
 
 
 @contextmanager
-def open_durable(store: UserStore, home: Path) -> Iterator[DurableEngine]:
+def open_durable(store: UserStore, home: Path, *, worker: str = "") -> Iterator[DurableEngine]:
     """Open the tables of the fleet: in the data directory, or in the database of a store on a server.
 
+    Args:
+        store: The users' store.
+        home: The data directory.
+        worker: The id of a process that takes queued users; empty for one that does not.
+
     Raises:
-        ConfigError: This process has opened others, or uses DBOS itself.
+        ConfigError: This process has opened others, or uses DBOS itself, or becomes a worker too late.
         StoreError: The tables cannot be opened.
     """
     global _open, _users_of_it
     url = f"sqlite:///{home / FILE}" if is_sqlite(store) else server_url(store)
     with _guard:
         if _open is None:
-            _open = (url, _launch(url))
+            _open = (url, _launch(url, worker))
+        elif worker:
+            raise ConfigError("this process has begun to align users itself; start a worker in another one")
         if _open[0] != url:
             raise ConfigError("this process aligns the users of another store now; wait for that")
         _users_of_it += 1
@@ -289,7 +352,7 @@ def open_durable(store: UserStore, home: Path) -> Iterator[DurableEngine]:
                 _open = None
 
 
-def _launch(url: str) -> Engine:
+def _launch(url: str, worker: str) -> Engine:
     engine = _engine(url)
     logger = logging.getLogger("dbos")
     if not logger.handlers:
@@ -305,12 +368,13 @@ def _launch(url: str) -> Engine:
         "serializer": _SERIALIZER,
         "application_version": VERSION,
         # No two processes share it: DBOS must not start attempts of a dead one on its own.
-        "executor_id": uuid4().hex,
+        "executor_id": worker or uuid4().hex,
         "log_level": "CRITICAL",
         "enable_otlp": False,
     }
     try:
         DBOS(config=config)
+        DBOS.listen_queues([QUEUE] if worker else [])
         DBOS.launch()
     except Exception as error:  # DBOS lets any error of the database or its own through
         DBOS.destroy()

@@ -40,6 +40,16 @@ def is_durable() -> bool:
     return find_spec("dbos") is not None
 
 
+def check_durable() -> None:
+    """Raise if dbos is not installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not is_durable():
+        raise ConfigError("durable alignments need dbos: install the extra `fleet` of personaagent")
+
+
 @contextmanager
 def open_engine(store: UserStore, home: Path) -> Iterator[FleetEngine]:
     """Open the best engine there is."""
@@ -59,8 +69,7 @@ def open_tables(store: UserStore, home: Path) -> Iterator[Any]:
     Raises:
         ConfigError: dbos is not installed.
     """
-    if not is_durable():
-        raise ConfigError("durable alignments need dbos: install the extra `fleet` of personaagent")
+    check_durable()
     from optimizers.fleet.engine import open_durable
 
     with open_durable(store, home) as engine:

@@ -27,8 +27,10 @@ FILE = "fleet.lock"
 class _Numbers(Protocol):
     """Locks by number, for one process."""
 
-    def take(self, number: int) -> bool: ...
-    def free(self, number: int) -> None: ...
+    def take(self, number: int, *, shared: bool = False) -> bool: ...
+    def free(self, number: int, *, shared: bool = False) -> None: ...
+    def hold(self) -> bool: ...
+    def close(self) -> None: ...
 
 
 class _File:
@@ -37,18 +39,25 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
 
-    def take(self, number: int) -> bool:
+    def take(self, number: int, *, shared: bool = False) -> bool:
         if fcntl is None:
             return True
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+            fcntl.lockf(self._file, kind | fcntl.LOCK_NB, 1, number)
         except OSError:
             return False
         return True
 
-    def free(self, number: int) -> None:
+    def free(self, number: int, *, shared: bool = False) -> None:
         if fcntl is not None:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+
+    def hold(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
 
 
 class _Server:
@@ -57,12 +66,22 @@ class _Server:
     def __init__(self, engine: Any) -> None:
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()
+        self._session = self._ask("SELECT pg_backend_pid()")
+        # A host without power closes no connection: the server asks, and ends the session after 25 s.
+        for setting, seconds in (("idle", 10), ("interval", 5), ("count", 3)):
+            self._ask(f"SELECT set_config('tcp_keepalives_{setting}', '{seconds}', false)")
 
-    def take(self, number: int) -> bool:
-        return bool(self._ask(f"SELECT pg_try_advisory_lock({number})"))
+    def take(self, number: int, *, shared: bool = False) -> bool:
+        return bool(self._ask(f"SELECT pg_try_advisory_lock{'_shared' if shared else ''}({number})"))
 
-    def free(self, number: int) -> None:
-        self._ask(f"SELECT pg_advisory_unlock({number})")
+    def free(self, number: int, *, shared: bool = False) -> None:
+        self._ask(f"SELECT pg_advisory_unlock{'_shared' if shared else ''}({number})")
+
+    def hold(self) -> bool:
+        try:
+            return bool(self._ask("SELECT pg_backend_pid()") == self._session)
+        except Exception:  # noqa: BLE001 - whatever is wrong with the session, its locks are gone
+            return False
 
     def _ask(self, statement: str) -> Any:
         with self._lock:
@@ -75,6 +94,17 @@ class _Server:
 _files: dict[Path, _File] = {}
 _held: set[tuple[str, int]] = set()
 _guard = threading.Lock()
+
+
+def numbers_of(store: UserStore, home: Path) -> _Numbers:
+    """Return the locks of the store: those of a file are one for the process."""
+    if not is_sqlite(store):
+        return _Server(store._database.engine)
+    path = (home / FILE).resolve()
+    with _guard:
+        if path not in _files:
+            _files[path] = _File(path)
+        return _files[path]
 
 
 class UserLocks:
@@ -96,15 +126,7 @@ class UserLocks:
     def __init__(self, store: UserStore, home: Path) -> None:
         self._store = store
         self._scope = str(home) if is_sqlite(store) else store._database.name
-        self._numbers: _Numbers
-        if is_sqlite(store):
-            path = (home / FILE).resolve()
-            with _guard:
-                if path not in _files:
-                    _files[path] = _File(path)
-                self._numbers = _files[path]
-        else:
-            self._numbers = _Server(store._database.engine)
+        self._numbers = numbers_of(store, home)
 
     @contextmanager
     def hold(self, user_id: str) -> Iterator[bool]:
@@ -130,5 +152,4 @@ class UserLocks:
 
     def close(self) -> None:
         """Give up what this process holds on a server."""
-        if isinstance(self._numbers, _Server):
-            self._numbers.close()
+        self._numbers.close()

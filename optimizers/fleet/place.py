@@ -36,14 +36,28 @@ def location(store: UserStore) -> str:
     return store._database.name if is_sqlite(store) else server_url(store)
 
 
+def store_name(store: UserStore) -> str:
+    """Return a name of the store that every process that opens it agrees on.
+
+    A database on a server has one store, which each host may reach by another URL.
+    """
+    return str(Path(store._database.name).resolve()) if is_sqlite(store) else "a server"
+
+
 def user_prefix(store: UserStore, user_id: str) -> str:
     """Return the start of the ids of all workflows of a user; no other user's start with it."""
-    return f"{digest(store._database.name)[:12]}-{digest(user_id)[:24]}-"
+    return f"{digest(store_name(store))[:12]}-{digest(user_id)[:24]}-"
+
+
+def task_prefix(store: UserStore, user_id: str = "") -> str:
+    """Return the start of the ids of all queued tasks of a user, or of the store."""
+    whole = f"task-{digest(store_name(store))[:12]}-"
+    return f"{whole}{digest(user_id)[:24]}-" if user_id else whole
 
 
 def lock_number(store: UserStore, user_id: str) -> int:
     """Return the number of a user's lock, from 0 to 2^62 - 1."""
-    return int(digest(store._database.name, user_id)[:16], 16) >> 2
+    return int(digest(store_name(store), user_id)[:16], 16) >> 2
 
 
 def work_key(store: UserStore, user_id: str, config: AlignmentConfig, options: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -80,7 +80,7 @@ class Share:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def align_in_processes(share: Share, n_processes: int) -> AsyncIterator[UserResult]:
+async def align_in_processes(share: Share, n_processes: int) -> AsyncGenerator[UserResult, None]:
     """Align users like `optimizers.align_users`, in several processes.
 
     What they pay counts in the current tracker, within a second. A process that dies twice without an answer

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import dspy
 
@@ -22,7 +23,7 @@ from optimizers.fleet.pauses import Pauses
 from optimizers.fleet.place import work_key
 from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
-from program.errors import ConfigError, PinnedPersonaError, StoreError
+from program.errors import BudgetExceededError, ConfigError, PinnedPersonaError, StoreError
 from program.home import home as default_home
 from program.limits import MOST_STEPS, check_at_most
 from program.loop import AgentSettings
@@ -39,6 +40,10 @@ CONCURRENCY = 16
 
 PATIENCE = 300.0
 """Seconds by default that an outage may last."""
+
+
+BUSY_SECONDS = 0.5
+"""Seconds between two looks at a user whom another process aligns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +158,7 @@ async def align_users(
         "settings": settings,
         "prompt_model": prompt_model,
     }
-    fleet = _Fleet(
+    fleet = Fleet(
         store=store,
         config=config,
         lm=model,
@@ -164,12 +169,39 @@ async def align_users(
         pauses=Pauses(patience),
         tracker=UsageTracker(budget, parent=current_tracker()),
         slots=AdaptiveLimit(concurrency),
+        spending=_spending.get(),
     )
     return fleet.results(chosen, n_workers=min(concurrency, len(chosen)))
 
 
+_spending: ContextVar[Limits | None] = ContextVar("personaagent_spending", default=None)
+
+
+@contextmanager
+def spending_of(limits: Limits) -> Iterator[None]:
+    """Count and limit the calls of `align_users` inside the block with what other processes pay."""
+    token = _spending.set(limits)
+    try:
+        yield
+    finally:
+        _spending.reset(token)
+
+
+class Limits(Protocol):
+    """Limits over processes: see `optimizers.fleet.spending`."""
+
+    async def around(self, request: str, call: Call) -> Any:
+        """Make a call within the limits."""
+        ...
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether a call was refused."""
+        ...
+
+
 @dataclass(kw_only=True)
-class _Fleet:
+class Fleet:
     """One run over many users, in progress."""
 
     store: UserStore
@@ -182,9 +214,11 @@ class _Fleet:
     pauses: Pauses
     tracker: UsageTracker
     slots: AdaptiveLimit
+    spending: Limits | None = None
     stopped: bool = False
 
     async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncIterator[UserResult]:
+        """Align users, and yield what becomes of each."""
         with ExitStack() as stack:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)
@@ -219,10 +253,9 @@ class _Fleet:
     ) -> None:
         """Align one user after the other until none is left."""
         try:
-            with track_usage(self.tracker, self.lm):
+            with self.calls():
                 for user_id in waiting:
-                    with locks.hold(user_id) as free, around_calls(partial(self._call, user_id)):
-                        result = await self._align(user_id, engine) if free else _busy(user_id)
+                    result = await self.one(user_id, engine, locks)
                     # After a stop the others in progress end with the same failure, which is said once.
                     if not (self.stopped and result.status == "stopped"):
                         ended.put_nowait(result)
@@ -232,11 +265,28 @@ class _Fleet:
         finally:
             ended.put_nowait(None)
 
+    @contextmanager
+    def calls(self) -> Iterator[None]:
+        """Count the calls inside the block."""
+        with track_usage(self.tracker, self.lm):
+            yield
+
+    async def one(self, user_id: str, engine: FleetEngine, locks: UserLocks) -> UserResult:
+        """Align one user, inside of `calls`; with limits over processes, wait for one who has the user."""
+        while True:
+            with locks.hold(user_id) as free:
+                if free:
+                    with around_calls(partial(self._call, user_id)):
+                        return await self._align(user_id, engine)
+                if self.spending is None:
+                    return _busy(user_id)
+            await asyncio.sleep(BUSY_SECONDS)
+
     async def _call(self, user_id: str, request: str, call: Call) -> Any:
         await self.pauses.wait()
         async with self.slots.slot(user_id):
             try:
-                outputs = await call()
+                outputs = await (call() if self.spending is None else self.spending.around(request, call))
             except dspy.LMRateLimitError:
                 self.slots.refused()
                 raise
@@ -268,11 +318,22 @@ class _Fleet:
             version = (await asyncio.to_thread(self.store.user, user_id)).persona_version
             return UserResult(user_id=user_id, status="skipped", persona_version=version, error=error)
         except Exception as error:  # noqa: BLE001 - one user's failure is a result; the others go on
-            alone = self.pauses.gave_up(user_id)
+            own = isinstance(error, BudgetExceededError) and not self._is_spent()
+            alone = own or self.pauses.gave_up(user_id)
             status: Literal["stopped", "failed"] = "stopped" if is_outage(error) and not alone else "failed"
             return UserResult(user_id=user_id, status=status, error=error)
         finally:
             self.pauses.ended(user_id)
+
+    def _is_spent(self) -> bool:
+        """Return whether the budget of all users is spent, and not only that of one."""
+        if self.spending is not None and self.spending.is_spent:
+            return True
+        try:
+            self.tracker.check()
+        except BudgetExceededError:
+            return True
+        return False
 
     async def _attempt(self, user_id: str, key: str, engine: FleetEngine) -> UserResult:
         records: list[Mapping[str, Any]] = []

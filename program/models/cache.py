@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,10 +84,12 @@ def erase_answers(store: UserStore, user_id: str, home: Path) -> int:
 
 def _count_entries(folder: Path) -> int:
     """Return the entries of the caches in ``folder``; 0 for one that cannot be read, which is deleted."""
+    import diskcache
+
     count = 0
     for database in folder.glob("*/cache.db"):
-        with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
-            count += connection.execute("SELECT count(*) FROM Cache").fetchone()[0]
+        with suppress(Exception), diskcache.Cache(str(database.parent)) as cache:
+            count += len(cache)
     return count
 
 

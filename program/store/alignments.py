@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, func, insert, select
@@ -148,6 +149,14 @@ def fail(
     _set(connection, row, status="failed", ended_at=ended, error=repair(error), record=record)
     paid = costs.amounts_of_record(record) if cost is None else costs.amounts(cost)
     costs.add(connection, user_id, ended, failed=1, **paid)
+
+
+def interrupt(connection: Connection, user_id: str, since: datetime) -> None:
+    """End running alignments that started at a time or later: their process is known to have ended."""
+    users.get(connection, user_id, lock=True)
+    for row in _rows(connection, user_id):
+        if row.status == "running" and row.started_at >= since:
+            _set(connection, row, status="interrupted", ended_at=users.now())
 
 
 def history(connection: Connection, user_id: str) -> list[AlignmentRow]:

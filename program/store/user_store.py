@@ -793,6 +793,17 @@ class UserStore:
             lambda connection: alignments.fail(connection, user_id, alignment_id, error, usage or {}, cost)
         )
 
+    def interrupt_alignments(self, user_id: str, *, since: datetime) -> None:
+        """End a user's running alignments as interrupted.
+
+        Args:
+            user_id: The user.
+            since: Those that started at this time or later. The caller knows that their processes have
+                ended, such as by a lock that ends with them; without that, `alignments` tells it for
+                processes of this host alone.
+        """
+        self._database.change(lambda connection: alignments.interrupt(connection, user_id, since))
+
     def alignments(self, user_id: str) -> list[AlignmentRow]:
         """Return the user's alignments, oldest first.
 

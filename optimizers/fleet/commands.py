@@ -1,0 +1,119 @@
+"""What `personaagent align` runs: alone, or with the workers of the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optimizers.fleet.alive import Processes
+from optimizers.fleet.batch import Batch
+from optimizers.fleet.engines import is_durable, open_tables
+from optimizers.fleet.place import location
+from optimizers.fleet.processes import Share
+from optimizers.fleet.users import UserResult, align_users, spending_of
+from program.errors import BudgetExceededError
+from program.loop import AgentSettings
+from program.store import UserStore
+from program.usage import Prices, Usage
+
+
+@contextmanager
+def models_of(batch: Batch) -> Iterator[Any]:
+    """Use the models of a batch inside the block; yield that of feedback and update, or ``None``."""
+    from program.cli.options import model_in_use
+    from program.models.resolve import resolve_lm
+
+    prompt_lm = None if batch.prompt_model is None else resolve_lm(batch.prompt_model)
+    with model_in_use(batch.model, batch.trace, batch.trace_content, batch.adapter) as lm:
+        if batch.price_in is not None and batch.price_out is not None:
+            for model in filter(None, (lm, prompt_lm)):
+                model.prices = Prices(usd_in=batch.price_in, usd_out=batch.price_out)
+        yield prompt_lm
+
+
+def workers_live(store: UserStore, home: Path) -> bool:
+    """Return whether a worker of this store lives, on whatever host."""
+    if not is_durable():
+        return False
+    processes = Processes(store, home)
+    try:
+        return processes.any_worker()
+    finally:
+        processes.close()
+
+
+def paid_before(store: UserStore, home: Path, batch: Batch) -> Usage:
+    """Return what an earlier run of the same command, which did not end, has paid."""
+    if not is_durable():
+        return Usage()
+    with open_tables(store, home) as engine:
+        usage: Usage = engine.batches.open(batch)[1]
+        return usage
+
+
+def share_of(store: UserStore, user_ids: list[str], batch: Batch, home: Path, concurrency: int) -> Share:
+    """Return what several processes of this machine share."""
+    options = {"concurrency": concurrency, "home": home, **_options(batch)}
+    models = partial(models_of, batch)
+    return Share(
+        store=location(store), user_ids=user_ids, config=batch.config, models=models, options=options
+    )
+
+
+def _options(batch: Batch) -> dict[str, Any]:
+    return {
+        "user_budget": batch.user_budget,
+        "again": batch.again,
+        "negatives": batch.negatives,
+        "wikipedia": batch.wikipedia,
+        "settings": AgentSettings(max_input_chars=batch.max_input_chars),
+    }
+
+
+async def align_alone(
+    store: UserStore,
+    user_ids: list[str],
+    batch: Batch,
+    *,
+    prompt_lm: Any,
+    home: Path,
+    concurrency: int,
+) -> AsyncGenerator[UserResult, None]:
+    """Align the users of a batch in this process, with DSPy's configured model.
+
+    The budget counts what earlier runs of the same command paid if they did not end.
+    """
+    with ExitStack() as stack:
+        limits: dict[str, Any] = {"budget": batch.budget}
+        engine = stack.enter_context(open_tables(store, home)) if is_durable() else None
+        batch_id, spending = "", None
+        if engine is not None:
+            from optimizers.fleet.spending import Spending
+
+            batch_id, _ = engine.batches.open(batch)
+            spending = Spending(engine.batches, batch_id, batch.budget)
+            stack.enter_context(spending_of(spending))
+            limits = {}
+        results = await align_users(
+            store,
+            user_ids,
+            batch.config,
+            prompt_model=prompt_lm,
+            concurrency=concurrency,
+            home=home,
+            **_options(batch),
+            **limits,
+        )
+        goes_on = False
+        try:
+            async for result in results:
+                goes_on |= result.status == "stopped" and not isinstance(result.error, BudgetExceededError)
+                yield result
+        finally:
+            if spending is not None:
+                await spending.flush()
+        if engine is not None and not goes_on:
+            engine.batches.end(batch_id)
