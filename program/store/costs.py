@@ -78,7 +78,7 @@ def page_by_user(connection: Connection, after: str, size: int) -> list[UserCost
 
 def total(parts: Sequence[UserCost] | Iterator[UserCost], user_id: str | None = None) -> UserCost:
     """Return costs added up."""
-    sums: dict[str, Any] = dict.fromkeys(_SUMS, 0)
+    sums: dict[str, Any] = {**dict.fromkeys(_SUMS, 0), "usd": 0.0, "score_sum": 0.0}
     for part in parts:
         for name in _SUMS:
             sums[name] += getattr(part, name)

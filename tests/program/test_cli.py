@@ -94,7 +94,16 @@ def test_import_ask_align_rollback_and_observe_work_in_sequence(run: Run, histor
     assert run("users", "import", str(history)).out.startswith("1 user, 5 interactions, 5 new")
     assert "5 interactions, 0 new" in run("users", "import", str(history)).out
     listed = json.loads(run("users", "list", "--json").out)
-    assert listed == [{"user_id": "ana", "interactions": 5, "persona_version": None}]
+    (ana,) = listed
+    assert (ana["user_id"], ana["interactions"], ana["persona_version"]) == ("ana", 5, None)
+    assert (ana["task"], ana["pinned"], ana["stale"], ana["calls"], ana["usd"]) == (
+        "free-text",
+        None,
+        True,
+        0,
+        0,
+    )
+    assert ana["stale_since"]
     answered = run("ask", "ana", "what now", *MODEL)
     assert (answered.code, answered.out) == (0, "short\n")
     assert "search_memory(what now) (first)" in answered.err
@@ -115,7 +124,7 @@ def test_import_ask_align_rollback_and_observe_work_in_sequence(run: Run, histor
     shown = run("users", "show", "ana").out
     assert "ana  free-text, 6 interactions\n" in shown
     assert "\nLatest interactions:\n  r: q\n" in shown
-    assert re.search(r"\nAlignments:\n  \d{4}-\d\d-\d\d \d\d:\d\d UTC: done\n$", shown)
+    assert re.search(r"\nAlignments:\n  \d{4}-\d\d-\d\d \d\d:\d\d UTC: done\n\nCosts:\n", shown)
 
 
 def test_forget_removes_the_user_from_store_cache_and_traces(run: Run, history: Path, tmp_path: Path) -> None:
