@@ -56,7 +56,7 @@ class Server:
                 status, reply = await self.reply(verb, path, body)
                 if reply is None:
                     return
-                data = json.dumps(reply).encode()
+                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
                 start = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
                 writer.write(start.encode() + f"content-length: {len(data)}\r\n\r\n".encode() + data)
                 await writer.drain()

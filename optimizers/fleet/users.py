@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
 
 from optimizers.config import GROUNDED, AlignmentConfig
 from optimizers.contracts import Journal
+from optimizers.fleet.batch.settings import ProviderBatches
 from optimizers.fleet.engines import FleetEngine, open_engine
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.order import finished, longest_waiting_first
@@ -22,7 +23,7 @@ from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
 from program.errors import ConfigError, PinnedPersonaError, StoreError
 from program.home import home as default_home
-from program.limits import MOST_STEPS, check_at_most
+from program.limits import MANY, MOST_STEPS, check_at_most
 from program.loop import AgentSettings
 from program.models.outages import is_outage
 from program.store import UserStore
@@ -30,6 +31,9 @@ from program.store.personas import refuse_pinned
 from program.text import one_line
 from program.tools import Tools
 from program.usage import Budget, UsageTracker, configured_lm, current_tracker, track_usage
+
+if TYPE_CHECKING:
+    from optimizers.fleet.batch.collector import Collector
 
 CONCURRENCY = 16
 """Calls in flight by default."""
@@ -86,6 +90,7 @@ async def align_users(
     wikipedia: bool = True,
     tools: Tools = None,
     settings: AgentSettings | None = None,
+    batches: ProviderBatches | None = None,
 ) -> AsyncIterator[UserResult]:
     """Align stored users, and return an iterator of what became of each, in the order in which they end.
 
@@ -113,8 +118,11 @@ async def align_users(
         wikipedia: Whether agents may search Wikipedia.
         tools: Functions or tools beside the default ones.
         settings: The agents' settings.
+        batches: Ask through the provider's batch API; ``concurrency`` then limits nothing. ``None``: each
+            call at once.
 
     Raises:
+        ModelSetupError: The model has no batch API, or its key is missing; nothing was paid.
         ConfigError: A setting is out of range.
         UnknownUserError: A user is not in the store; nothing was paid.
         StoreError: The store or the tables of the pieces cannot be opened.
@@ -141,6 +149,14 @@ async def align_users(
     if patience < 0:
         raise ConfigError(f"`patience` must be 0 or more, got {patience!r}")
     model = configured_lm() if lm is None else lm
+    collector = None
+    if batches is not None:
+        from optimizers.fleet.batch.collector import Collector
+        from optimizers.fleet.batch.models import batch_lm
+
+        collector = Collector(batches)
+        model = batch_lm(model, collector)
+        prompt_model = None if prompt_model is None else batch_lm(prompt_model, collector)
     chosen = await asyncio.to_thread(longest_waiting_first, store, dict.fromkeys(user_ids))
     options = {
         "negatives": list(negatives),
@@ -159,9 +175,11 @@ async def align_users(
         home=home or default_home(),
         pauses=Pauses(patience),
         tracker=UsageTracker(budget, parent=current_tracker()),
-        slots=asyncio.Semaphore(concurrency),
+        slots=asyncio.Semaphore(concurrency if batches is None else MANY),
+        collector=collector,
     )
-    return fleet.results(chosen, n_workers=min(concurrency, len(chosen)))
+    in_flight = concurrency if batches is None else batches.in_flight
+    return fleet.results(chosen, n_workers=min(in_flight, len(chosen)))
 
 
 @dataclass(kw_only=True)
@@ -178,13 +196,20 @@ class _Fleet:
     pauses: Pauses
     tracker: UsageTracker
     slots: asyncio.Semaphore
+    collector: Collector | None
     stopped: bool = False
 
     async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncIterator[UserResult]:
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)
             engine = stack.enter_context(open_engine(self.store, self.home))
+            if self.collector is not None:
+                from optimizers.fleet.batch.engine import batched
+
+                engine = await stack.enter_async_context(
+                    batched(engine, self.collector, self.store, self.home, self.options["settings"])
+                )
             waiting = iter(user_ids)
             ended: asyncio.Queue[UserResult | None] = asyncio.Queue()
             workers = [
