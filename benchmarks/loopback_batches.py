@@ -2,11 +2,13 @@
 
     python benchmarks/loopback_batches.py --seconds 0.1
 
-``POST /faults`` with JSON sets what goes wrong: ``fail``, ``expire``, ``garble`` are shares in [0, 1] of the
-requests of a batch, each at most twice for one request; ``whole`` is a number of batches that fail as a whole;
-``away`` a number of requests of any kind that get status 503; ``refuse`` a text whose requests are refused;
-``kill`` a process that is sent SIGKILL at the next creation of a batch, ``moment`` being ``before``, ``after`` or
-``reset`` (created, no kill, connection closed). ``GET /batch-counts`` returns what was asked and paid.
+``POST /faults`` with JSON sets what goes wrong. ``fail``, ``expire`` and ``garble`` are shares in [0, 1] of
+the requests of a batch, at most twice for one request. ``whole`` is a number of batches that fail as a whole,
+and ``away`` a number of requests of any kind that get status 503. Requests with the text ``refuse`` are
+refused.
+``kill`` is a process that is sent SIGKILL when the next batch is created, ``before`` or ``after`` that as
+``moment`` says; with the moment ``reset`` the batch is created and the connection closed.
+``GET /batch-counts`` returns what was asked and paid.
 """
 
 from __future__ import annotations
@@ -73,8 +75,8 @@ class BatchServer(Server):
         if path == "/batch-counts":
             twice = sum(times - 1 for times in self.paid.values())
             return 200, {
-                **self.did, "requests": self.requests, "batches": len(self.batches), "paid": self.paid.total(),
-                "paid_twice": twice, "files": len(self.files),
+                **self.did, "requests": self.requests, "batches": len(self.batches), "files": len(self.files),
+                "paid": self.paid.total(), "paid_twice": twice,
             }  # fmt: skip
         parts = path.removeprefix("/v1").strip("/").split("/")
         if parts[0] in ("files", "batches") or parts[:2] == ["messages", "batches"]:
@@ -217,7 +219,8 @@ class BatchServer(Server):
             left = 0 if ended else n
             names = ("succeeded", "errored", "canceled", "expired")
             return {
-                "id": batch_id, "type": "message_batch", "processing_status": "ended" if ended else "in_progress",
+                "id": batch_id, "type": "message_batch",
+                "processing_status": "ended" if ended else "in_progress",
                 "created_at": datetime.fromtimestamp(batch["at"], timezone.utc).isoformat(),
                 "request_counts": {"processing": left, **{name: counts[name] for name in names}},
                 "results_url": "http://elsewhere.invalid/results" if ended else None,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from optimizers.batches import BATCH_RULES
 from optimizers.config import PRESETS
+from optimizers.fleet.batch.settings import ProviderBatches
 from optimizers.fleet.users import CONCURRENCY, UserResult, align_users
 from optimizers.gates import GATES
 from optimizers.record import mean_score
@@ -102,6 +103,13 @@ def align(
     concurrency: Annotated[
         int, typer.Option(min=1, max=MOST_STEPS, help="Most model calls in flight, over all users.")
     ] = CONCURRENCY,
+    engine: Annotated[
+        Literal["online", "batch"],
+        typer.Option(
+            help="`online` asks each call at once; `batch` uses the batch API of OpenAI or Anthropic: half "
+            "the price, and each of about ten stages may take a day. `--concurrency` then limits nothing."
+        ),
+    ] = "online",
     again: Annotated[
         bool, typer.Option("--again", help="Align users too from whom there is nothing new to learn.")
     ] = False,
@@ -133,6 +141,7 @@ def align(
     if bool(users) + all_ + stale != 1:
         raise ConfigError("name the users to align, or use `--all` or `--stale`")
     titles = _lines(negatives)
+    batches = ProviderBatches(on_change=err.print_line) if engine == "batch" else None
     tracker = UsageTracker(Budget(max_calls=max_calls, max_usd=max_usd))
     rows: dict[str, dict[str, Any]] = {}
     interrupted = False
@@ -158,6 +167,7 @@ def align(
                     negatives=titles,
                     wikipedia=wikipedia,
                     settings=settings,
+                    batches=batches,
                 )
                 async for result in results:
                     rows[result.user_id] = _row(result, named=bool(users))

@@ -1,8 +1,8 @@
 """Calls that wait, the batches that they become, and the answers that come back.
 
-A call waits in memory. What is durable is a batch: its requests' ids are written before it is submitted, and
-its answers as they are read. The id of a request is a hash of the user, the piece of work and the body, so that
-a restarted run, which asks the same again, meets its batch or its answer.
+A call waits in memory. What is durable is a batch: the ids of its requests are written before it is
+submitted, and its answers as they are read. The id of a request is a hash of the user, the piece of work and
+the body, so that a restarted run, which asks the same again, meets its batch or its answer.
 """
 
 from __future__ import annotations
@@ -406,9 +406,7 @@ class Collector:
         # They are read by those who wait before the next ones come.
         await asyncio.sleep(0)
 
-    def _ask_again(
-        self, batch_id: str, request_ids: Sequence[str], failed: dict[str, Reply] | None
-    ) -> None:
+    def _ask_again(self, batch_id: str, request_ids: Sequence[str], failed: dict[str, Reply] | None) -> None:
         """Let requests without an answer wait for the next batch, or fail.
 
         Args:

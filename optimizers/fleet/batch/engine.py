@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+from optimizers.checking import checking_at_once
 from optimizers.contracts import CallJournal, Journal
 from optimizers.fleet.batch.collector import Collector, Work, current_work, working
 from optimizers.fleet.batch.tables import BatchTables
@@ -49,10 +50,8 @@ class BatchedEngine:
         names = Work(user_prefix(self._store, user_id), "profile")
 
         async def attempt() -> None:
-            with working(names):
-                await aprepare_profile(
-                    self._store, user_id, max_input_chars=self._settings.max_input_chars
-                )
+            with working(names), checking_at_once(self._collector.settings.check_items):
+                await aprepare_profile(self._store, user_id, max_input_chars=self._settings.max_input_chars)
                 await self._inner.run(user_id, key, lambda journal: work(_NamedCalls(journal)))
 
         task = asyncio.ensure_future(attempt())
@@ -66,7 +65,7 @@ class BatchedEngine:
             raise
         except Exception:
             # The journal has what was used. What is answered later stays for the next attempt.
-            await self._tables.forget(names.prefix, names.used)
+            await self._tables.delete(names.used)
             raise
         await self._tables.forget(names.prefix)
 

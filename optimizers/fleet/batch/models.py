@@ -60,7 +60,7 @@ def batch_lm(lm: Any, asks: Asks) -> Any:
         'openai/gpt-4o'
         >>> batch_lm(scripted_lm(lambda system, user: "Lentils."), asks)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        program.errors.ModelSetupError: scripted/... has no batch API: use a model of OpenAI (`openai/...`) or ...
+        program.errors.ModelSetupError: scripted/... has no batch API: use a model of OpenAI (...
     """
     name = str(getattr(lm, "model", "") or type(lm).__name__)
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.model_type == "text":
@@ -119,9 +119,7 @@ class AsyncBatchEngine:
 
     def door(self, request: Any) -> Door:
         """Return where an HTTP request goes."""
-        headers = tuple(
-            sorted((str(k), str(v)) for k, v in request.headers if k.lower() not in _SENT_ANEW)
-        )
+        headers = tuple(sorted((str(k), str(v)) for k, v in request.headers if k.lower() not in _SENT_ANEW))
         endpoint = endpoint_of(request.url, self.base)
         return Door(_APIS[self._provider], self.base, endpoint, self._wire_model, headers)
 
@@ -135,7 +133,7 @@ class AsyncBatchEngine:
         ]
         if not prices or any(price is None for price in prices):
             return None
-        return PRICE * sum(prices)
+        return PRICE * float(sum(prices))
 
     async def complete(self, request: Request) -> Response:
         """Answer one request, once its batch has ended."""

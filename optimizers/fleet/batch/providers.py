@@ -1,9 +1,9 @@
 """The batch APIs of OpenAI and Anthropic: submit, find again, look, read, delete.
 
-A batch is created by one request that is never simply repeated: if it is not known to have failed, the
-provider's list of batches is looked through first. OpenAI's batches carry our id as metadata. Anthropic's carry
-nothing of ours, so those that are newer than the newest one before, with as many requests, are told apart by
-the ids in their results.
+A batch is created by one request that is never simply repeated: unless that is known to have failed, the
+list of the provider's batches is looked through first. OpenAI's batches carry our id as metadata. Anthropic's
+carry nothing of ours: those that are newer than the newest one before, with as many requests, are told apart
+by the ids in their results.
 """
 
 from __future__ import annotations
@@ -214,9 +214,10 @@ class Http:
         since = now if since is None else since
         seconds = pause if asked is None else max(asked, 0.0)
         if now + seconds > since + self._patience:
+            reason = one_line(str(failure) or repr(failure), MAX_REASON)
             raise dspy.LMProviderError(
-                f"the batch API at {self._base} is away ({one_line(str(failure) or repr(failure), MAX_REASON)}); "
-                "what is submitted is kept: run the same command later",
+                f"the batch API at {self._base} is away ({reason}); what is submitted is kept: run the same "
+                "command later",
                 model=self._model,
             ) from failure
         logger.info("the batch API at %s is away; trying again in %.0f s", self._base, seconds)
@@ -314,7 +315,8 @@ class OpenAIBatches:
         results, files = (tuple(str(reply[n]) for n in part if reply.get(n)) for part in (names[:2], names))
         status = reply.get("status")
         if status == "failed":
-            first = next(iter((reply.get("errors") or {}).get("data") or []), {})
+            errors: list[dict[str, Any]] = (reply.get("errors") or {}).get("data") or [{}]
+            first = errors[0]
             reason = str(first.get("message") or "no reason given")
             return Look("failed", reason=reason, code=str(first.get("code") or ""), files=files)
         ended = status in ("completed", "expired", "cancelled")
@@ -366,7 +368,8 @@ class AnthropicBatches:
 
     async def mark(self, http: Http) -> dict[str, Any] | None:
         """Return the newest batch there is, by the provider's clock."""
-        listed = (await http.get("/messages/batches", limit=1) or {}).get("data") or []
+        page = await http.get("/messages/batches", limit=1)
+        listed = page.get("data") if page else None
         return {key: listed[0].get(key) for key in ("id", "created_at")} if listed else None
 
     async def create(self, http: Http, batch: Batch, lines: Iterable[bytes], door: Door) -> str:
@@ -422,8 +425,8 @@ class AnthropicBatches:
             if result.get("type") == "succeeded":
                 yield str(data["custom_id"]), Reply(200, json.dumps(result.get("message")))
             elif result.get("type") == "errored":
-                error = result.get("error") or {}
-                inner = error.get("error") if isinstance(error.get("error"), dict) else error
+                error: dict[str, Any] = result.get("error") or {}
+                inner = error["error"] if isinstance(error.get("error"), dict) else error
                 body = json.dumps({"type": "error", "error": inner})
                 yield str(data["custom_id"]), Reply(_STATUS.get(str(inner.get("type")), 500), body)
             else:
@@ -441,11 +444,11 @@ async def _listed(http: Http, path: str, cursor: str) -> AsyncIterator[dict[str,
     """List all batches, newest first."""
     params: dict[str, Any] = {"limit": _PAGE}
     while True:
-        page = await http.get(path, **params) or {}
-        data = page.get("data") or []
+        page: dict[str, Any] = await http.get(path, **params)
+        data = page["data"] if page else []
         for listed in data:
             yield listed
-        if not page.get("has_more") or not data:
+        if not data or not page.get("has_more"):
             return
         params[cursor] = data[-1]["id"]
 
@@ -465,7 +468,7 @@ def _json(line: bytes) -> dict[str, Any] | None:
     if isinstance(data, dict) and isinstance(data.get("custom_id"), str):
         return data
     if line.strip():
-        logger.warning("a line of a batch's results cannot be read; its request is asked again")
+        logger.info("a line of a batch's results cannot be read; its request is asked again")
     return None
 
 

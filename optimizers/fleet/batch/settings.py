@@ -19,6 +19,9 @@ class ProviderBatches:
 
     Attributes:
         in_flight: Most users in progress at once, 1 or more; each one takes about 0.2 MB of memory.
+        check_items: Older interactions on which a new persona is tested at once, 1 or more. The gate decides
+            as if they came one after the other, and may not need the last ones: fewer cost less, and take
+            more batches.
         quiet: Seconds without a new call after which the calls that wait become a batch.
         hold: Seconds that they wait for a batch in progress, so that the users stay together; fewer calls
             than are in progress wait.
@@ -41,6 +44,7 @@ class ProviderBatches:
     """
 
     in_flight: int = 1_000
+    check_items: int = 8
     quiet: float = 2.0
     hold: float = 600.0
     poll: float = 30.0
@@ -53,6 +57,7 @@ class ProviderBatches:
     def __post_init__(self) -> None:
         for name, value, least in (
             ("in_flight", self.in_flight, 1),
+            ("check_items", self.check_items, 1),
             ("quiet", self.quiet, 0),
             ("hold", self.hold, 0),
             ("poll", self.poll, 0),

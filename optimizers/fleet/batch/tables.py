@@ -17,13 +17,11 @@ from typing import Any, Literal, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from optimizers.fleet.place import is_sqlite, server_url
+from optimizers.fleet.batch import FILE
+from optimizers.fleet.place import is_sqlite, server_url, user_prefix
 from program.errors import StoreError
 from program.side_files import make_private
 from program.store import UserStore
-
-FILE = "fleet-batches.db"
-"""The tables of a store that is a file, in the data directory."""
 
 _SCHEMA = "personaagent_batches"
 _CHUNK = 500
@@ -112,7 +110,8 @@ class BatchTables:
                     return work(connection)
             except SQLAlchemyError as error:
                 raise StoreError(
-                    f"the tables of batches cannot be used ({type(error).__name__}): check the disk and `{FILE}`"
+                    f"the tables of batches cannot be used ({type(error).__name__}): check the disk, and "
+                    f"`{FILE}` in the data directory"
                 ) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
@@ -146,9 +145,7 @@ class BatchTables:
         rows = await self._run(
             lambda connection: connection.execute(sa.select(_batches).order_by(_batches.c.created_at)).all()
         )
-        return [
-            Batch(**{**row._mapping, "mark": json.loads(row.mark) if row.mark else None}) for row in rows
-        ]
+        return [Batch(**{**row._mapping, "mark": json.loads(row.mark) if row.mark else None}) for row in rows]
 
     async def asked(self, request_ids: Sequence[str]) -> dict[str, Asked]:
         """Return those of the requests that are in the tables."""
@@ -189,16 +186,19 @@ class BatchTables:
 
         return await self._run(work)
 
-    async def forget(self, user_prefix: str, request_ids: Iterable[str] | None = None) -> int:
-        """Delete a user's requests with their answers: all, or these; return how many there were."""
+    async def forget(self, user_prefix: str) -> int:
+        """Delete a user's requests with their answers, and return how many there were."""
+        return await self._run(lambda connection: _forget(connection, user_prefix))
 
-        def work(connection: sa.Connection) -> int:
-            if request_ids is None:
-                mine = _requests.c.user_prefix == user_prefix
-                return int(connection.execute(sa.delete(_requests).where(mine)).rowcount)
-            return sum(_delete(connection, part) for part in _parts(list(request_ids)))
+    async def delete(self, request_ids: Iterable[str]) -> None:
+        """Delete requests with their answers."""
+        ids = list(request_ids)
 
-        return await self._run(work)
+        def work(connection: sa.Connection) -> None:
+            for part in _parts(ids):
+                _delete(connection, part)
+
+        await self._run(work)
 
     def close(self) -> None:
         """End the thread and close the database."""
@@ -206,8 +206,13 @@ class BatchTables:
         self._engine.dispose()
 
 
-def _delete(connection: sa.Connection, request_ids: Sequence[str]) -> int:
-    return int(connection.execute(sa.delete(_requests).where(_requests.c.id.in_(request_ids))).rowcount)
+def _delete(connection: sa.Connection, request_ids: Sequence[str]) -> None:
+    connection.execute(sa.delete(_requests).where(_requests.c.id.in_(request_ids)))
+
+
+def _forget(connection: sa.Connection, user_prefix: str) -> int:
+    mine = _requests.c.user_prefix == user_prefix
+    return int(connection.execute(sa.delete(_requests).where(mine)).rowcount)
 
 
 def _parts(items: Sequence[T]) -> Iterable[Sequence[T]]:
@@ -218,9 +223,22 @@ def _reply(row: Any) -> Reply | None:
     return None if row.status is None else Reply(int(row.status), str(row.body))
 
 
-def are_there(store: UserStore, home: Path) -> bool:
-    """Return whether a store may have tables of batches."""
-    return (home / FILE).exists() if is_sqlite(store) else True
+def forget_user(store: UserStore, user_id: str, home: Path) -> int:
+    """Delete a user's requests with their answers, and return how many there were.
+
+    Raises:
+        StoreError: The tables cannot be opened.
+    """
+    engine = _open(store, home)
+    try:
+        with engine.begin() as connection:
+            n = _forget(connection, user_prefix(store, user_id))
+        if is_sqlite(store):
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        engine.dispose()
+    return n
 
 
 def open_tables(store: UserStore, home: Path) -> BatchTables:
@@ -229,6 +247,10 @@ def open_tables(store: UserStore, home: Path) -> BatchTables:
     Raises:
         StoreError: They cannot be opened.
     """
+    return BatchTables(_open(store, home))
+
+
+def _open(store: UserStore, home: Path) -> sa.Engine:
     try:
         engine = _file(home / FILE) if is_sqlite(store) else _server(server_url(store))
         _metadata.create_all(engine)
@@ -237,7 +259,7 @@ def open_tables(store: UserStore, home: Path) -> BatchTables:
             f"the tables of batches cannot be opened ({type(error).__name__}): check the disk, and `{FILE}` "
             f"in the data directory or the schema `{_SCHEMA}` of the database"
         ) from error
-    return BatchTables(engine)
+    return engine
 
 
 def _file(path: Path) -> sa.Engine:
