@@ -7,7 +7,8 @@ the requests of a batch, at most twice for one request. ``whole`` is a number of
 and ``away`` a number of requests of any kind that get status 503. Requests with the text ``refuse`` are
 refused.
 ``kill`` is a process that is sent SIGKILL when the next batch is created, ``before`` or ``after`` that as
-``moment`` says; with the moment ``reset`` the batch is created and the connection closed.
+``moment`` says, but not for the next ``skip`` ones; with the moment ``reset`` the batch is created and the
+connection closed.
 ``GET /batch-counts`` returns what was asked and paid.
 """
 
@@ -100,6 +101,9 @@ class BatchServer(Server):
                 file_id = self.new_id("file")
                 self.files[file_id] = form_file(body)
                 return 200, {"id": file_id, "object": "file"}
+            case "GET", "files":
+                names = [{"id": file_id, "filename": name} for file_id, (name, _) in self.files.items()]
+                return 200, {"data": names, "has_more": False}
             case "GET", "files", file_id, "content":
                 return (200, self.files[file_id][1]) if file_id in self.files else (404, {})
             case "DELETE", "files", file_id:
@@ -120,7 +124,13 @@ class BatchServer(Server):
         return 404, {"error": {"message": f"no {verb} {parts}"}}
 
     async def create(self, api: str, body: dict[str, Any]) -> tuple[int, Any]:
-        pid, moment = self.faults.pop("kill", None), self.faults.get("moment")
+        if self.faults.get("skip"):
+            self.faults["skip"] -= 1
+            pid, moment = None, None
+        else:
+            pid, moment = self.faults.pop("kill", None), self.faults.get("moment")
+        if moment != "reset" and pid is None:
+            moment = None
         if pid and moment == "before":
             os.kill(pid, signal.SIGKILL)
             return 0, None

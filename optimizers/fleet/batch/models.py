@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import dspy
+from dspy.clients.backend_selection import CLIENT_KEYS, NATIVE_CLIENT_KEYS
 from dspy.clients.capabilities import capabilities
 from dspy.clients.costs import estimate_cost
 from dspy.clients.engines.lm15_engine import AsyncLM15Engine
@@ -65,14 +66,11 @@ def batch_lm(lm: Any, asks: Asks) -> Any:
     name = str(getattr(lm, "model", "") or type(lm).__name__)
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.model_type == "text":
         raise _no_api(name)
+    if others := sorted(key for key in CLIENT_KEYS - NATIVE_CLIENT_KEYS if lm.kwargs.get(key) is not None):
+        raise ModelSetupError(f"{name} cannot be asked in batches with {', '.join(others)}: leave that out")
     engine = AsyncBatchEngine(lm, asks)
-    settings = {key: None for key in (*_ADDRESS, "api_key", "timeout") if key in lm.kwargs}
-    try:
-        copied = lm.copy(engine=BatchEngine(engine), async_engine=engine, **settings)
-    except ValueError as error:
-        raise ModelSetupError(
-            f"{name} cannot be asked in batches with this setting: {one_line(error, MAX_REASON)}"
-        ) from error
+    settings = {key: None for key in NATIVE_CLIENT_KEYS if key in lm.kwargs}
+    copied = lm.copy(engine=BatchEngine(engine), async_engine=engine, **settings)
     copied.price_of = engine.price_of
     return copied
 
@@ -88,11 +86,6 @@ class AsyncBatchEngine:
     """DSPy's engine contract (`dspy.clients.engines.base`) for calls that wait for a batch."""
 
     def __init__(self, lm: Any, asks: Asks) -> None:
-        able = capabilities(lm)
-        self.supports_function_calling = able.function_calling
-        self.supports_reasoning = able.reasoning
-        self.supports_response_schema = able.response_schema
-        self.supported_params = able.params
         self.asks = asks
         try:
             route = AsyncLM15Engine(RouterConfig(env={}), model_type=lm.model_type).resolve(lm.model)
@@ -110,6 +103,11 @@ class AsyncBatchEngine:
             self.base = str(self._inner.router.lm(f"{route.provider}:{route.model}").base_url).rstrip("/")
         except LM15Error as error:
             raise ModelSetupError(f"cannot use {lm.model}: {one_line(error, MAX_REASON)}") from error
+        able = capabilities(lm.copy(engine="lm15"))
+        self.supports_function_calling = able.function_calling
+        self.supports_reasoning = able.reasoning
+        self.supports_response_schema = able.response_schema
+        self.supported_params = able.params
 
     def _address(self, lm: Any) -> str | None:
         addresses = [lm.kwargs.get(name) for name in _ADDRESS]

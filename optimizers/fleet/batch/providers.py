@@ -279,7 +279,7 @@ class OpenAIBatches:
                 return await http._client.post(
                     f"{door.base}/files",
                     data={"purpose": "batch"},
-                    files={"file": (f"{batch.id}.jsonl", file, "application/jsonl")},
+                    files={"file": (_file_name(batch), file, "application/jsonl")},
                 )
 
             uploaded = await http.repeat(send)
@@ -302,6 +302,10 @@ class OpenAIBatches:
             # The two clocks may differ by a day.
             if float(listed.get("created_at") or 0.0) < batch.created_at - _DAY:
                 break
+        # A file that became no batch holds users' texts.
+        async for file in _listed(http, "/files", "after", purpose="batch"):
+            if file.get("filename") == _file_name(batch):
+                await http.delete(f"/files/{file['id']}")
         return None
 
     async def look(self, http: Http, remote_id: str) -> Look:
@@ -440,9 +444,13 @@ class AnthropicBatches:
 APIS: Mapping[str, BatchAPI] = {"openai": OpenAIBatches(), "anthropic": AnthropicBatches()}
 
 
-async def _listed(http: Http, path: str, cursor: str) -> AsyncIterator[dict[str, Any]]:
-    """List all batches, newest first."""
-    params: dict[str, Any] = {"limit": _PAGE}
+def _file_name(batch: Batch) -> str:
+    return f"{batch.id}.jsonl"
+
+
+async def _listed(http: Http, path: str, cursor: str, **params: Any) -> AsyncIterator[dict[str, Any]]:
+    """List everything, newest first."""
+    params["limit"] = _PAGE
     while True:
         page: dict[str, Any] = await http.get(path, **params)
         data = page["data"] if page else []
