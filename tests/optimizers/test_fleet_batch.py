@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 from optimizers import PAPER, ProviderBatches, UserResult, align_users
 from optimizers.fleet.batch import FILE, forget_answers
 from optimizers.fleet.batch.collector import Work
+from optimizers.fleet.batch.tables import Asked, Batch, Reply, open_tables
+from optimizers.fleet.place import user_prefix
 from program import Interaction, UserStore, scripted_lm
 from program.errors import ModelSetupError
 
@@ -279,3 +282,33 @@ def test_a_request_is_known_by_user_piece_number_and_body() -> None:
     assert len(ids) == 8
     assert again.next_id(b"one") in ids
     assert again.next_id(b"one") not in ids
+
+
+def test_batches_and_answers_are_kept_in_a_file_and_on_a_server(location: str, tmp_path: Path) -> None:
+    batch = Batch(
+        id="b1",
+        api="openai",
+        base="http://localhost",
+        state="written",
+        remote_id=None,
+        requests=2,
+        created_at=1.0,
+        mark={"id": "before", "created_at": "now"},
+    )
+
+    async def keep(store: UserStore) -> None:
+        tables = open_tables(store, tmp_path)
+        prefix = user_prefix(store, "ana")
+        await tables.write(batch, [("one", prefix), ("two", prefix)])
+        await tables.update("b1", state="sent", remote_id="remote")
+        assert await tables.unfinished() == [replace(batch, state="sent", remote_id="remote")]
+        await tables.answer([("one", Reply(200, "{}")), ("gone", Reply(200, "{}"))])
+        assert await tables.finish("b1") == ["two"]
+        assert await tables.unfinished() == []
+        assert await tables.asked(["one", "two"]) == {"one": Asked("b1", Reply(200, "{}"))}
+        tables.close()
+
+    with UserStore(location) as store:
+        asyncio.run(keep(store))
+        assert forget_answers(store, "ben", tmp_path) == 0
+        assert forget_answers(store, "ana", tmp_path) == 1

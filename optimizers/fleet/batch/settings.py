@@ -18,7 +18,7 @@ class ProviderBatches:
     or gets an unreadable result is asked again in the next batch.
 
     Attributes:
-        in_flight: Most users in progress at once, 1 or more; each one takes about 0.2 MB of memory.
+        in_flight: Most users in progress at once, 1 or more; each one takes about 1 MB of memory.
         check_items: Older interactions on which a new persona is tested at once, 1 or more. The gate decides
             as if they came one after the other, and may not need the last ones: fewer cost less, and take
             more batches.
