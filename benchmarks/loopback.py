@@ -117,7 +117,9 @@ class Server:
                     if status < 0:
                         writer.transport.abort()
                     return
-                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
+                data = reply.encode() if isinstance(reply, str) else reply
+                if not isinstance(data, bytes):
+                    data = json.dumps(reply).encode()
                 start = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
                 if status == 429:
                     start += "retry-after: 1\r\n"

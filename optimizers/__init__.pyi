@@ -13,6 +13,7 @@ from .contracts import Trial as Trial
 from .dspy_optimizers import OptimizableAgent as OptimizableAgent
 from .dspy_optimizers import PersonaProposer as PersonaProposer
 from .dspy_optimizers import persona_metric as persona_metric
+from .fleet.batch_api.settings import ProviderBatches as ProviderBatches
 from .fleet.users import UserResult as UserResult
 from .fleet.users import align_users as align_users
 from .journal import MemoryJournal as MemoryJournal

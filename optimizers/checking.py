@@ -6,7 +6,9 @@ each item as they stood before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +27,28 @@ LIKELIHOOD_BOUND = 0.25
 """Likelihoods are compared up to this difference; agreement is compared up to 1."""
 
 _UNTESTED = Decision(accept=False, reason="not tested yet", outcome="undecided")
+
+
+_at_once: ContextVar[int] = ContextVar("personaagent_check_items_at_once", default=1)
+
+
+@contextmanager
+def checking_at_once(items: int) -> Iterator[None]:
+    """Ask about so many check items at once inside the block, if each answer takes long.
+
+    The decisions stay the same: the gate still sees one item after the other. What is asked beyond the item
+    that decides is paid for nothing.
+
+    Example:
+        >>> with checking_at_once(8):
+        ...     _at_once.get()
+        8
+    """
+    token = _at_once.set(items)
+    try:
+        yield
+    finally:
+        _at_once.reset(token)
 
 
 @dataclass
@@ -149,15 +173,24 @@ async def check(run: AlignmentRun, gate: CheckingGate, candidates: Sequence[Cand
             more=more,
         )
 
-    for number, item in enumerate(items, 1):
-        is_open = [test for test in tests if test.is_open]
-        if not is_open:
+    at_once = _at_once.get()
+    for start in range(0, len(items), at_once):
+        asked = [test for test in tests if test.is_open]
+        if not asked:
             break
-        before = await run.roll_out(run.agent, item)
-        answers = await run.each(_answer_again(run, test.agent, item, before) for test in is_open)
-        for test, after in zip(is_open, answers, strict=True):
-            test.add(before, after)
-            test.decision = gate.judge(*test.scores(), trial(test, more=number < len(items)))
+        block = items[start : start + at_once]
+        befores = await run.each(run.roll_out(run.agent, item) for item in block)
+        pairs = list(zip(block, befores, strict=True))
+        answers = iter(
+            await run.each(
+                _answer_again(run, test.agent, item, before) for item, before in pairs for test in asked
+            )
+        )
+        for number, before in enumerate(befores, start + 1):
+            for test, after in [(test, next(answers)) for test in asked]:
+                if test.is_open:
+                    test.add(before, after)
+                    test.decision = gate.judge(*test.scores(), trial(test, more=number < len(items)))
     for test in tests:
         if test.is_open:
             test.decision = gate.judge(*test.scores(), trial(test, more=False))
@@ -194,9 +227,14 @@ async def review_pending(run: AlignmentRun) -> Decision | None:
     with span("review", interaction_ids=[example.before for example in later]) as trace:
         test = _Test(Candidate(persona=_load(pending.kept)), run.agent)
         before_agent = run.changed(Candidate(persona=parent))
-        for item in later:
-            before = await run.roll_out(before_agent, item)
-            test.add(before, await _answer_again(run, run.agent, item, before))
+        at_once = _at_once.get()
+        for start in range(0, len(later), at_once):
+            block = later[start : start + at_once]
+            befores = await run.each(run.roll_out(before_agent, item) for item in block)
+            pairs = zip(block, befores, strict=True)
+            afters = await run.each(_answer_again(run, run.agent, item, before) for item, before in pairs)
+            for before, after in zip(befores, afters, strict=True):
+                test.add(before, after)
         parent_scores, candidate_scores = test.scores()
         run.pending = replace(
             pending,

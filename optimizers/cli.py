@@ -6,13 +6,14 @@ import asyncio
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from optimizers.batches import BATCH_RULES
 from optimizers.config import PRESETS
 from optimizers.fleet.batch import Batch
+from optimizers.fleet.batch_api.settings import ProviderBatches
 from optimizers.fleet.commands import align_alone, models_of, paid_before, share_of, workers_live
 from optimizers.fleet.plan import plan_batch
 from optimizers.fleet.plan_text import print_plan
@@ -119,6 +120,13 @@ def align(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        Literal["online", "batch"],
+        typer.Option(
+            help="`online` asks each call at once; `batch` uses the batch API of OpenAI or Anthropic: half "
+            "the price, and each of about ten stages may take a day. `--concurrency` then limits nothing."
+        ),
+    ] = "online",
     again: Annotated[
         bool, typer.Option("--again", help="Align users too from whom there is nothing new to learn.")
     ] = False,
@@ -188,6 +196,8 @@ def align(
     )
     if (processes or 1) > 1 and requested.is_limited:
         raise ConfigError("`--max-calls` and `--max-usd` are counted in one process: leave `--processes` out")
+    if (processes or 1) > 1 and engine == "batch":
+        raise ConfigError("`--engine batch` needs one process: leave `--processes` out")
     with open_store(store) as opened:
         chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users() if all_ or row.stale]))
         for user_id in chosen:
@@ -196,7 +206,8 @@ def align(
             with models_of(replace(requested, trace="off")) as prompt_lm:
                 print_plan(plan_batch(opened, chosen, requested, prompt_lm=prompt_lm), json=json)
         else:
-            _align(opened, chosen, requested, concurrency, processes, json)
+            batches = ProviderBatches(on_change=err.print_line) if engine == "batch" else None
+            _align(opened, chosen, requested, concurrency, processes, batches, json)
 
 
 def _align(
@@ -205,6 +216,7 @@ def _align(
     batch: Batch,
     concurrency: int,
     processes: int | None,
+    batches: ProviderBatches | None,
     json: bool,
 ) -> None:
     """Align users here, or with the store's workers, and print what became of them."""
@@ -213,7 +225,7 @@ def _align(
     interrupted = False
     folder = home()
     with ExitStack() as stack:
-        shared = bool(chosen) and workers_live(store, folder)
+        shared = bool(chosen) and batches is None and workers_live(store, folder)
         prompt_lm = None
         if not shared:
             prompt_lm = stack.enter_context(models_of(batch))
@@ -222,7 +234,8 @@ def _align(
         if before.calls:
             err.print_line(f"goes on with a run that did not end: it paid {before}")
         bar = stack.enter_context(progress(tracker, len(chosen), "users"))
-        n_processes = processes or (1 if batch.is_limited else default_processes(len(chosen), concurrency))
+        alone = batch.is_limited or batches is not None
+        n_processes = processes or (1 if alone else default_processes(len(chosen), concurrency))
 
         async def align_all() -> None:
             if shared:
@@ -235,7 +248,13 @@ def _align(
                 results = align_in_processes(share_of(store, chosen, batch, folder, concurrency), n_processes)
             else:
                 results = align_alone(
-                    store, chosen, batch, prompt_lm=prompt_lm, home=folder, concurrency=concurrency
+                    store,
+                    chosen,
+                    batch,
+                    prompt_lm=prompt_lm,
+                    home=folder,
+                    concurrency=concurrency,
+                    batches=batches,
                 )
             async with aclosing(results):
                 async for result in results:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from program.agent import PersonaAgent
 from program.context import AgentState
@@ -14,13 +14,16 @@ from program.home import home as default_home
 from program.loop import AgentSettings
 from program.memory.interaction import Interaction
 from program.memory.semantic import Profile
-from program.memory.summary import build_profile
+from program.memory.summary import abuild_profile, build_profile
 from program.persona import Persona, first_persona, initial_persona, is_initial
 from program.store import UserStore
 from program.store.records import PersonaVersion
 from program.task import get_task
 from program.tools import Tools, make_tools
 from program.tools.toolset import ToolSet
+
+if TYPE_CHECKING:
+    from program.memory.episodic import EpisodicMemory
 
 
 class Session:
@@ -284,3 +287,41 @@ async def aopen_session(store: UserStore, user_id: str, **settings: Any) -> Sess
         'Lentils.'
     """
     return await asyncio.to_thread(open_session, store, user_id, **settings)
+
+
+async def aprepare_profile(
+    store: UserStore, user_id: str, *, max_input_chars: int = AgentSettings.max_input_chars
+) -> None:
+    """Build and store a user's profile if it is missing or outdated, as opening a session does.
+
+    The call of the model does not keep a thread busy, so that many users can wait for theirs at once.
+
+    Raises:
+        UnknownUserError: ``user_id`` is not in the store.
+        dspy.LMError: The model failed; nothing is stored.
+
+    Example:
+        >>> import dspy
+        >>> from program import scripted_lm
+        >>> with (
+        ...     UserStore("users.db") as store,
+        ...     dspy.context(lm=scripted_lm(lambda system, user: "Likes tea.")),
+        ... ):
+        ...     store.add_user("ana", task="free-text")
+        ...     _ = store.observe("ana", query="Which tea?", response="Mint.")
+        ...     asyncio.run(aprepare_profile(store, "ana"))
+        ...     store.profile("ana").prose
+        'Likes tea.'
+    """
+
+    def outdated() -> EpisodicMemory | None:
+        profile, n = store.profile(user_id), store.user(user_id).interactions
+        if profile is not None and not profile.is_stale(n):
+            return None
+        return store.memory(user_id, retrieval="recency")
+
+    memory = await asyncio.to_thread(outdated)
+    if memory is not None:
+        task = get_task(store.user(user_id).task)
+        profile = await abuild_profile(memory, task, max_input_chars=max_input_chars)
+        await asyncio.to_thread(store.save_profile, user_id, profile)

@@ -407,15 +407,19 @@ def configured_lm() -> Any:
 def track_lm(lm: Any, tracker: UsageTracker) -> Any:
     """Return a copy of ``lm`` that reports finished calls to ``tracker`` instead of DSPy's history.
 
-    The copy does not retry: `program.models.patience` does, with a limit on what it waits for.
+    The copy does not retry: `program.models.patience` does, with a limit on what it waits for. A model with
+    other prices than its provider's list has a method ``price_of(entry)``, in US dollars.
     """
     copied = lm.copy()
+    price_of = getattr(lm, "price_of", None)
 
     prices: Prices | None = getattr(lm, "prices", None)
 
     def record(entry: Mapping[str, Any]) -> None:
         if prices is not None:
             entry = prices.applied(entry)
+        if price_of is not None:
+            entry = {**entry, "cost": price_of(entry)}
         exchange = _exchange.get()
         if exchange is not None:
             exchange.entries.append(entry)

@@ -187,6 +187,8 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             ("--all", "--model", "python:hostile_models:fail", "--no-wikipedia"),
             (HOSTILE,),
             (ANN, "--gate", HOSTILE),
+            (ANN, "--engine", "batch", *LOCAL),
+            (ANN, "--engine", HOSTILE),
             (ANN, "--choice", HOSTILE),
             (ANN, "--negatives", w.out / HOSTILE_PATH),
             ("--all", "--plan", *LOCAL),

@@ -10,6 +10,7 @@ from typing import Any
 
 from optimizers.fleet.alive import Processes
 from optimizers.fleet.batch import Batch
+from optimizers.fleet.batch_api.settings import ProviderBatches
 from optimizers.fleet.engines import is_durable, open_tables
 from optimizers.fleet.place import location
 from optimizers.fleet.processes import Share
@@ -81,6 +82,7 @@ async def align_alone(
     prompt_lm: Any,
     home: Path,
     concurrency: int,
+    batches: ProviderBatches | None = None,
 ) -> AsyncGenerator[UserResult, None]:
     """Align the users of a batch in this process, with DSPy's configured model.
 
@@ -104,6 +106,7 @@ async def align_alone(
             prompt_model=prompt_lm,
             concurrency=concurrency,
             home=home,
+            batches=batches,
             **_options(batch),
             **limits,
         )

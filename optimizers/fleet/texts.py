@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optimizers.fleet.batch_api import forget_answers
 from optimizers.fleet.engines import is_durable, open_tables
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.place import FILE, is_sqlite
@@ -44,7 +45,7 @@ def fleet_attempts(store: UserStore, *, home: Path | None = None) -> list[Attemp
 
 
 def forget_user(store: UserStore, user_id: str, *, home: Path | None = None) -> int:
-    """Delete all attempts at aligning a user, with their texts, and return how many there were.
+    """Delete all attempts at aligning a user, and answers to calls in batches; return how many there were.
 
     Args:
         store: The user's store; the user may be forgotten there already.
@@ -61,10 +62,11 @@ def forget_user(store: UserStore, user_id: str, *, home: Path | None = None) -> 
         0
     """
     home = home or default_home()
+    n_calls = forget_answers(store, user_id, home)
     if _is_empty(store, home):
-        return 0
+        return n_calls
     with open_tables(store, home) as engine:
-        return int(engine.forget(user_id))
+        return n_calls + int(engine.forget(user_id))
 
 
 def erase_attempts(store: UserStore, user_id: str, home: Path) -> int:

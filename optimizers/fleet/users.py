@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import dspy
 
 from optimizers.config import GROUNDED, AlignmentConfig
 from optimizers.contracts import Journal
+from optimizers.fleet.batch_api.settings import ProviderBatches
 from optimizers.fleet.engines import FleetEngine, open_engine
 from optimizers.fleet.limit import AdaptiveLimit
 from optimizers.fleet.locks import UserLocks
@@ -25,7 +26,7 @@ from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
 from program.errors import BudgetExceededError, ConfigError, PinnedPersonaError, StoreError
 from program.home import home as default_home
-from program.limits import MOST_STEPS, check_at_most
+from program.limits import MANY, MOST_STEPS, check_at_most
 from program.loop import AgentSettings
 from program.models.connections import most_connections
 from program.models.outages import ends_by_itself, is_outage
@@ -34,6 +35,9 @@ from program.store.personas import refuse_pinned
 from program.text import one_line
 from program.tools import Tools
 from program.usage import Budget, UsageTracker, configured_lm, current_tracker, track_usage
+
+if TYPE_CHECKING:
+    from optimizers.fleet.batch_api.collector import Collector
 
 CONCURRENCY = 16
 """Calls in flight by default."""
@@ -94,6 +98,7 @@ async def align_users(
     wikipedia: bool = True,
     tools: Tools = None,
     settings: AgentSettings | None = None,
+    batches: ProviderBatches | None = None,
 ) -> AsyncIterator[UserResult]:
     """Align stored users, and return an iterator of what became of each, in the order in which they end.
 
@@ -122,8 +127,11 @@ async def align_users(
         wikipedia: Whether agents may search Wikipedia.
         tools: Functions or tools beside the default ones.
         settings: The agents' settings.
+        batches: Ask through the provider's batch API; ``concurrency`` then limits nothing. ``None``: each
+            call at once.
 
     Raises:
+        ModelSetupError: The model has no batch API, or its key is missing; nothing was paid.
         ConfigError: A setting is out of range.
         UnknownUserError: A user is not in the store; nothing was paid.
         StoreError: The store or the tables of the pieces cannot be opened.
@@ -150,6 +158,14 @@ async def align_users(
     if patience < 0:
         raise ConfigError(f"`patience` must be 0 or more, got {patience!r}")
     model = configured_lm() if lm is None else lm
+    collector = None
+    if batches is not None:
+        from optimizers.fleet.batch_api.collector import Collector
+        from optimizers.fleet.batch_api.models import batch_lm
+
+        collector = Collector(batches)
+        model = batch_lm(model, collector)
+        prompt_model = None if prompt_model is None else batch_lm(prompt_model, collector)
     chosen = await asyncio.to_thread(longest_waiting_first, store, dict.fromkeys(user_ids))
     options = {
         "negatives": list(negatives),
@@ -168,10 +184,13 @@ async def align_users(
         home=home or default_home(),
         pauses=Pauses(patience),
         tracker=UsageTracker(budget, parent=current_tracker()),
-        slots=AdaptiveLimit(concurrency),
+        # Calls that wait for a batch are no load on anybody.
+        slots=AdaptiveLimit(concurrency) if batches is None else AdaptiveLimit(MANY, first=MANY),
         spending=_spending.get(),
+        collector=collector,
     )
-    return fleet.results(chosen, n_workers=min(concurrency, len(chosen)))
+    in_flight = concurrency if batches is None else batches.in_flight
+    return fleet.results(chosen, n_workers=min(in_flight, len(chosen)))
 
 
 _spending: ContextVar[Limits | None] = ContextVar("personaagent_spending", default=None)
@@ -215,15 +234,23 @@ class Fleet:
     tracker: UsageTracker
     slots: AdaptiveLimit
     spending: Limits | None = None
+    collector: Collector | None = None
     stopped: bool = False
 
     async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncIterator[UserResult]:
         """Align users, and yield what becomes of each."""
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)
             engine = stack.enter_context(open_engine(self.store, self.home))
-            stack.enter_context(most_connections(self.slots.ceiling))
+            if self.collector is None:
+                stack.enter_context(most_connections(self.slots.ceiling))
+            else:
+                from optimizers.fleet.batch_api.engine import batched
+
+                engine = await stack.enter_async_context(
+                    batched(engine, self.collector, self.store, self.home, self.options["settings"])
+                )
             waiting = iter(user_ids)
             ended: asyncio.Queue[UserResult | None] = asyncio.Queue()
             workers = [

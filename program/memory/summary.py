@@ -11,6 +11,7 @@ from program.memory.base import Memory
 from program.memory.semantic import Profile, count_facts, newest_within, render_facts
 from program.models.adapter import program_adapter
 from program.spans import about, span
+from program.sync import run_now
 from program.task import Task
 from program.text import cut
 from program.usage import reserve_call, stage
@@ -66,6 +67,36 @@ def build_profile(
         >>> profile.prose, profile.facts.interactions
         ('Likes science fiction.', 1)
     """
+    return run_now(
+        _build(
+            memory,
+            task,
+            prose=prose,
+            max_tokens=max_tokens,
+            max_chars=max_chars,
+            max_input_chars=max_input_chars,
+            wait=False,
+        )
+    )
+
+
+async def abuild_profile(memory: Memory, task: Task, *, max_input_chars: int = 12_000) -> Profile:
+    """Build a user's profile like `build_profile`, without blocking the event loop."""
+    return await _build(
+        memory, task, prose=None, max_tokens=1500, max_chars=800, max_input_chars=max_input_chars, wait=True
+    )
+
+
+async def _build(
+    memory: Memory,
+    task: Task,
+    *,
+    prose: bool | None,
+    max_tokens: int,
+    max_chars: int,
+    max_input_chars: int,
+    wait: bool,
+) -> Profile:
     history = memory.latest()
     facts = count_facts(history, task.response_type)
     if prose is None:
@@ -76,10 +107,10 @@ def build_profile(
     lines = [f"- {cut(i.response, max_input_chars)}: {i.query[:MAX_ITEM_CHARS]}" for i in newest]
     with about(user_id=memory.user_id), span("profile"), stage("profile"), program_adapter():
         reserve_call()
+        inputs = {"task": task.question, "facts": render_facts(facts), "history": "\n".join(lines)}
+        predict = dspy.Predict(SummarizeHistory)
         try:
-            summary = dspy.Predict(SummarizeHistory)(
-                task=task.question, facts=render_facts(facts), history="\n".join(lines)
-            )
+            summary = await predict.acall(**inputs) if wait else predict(**inputs)
         except AdapterParseError:
             logger.warning("cannot parse the summary of a user; the profile has only the counted facts")
             return Profile(facts=facts)

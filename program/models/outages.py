@@ -8,6 +8,10 @@ from dspy.utils.exceptions import LMCollectionLimitError, LMUnexpectedError, LMU
 from program.errors import BudgetExceededError, ModelSetupError, StoreUnavailableError
 
 
+class RequestFailedError(dspy.LMProviderError):  # type: ignore[misc]
+    """The provider failed at one request again and again, and answered others: not an outage."""
+
+
 def is_outage(error: BaseException) -> bool:
     """Return whether an error would stop every other request too.
 
@@ -22,6 +26,8 @@ def is_outage(error: BaseException) -> bool:
         error, BudgetExceededError | ModelSetupError | StoreUnavailableError | LMUnsupportedModelError
     ):
         return True
+    if isinstance(error, RequestFailedError):
+        return False
     if isinstance(error, dspy.LMInvalidRequestError | LMCollectionLimitError):
         return bool(error.status == 404 or (error.status or 0) >= 500)
     return isinstance(error, dspy.LMError)
