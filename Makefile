@@ -34,7 +34,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install -c constraints.txt --editable '.[dense,fleet,postgres,rivals,dev]'
+	$(PIP) install -c constraints.txt --editable '.[dense,fleet,postgres,rivals,serve,dev]'
 	touch $@
 
 clean:

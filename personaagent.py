@@ -39,7 +39,8 @@ def command_line() -> Any:
     from optimizers.cli import align
     from optimizers.fleet.cli import app as fleet_app
     from optimizers.fleet.cli import worker
-    from program.cli import ask, interactions, persona, store, users
+    from optimizers.fleet.users import align_users
+    from program.cli import ask, interactions, keys, persona, serve, store, users
     from program.cli.root import Root
     from program.console import out
     from program.tracing.cli import app as trace_app
@@ -76,6 +77,9 @@ def command_line() -> Any:
     app.add_typer(persona.app, name="persona")
     app.add_typer(eval_app, name="eval")
     app.add_typer(trace_app, name="trace")
+    serve.align_with(align_users)
+    app.command()(serve.serve)
+    app.add_typer(keys.app, name="keys")
     return app
 
 

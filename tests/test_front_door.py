@@ -41,6 +41,7 @@ for name in personaagent.__all__:
     if name not in ("UserStore", "EpisodicMemory"):
         getattr(personaagent, name)
 heavy = {"torch", "transformers", "weave", "datasets", "xllamacpp", "matplotlib", "scipy", "pandas"}
+heavy |= {"fastapi", "mcp", "uvicorn", "prometheus_client"}
 print(sorted(heavy & set(sys.modules)))
 """
     tmp_path.chmod(0o500)

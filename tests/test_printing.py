@@ -30,6 +30,7 @@ from program.cli.options import guarded
 from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
 from program.persona import Persona
+from program.serve.keys import Keys
 from program.store import UserStore
 from program.text_safety import printable
 from program.tracing.server.http_server import TraceServer
@@ -144,6 +145,7 @@ def run(world: World, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("PERSONAAGENT_HOME", str(world.home))
     monkeypatch.setitem(sys.modules, "hostile_models", MODELS)
     monkeypatch.setattr(TraceServer, "serve_forever", _stop)
+    monkeypatch.setattr("program.serve.running.run", lambda app, listening: None)
     # A download tries again without a wait.
     monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
 
@@ -298,6 +300,15 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             ("--max-mb", "nan"),
         ],
         "trace serve": [("--port", 0)],
+        "keys create": [("--user", ANN), ("--user", BOB, "--rights", HOSTILE), ("--user", HOSTILE)],
+        "keys list": [()],
+        "serve": [
+            ("--port", 0),
+            ("--port", 0, "--upstream", HOSTILE),
+            ("--port", 0, "--host", HOSTILE, "--allow-host", HOSTILE),
+            ("--port", 0, "--host", HOSTILE),
+        ],
+        "keys revoke": [(Keys(w.home).create(user_id=BOB)[1].id,), (HOSTILE,)],
         "users forget": [("forgotten", "--yes"), (HOSTILE, "--yes")],
     }
 
@@ -477,6 +488,10 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "trace diff": ("ana",),
     "trace export": ("t.html",),
     "trace serve": (),
+    "serve": ("--port", "0"),
+    "keys create": ("--user", "ana"),
+    "keys list": (),
+    "keys revoke": ("0123456789ab",),
 }
 """The commands that use the data directory, with their other arguments."""
 

@@ -22,14 +22,24 @@ def search_memory(context: ToolContext, query: str) -> str:
     context.shown.extend(matches)
     if not matches:
         return "No past interaction of this user was found."
-    return "\n".join(f"{number}. {_render(item, context)}" for number, item in enumerate(matches, 1))
+    noun, max_chars = context.response_noun, context.max_chars
+    return "\n".join(
+        f"{number}. {render_interaction(item, noun, max_chars)}" for number, item in enumerate(matches, 1)
+    )
 
 
-def _render(item: Interaction, context: ToolContext) -> str:
+def render_interaction(item: Interaction, response_noun: str, max_chars: int) -> str:
+    """Return an interaction as a prompt shows it.
+
+    Example:
+        >>> item = Interaction(id="1", user_id="ana", query="A robot dreams.", response="sci-fi")
+        >>> render_interaction(item, "tag", 600)
+        'tag: sci-fi | A robot dreams.'
+    """
     date = f"{item.timestamp:%Y-%m-%d} " if item.timestamp else ""
-    response, query = (_shorten(text, context.max_chars) for text in (item.response, item.query))
+    response, query = (_shorten(text, max_chars) for text in (item.response, item.query))
     separator = "\n  | " if "\n" in response else " | "
-    return f"{date}{context.response_noun}: {response}{separator}{query}"
+    return f"{date}{response_noun}: {response}{separator}{query}"
 
 
 def _shorten(text: str, max_chars: int) -> str:

@@ -1,0 +1,1 @@
+"""Serves personas: HTTP, an OpenAI-compatible address, MCP and a page (extra ``serve``)."""

@@ -1,0 +1,67 @@
+"""The page about users, in a browser."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from program.store import UserStore
+
+ANA = "team/ana é"
+
+
+def test_the_page_has_no_data_and_runs_nothing_but_its_own_script(serve: Any, http: httpx.Client) -> None:
+    response = http.get(f"{serve()}/")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    for name in ("ana", "Likes", "SECRET"):
+        assert name not in response.text.replace("personaagent", "")
+    for sink in ("innerHTML", "insertAdjacentHTML", "document.write", "eval(", "src="):
+        assert sink not in response.text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium")
+def test_a_browser_shows_a_persona_line_by_line_with_its_evidence(
+    serve: Any, token: Any, store: UserStore, tmp_path: Path
+) -> None:
+    store.observe(ANA, query="<img src=x onerror=alert(1)>", response="r")
+    newest = store.interactions(ANA)[-1]
+    parts = dict(store.persona(ANA).parts or {})  # type: ignore[union-attr]
+    parts["lines"] = [*parts["lines"], {"text": "<b>bold</b>", "interaction_ids": [newest.id], "since": 2}]
+    store.add_persona(ANA, "Likes pulses, boldly.", source="alignment", why="a gain is shown", parts=parts)
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    flags += " --disable-background-networking --disable-component-update --virtual-time-budget=3000"
+    # A key for one user opens that user's view.
+    address = f"{serve()}/#key={token(ANA)}"
+    process = subprocess.run(
+        [
+            "chromium",
+            *flags.split(),
+            f"--user-data-dir={tmp_path}",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            address,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    content = process.stdout.split("<main", 1)[1].split("</main>", 1)[0]
+    shown = [
+        "Likes pulses.",
+        "Lentils, ANASECRET.",
+        "&lt;b&gt;bold",
+        "&lt;img src=x",
+        "a gain is shown",
+        "Go back",
+    ]
+    assert [text for text in shown if text not in content] == []
+    assert "CONSOLE" not in process.stderr
