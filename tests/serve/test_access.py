@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from program.memory.interaction import Interaction
 from program.serve.app import ServeSettings, make_app
 from program.serve.keys import RIGHTS, Keys
 from program.serve.proxy import Upstream
@@ -78,7 +79,8 @@ class Server:
     def restore(self) -> None:
         for user in (OWN, OTHER):
             self.store.readmit(user)
-            self.store.add_user(user, task="free-text")
+            asked = Interaction(id="1", user_id=user, query="q", response="r")
+            self.store.append(user, [asked], task="free-text")
             if self.store.persona(user) is None:
                 self.store.add_persona(user, f"{user}SECRET", source="edit", why="")
         for bound in (OWN, OTHER):
