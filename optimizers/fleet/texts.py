@@ -69,7 +69,7 @@ def forget_user(store: UserStore, user_id: str, *, home: Path | None = None) -> 
         return n_calls + int(engine.forget(user_id))
 
 
-def erase_attempts(store: UserStore, user_id: str, home: Path) -> int:
+def erase_attempts(store: UserStore, user_id: str, home: Path, *, whole: bool) -> int:
     """Delete a user's attempts: the `program.store.erasers.Eraser` of this package."""
     return forget_user(store, user_id, home=home)
 

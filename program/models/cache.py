@@ -72,7 +72,7 @@ def _open(folder: Path) -> None:
     _install(cache)
 
 
-def erase_answers(store: UserStore, user_id: str, home: Path) -> int:
+def erase_answers(store: UserStore, user_id: str, home: Path, *, whole: bool) -> int:
     """Delete all cached answers, and return how many there were: an entry does not name its user.
 
     The `program.store.erasers.Eraser` of this package.

@@ -222,9 +222,9 @@ class Keys:
         return key, stored.sha256
 
 
-def erase_keys(store: UserStore, user_id: str, home: Path) -> int:
+def erase_keys(store: UserStore, user_id: str, home: Path, *, whole: bool) -> int:
     """Delete the keys of a forgotten user (see `program.store.erasers.Eraser`)."""
-    return Keys(home).revoke_user(user_id)
+    return Keys(home).revoke_user(user_id) if whole else 0
 
 
 def parse_rights(names: Iterable[str]) -> tuple[Right, ...]:

@@ -46,24 +46,25 @@ _WAIT = 10.0
 class Eraser(Protocol):
     """Deletes what one place beside the store keeps of a user: traces, cached answers, fleet steps.
 
-    Constraints: it deletes everything of the user, also if one interaction is to be forgotten, because what
-    is kept there quotes many at once. It can be repeated, and interrupted at any point.
+    Constraints: what may quote an interaction is deleted, also if only some are to be forgotten; a place that
+    keeps texts about many at once deletes all of the user. It can be repeated, and interrupted at any point.
 
     Example:
-        >>> def erase_notes(store, user_id, home):
+        >>> def erase_notes(store, user_id, home, *, whole):
         ...     note = home / "notes" / user_id
         ...     existed = note.exists()
         ...     note.unlink(missing_ok=True)
         ...     return int(existed)
     """
 
-    def __call__(self, store: UserStore, user_id: str, home: Path) -> int:
+    def __call__(self, store: UserStore, user_id: str, home: Path, *, whole: bool) -> int:
         """Return how many things were deleted.
 
         Args:
             store: The user's store; the user may be gone from it.
             user_id: The user.
             home: The data directory.
+            whole: Whether the user is to be forgotten, and not only some interactions.
         """
         ...
 
@@ -123,7 +124,7 @@ def forget_user(
     erased: dict[str, int] = {}
     if known:
         erased |= database.change(lambda connection: forgetting.forget_user(connection, user_id))
-    erased |= _erase(store, user_id, home)
+    erased |= _erase(store, user_id, home, whole=True)
     if not known:
         if not any(count for name, count in erased.items() if name not in SHARED):
             store.user(user_id)  # raises, and suggests a similar id
@@ -144,17 +145,17 @@ def forget_interactions(
     erased = database.change(
         lambda connection: forgetting.forget_interactions(connection, user_id, interaction_ids)
     )
-    erased |= _erase(store, user_id, home)
+    erased |= _erase(store, user_id, home, whole=False)
     return _finish(database, "forget interactions", user_id, actor, erased)
 
 
-def _erase(store: UserStore, user_id: str, home: Path | None) -> dict[str, int]:
+def _erase(store: UserStore, user_id: str, home: Path | None, *, whole: bool) -> dict[str, int]:
     """Call every eraser, also after one that failed, and raise at the end."""
     erased: dict[str, int] = {}
     failed: list[str] = []
     for name, erase in _erasers().items():
         try:
-            erased[name] = erase(store, user_id, home or default_home())
+            erased[name] = erase(store, user_id, home or default_home(), whole=whole)
         except Exception as error:  # noqa: BLE001 - the others must still be erased
             failed.append(f"{name} ({error})")
     if failed:

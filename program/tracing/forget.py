@@ -11,7 +11,7 @@ from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, store_path
 
 
-def erase_traces(store: UserStore, user_id: str, home: Path) -> int:
+def erase_traces(store: UserStore, user_id: str, home: Path, *, whole: bool) -> int:
     """Delete a user's traces: the `program.store.erasers.Eraser` of this package."""
     return forget_user(home, user_id)
 

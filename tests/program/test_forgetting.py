@@ -204,10 +204,10 @@ class TestUsers:
     ) -> None:
         done = []
 
-        def fails(*_: Any) -> int:
+        def fails(*_: Any, **__: Any) -> int:
             raise StoreError("the disk is away")
 
-        def works(*_: Any) -> int:
+        def works(*_: Any, **__: Any) -> int:
             done.append("works")
             return 0
 

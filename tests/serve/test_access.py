@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from program.memory.interaction import Interaction
+from program.persona import first_persona
 from program.serve.app import ServeSettings, make_app
 from program.serve.keys import RIGHTS, Keys
 from program.serve.proxy import Upstream
@@ -82,7 +83,10 @@ class Server:
             asked = Interaction(id="1", user_id=user, query="q", response="r")
             self.store.append(user, [asked], task="free-text")
             if self.store.persona(user) is None:
-                self.store.add_persona(user, f"{user}SECRET", source="edit", why="")
+                persona = first_persona().with_line(f"{user}SECRET", ["2"])
+                self.store.add_persona(
+                    user, persona.render([]), source="edit", why="", parts=persona.as_dict()
+                )
         for bound in (OWN, OTHER):
             for right in RIGHTS:
                 if Keys(self.home).find(self.keys.get(f"{bound} {right}", "")) is None:

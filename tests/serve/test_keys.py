@@ -136,6 +136,7 @@ def test_forgetting_a_user_revokes_the_keys_of_that_user_alone() -> None:
     keys = Keys(home())
     own, other = keys.create(user_id="ana")[0], keys.create(user_id="ben")[0]
     with UserStore(home() / "users.db") as store:
-        assert erase_keys(store, "ana", home()) == 1
+        assert erase_keys(store, "ana", home(), whole=False) == 0
+        assert erase_keys(store, "ana", home(), whole=True) == 1
     assert keys.find(own) is None
     assert keys.find(other)

@@ -319,7 +319,10 @@ def test_deleting_a_user_again_ends_what_was_interrupted(api: Api, store: UserSt
     assert api("POST", "interactions", json={"query": "q", "response": "r"}).status_code == 404
 
 
-def test_deleting_one_interaction_takes_what_rests_on_it(api: Api, store: UserStore) -> None:
+def test_deleting_one_interaction_takes_what_rests_on_it_and_no_key(
+    api: Api, store: UserStore, token: Any
+) -> None:
+    own = token(ANA)
     name = store.interactions(ANA)[0].id
     assert api("GET", "context", params={"query": "cook"}).status_code == 200
     receipt = api("DELETE", f"interactions/{name}").json()
@@ -327,6 +330,7 @@ def test_deleting_one_interaction_takes_what_rests_on_it(api: Api, store: UserSt
     assert [item.id for item in store.interactions(ANA)] != []
     assert name not in [item.id for item in store.interactions(ANA)]
     assert name not in json.dumps(api("GET", "context", params={"query": "cook"}).json())
+    assert Keys(home()).find(own) is not None
     unknown = api("DELETE", "interactions/none")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_interaction")
 
