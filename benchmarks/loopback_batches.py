@@ -55,7 +55,7 @@ class BatchServer(Server):
     def __init__(self, latency: float, seconds: float) -> None:
         super().__init__(latency)
         self.seconds = seconds
-        self.faults: dict[str, Any] = {}
+        self.batch_faults: dict[str, Any] = {}
         self.files: dict[str, tuple[str, bytes]] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.numbers = 0
@@ -71,7 +71,7 @@ class BatchServer(Server):
         path, _, query = path.partition("?")
         params = dict(part.split("=") for part in query.split("&") if part)
         if path == "/faults":
-            self.faults |= json.loads(body)
+            self.batch_faults |= json.loads(body)
             return 200, {}
         if path == "/batch-counts":
             twice = sum(times - 1 for times in self.paid.values())
@@ -81,8 +81,8 @@ class BatchServer(Server):
             }  # fmt: skip
         parts = path.removeprefix("/v1").strip("/").split("/")
         if parts[0] in ("files", "batches") or parts[:2] == ["messages", "batches"]:
-            if self.faults.get("away"):
-                self.faults["away"] -= 1
+            if self.batch_faults.get("away"):
+                self.batch_faults["away"] -= 1
                 self.did["away"] += 1
                 return 503, {"error": {"message": "overloaded"}}
             self.advance()
@@ -124,11 +124,11 @@ class BatchServer(Server):
         return 404, {"error": {"message": f"no {verb} {parts}"}}
 
     async def create(self, api: str, body: dict[str, Any]) -> tuple[int, Any]:
-        if self.faults.get("skip"):
-            self.faults["skip"] -= 1
+        if self.batch_faults.get("skip"):
+            self.batch_faults["skip"] -= 1
             pid, moment = None, None
         else:
-            pid, moment = self.faults.pop("kill", None), self.faults.get("moment")
+            pid, moment = self.batch_faults.pop("kill", None), self.batch_faults.get("moment")
         if moment != "reset" and pid is None:
             moment = None
         if pid and moment == "before":
@@ -145,9 +145,9 @@ class BatchServer(Server):
             requests, wrong = body["requests"], False
         assert len({request["custom_id"] for request in requests}) == len(requests)
         assert all(re.fullmatch("[a-zA-Z0-9_-]{1,64}", request["custom_id"]) for request in requests)
-        whole = bool(self.faults.get("whole"))
+        whole = bool(self.batch_faults.get("whole"))
         if whole:
-            self.faults["whole"] -= 1
+            self.batch_faults["whole"] -= 1
             self.did["whole"] += 1
         self.batches[batch_id] = {
             "api": api, "id": batch_id, "n": self.numbers, "at": time.time(), "requests": requests,
@@ -159,7 +159,7 @@ class BatchServer(Server):
             os.kill(pid, signal.SIGKILL)
             return 0, None
         if moment == "reset":
-            self.faults["moment"] = None
+            self.batch_faults["moment"] = None
             self.did["reset"] += 1
             return 0, None
         return 200, self.shown(batch_id)
@@ -180,7 +180,7 @@ class BatchServer(Server):
             name, params = request["custom_id"], request["params"]
             self.tries[name] += 1
             kind = self.fault(name, self.tries[name])
-            if self.faults.get("refuse") and self.faults["refuse"] in json.dumps(params):
+            if self.batch_faults.get("refuse") and self.batch_faults["refuse"] in json.dumps(params):
                 kind = "refused"
             self.did[kind] += 1
             if kind in ("ok", "garble"):
@@ -208,7 +208,7 @@ class BatchServer(Server):
             return "ok"
         share = int(hashlib.sha256(f"{name}{tries}".encode()).hexdigest()[:8], 16) / 2**32
         for kind in ("fail", "expire", "garble"):
-            share -= self.faults.get(kind, 0.0)
+            share -= self.batch_faults.get(kind, 0.0)
             if share < 0:
                 return kind
         return "ok"

@@ -22,7 +22,7 @@ from sqlalchemy import URL, Connection, NullPool, create_engine, make_url
 
 from program.models.abilities import forget_abilities
 from program.store import UserStore
-from program.store.schema import metadata
+from program.store.schema import SCHEMA, VERSION_TABLE, metadata
 
 NewDatabase = Callable[[], str]
 """Returns the URL of a new PostgreSQL database, either with the tables of a store or without."""
@@ -151,6 +151,8 @@ class Postgres:
                 f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
             )
             if not self._structure or _structure(connection) != self._structure:
+                return False
+            if connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar() != SCHEMA:
                 return False
             for table in reversed(metadata.sorted_tables):
                 connection.exec_driver_sql(f"DELETE FROM {table.name}")

@@ -185,7 +185,7 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             (HOSTILE, "--query", "q", "--response", "r"),
         ],
         "align": [
-            (*LOCAL, "--", ANN, BOB),
+            ("--gate", "always", *LOCAL, "--", ANN, BOB),
             ("--all", "--model", "python:hostile_models:fail", "--no-wikipedia"),
             (HOSTILE,),
             (ANN, "--gate", HOSTILE),

@@ -91,7 +91,10 @@ def test_commands_run_in_order(folder: Path) -> None:
 
 def test_the_two_make_targets_do_the_set_up() -> None:
     make = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target, command in (("demo", "$(BIN)/personaagent demo"), ("test", "$(BIN)/python -m pytest")):
+    for target, command in (
+        ("demo", "$(BIN)/personaagent demo"),
+        ("test", "$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile"),
+    ):
         assert re.search(rf"^{target}: \$\(VENV\)/\.{target}\n\t{re.escape(command)}$", make, re.M)
 
 

@@ -41,7 +41,7 @@ class CopiedTable:
         >>> from program import UserStore, copy_store
         >>> with UserStore("users.db") as source, UserStore("copy.db") as target:
         ...     source.add_user("ana", task="free-text")
-        ...     print(copy_store(source, target)[0])
+        ...     print(next(table for table in copy_store(source, target) if table.rows))
         users: 1 row
     """
 

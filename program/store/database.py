@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -209,24 +209,25 @@ class Database:
             return "PostgreSQL still has it in its write-ahead log until that is recycled"
         deadline = time.monotonic() + wait
         while True:
-            try:
-                self.pragma("wal_checkpoint(TRUNCATE)")
-                self._vacuum()
-                # The first value is 1 if a reader still needs the log.
-                if self.pragma("wal_checkpoint(TRUNCATE)") == 0:
+            # A writer is in the way, or there is no space for the new file.
+            with suppress(StoreUnavailableError):
+                if self._rewrite(max(0.0, deadline - time.monotonic())):
                     return ""
-            except StoreUnavailableError:  # a writer, or no space for the new file
-                pass
             if time.monotonic() > deadline:
                 return "another connection still reads the file, or the disk is full"
             time.sleep(_COMPACT_PAUSE)
 
-    def _vacuum(self) -> None:
+    def _rewrite(self, wait: float) -> bool:
+        """Rewrite a SQLite file and empty its log; return whether no reader needs the log."""
         with self.errors(), self._write_lock:
             connection = self.engine.raw_connection()
             try:
-                connection.cursor().execute("VACUUM")
+                cursor = connection.cursor()
+                cursor.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
+                cursor.execute("VACUUM")
+                return bool(cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
             finally:
+                connection.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
                 connection.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 from optimizers.fleet.engine import DurableJournal, open_durable
 from optimizers.fleet.steps import FinishedStep, StepWriter
 from program import UserStore
-from program.errors import StoreUnavailableError
+from program.errors import AlignmentCancelledError, StoreUnavailableError
 
 
 def step(number: int, workflow_id: str = "w") -> FinishedStep:
@@ -85,7 +85,6 @@ async def test_only_the_steps_of_a_cancelled_workflow_say_so() -> None:
 
 def test_dbos_reads_the_steps_and_a_cancelled_attempt_does_not_go_on(tmp_path: Path) -> None:
     from dbos import DBOS
-    from dbos import error as dbos_errors
 
     async def run() -> tuple[list[str], BaseException | None]:
         with UserStore(tmp_path / "users.db") as store, open_durable(store, tmp_path) as engine:
@@ -105,7 +104,7 @@ def test_dbos_reads_the_steps_and_a_cancelled_attempt_does_not_go_on(tmp_path: P
             error: BaseException | None = None
             try:
                 await engine.run("ana", "key", work)
-            except dbos_errors.DBOSAwaitedWorkflowCancelledError as cancelled:
+            except AlignmentCancelledError as cancelled:
                 error = cancelled
             steps = await DBOS.list_workflow_steps_async(ids[0])
             named = {row["function_name"]: row["output"] for row in steps}

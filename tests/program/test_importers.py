@@ -705,6 +705,6 @@ def test_command_warns_on_stderr_and_reads_standard_input(
         personaagent.main()
     out, err = capsys.readouterr()
     assert not caught.value.code
-    assert json.loads(out) == {"users": 1, "interactions": 1, "new": 1, "skipped": 0}
+    assert json.loads(out) == {"users": 1, "interactions": 1, "new": 1, "skipped": 0, "forgotten": 0}
     assert "warning: `timestamp` is in the future for 1 interaction (" in err
     assert "warning: the last `user` turn of `messages` is the query of 1 interaction" in err

@@ -24,7 +24,7 @@ from sqlalchemy.engine import Engine
 
 from program.memory.interaction import Interaction
 from program.memory.semantic import Facts, Profile
-from program.store import UserStore
+from program.store import UserStore, erasers
 
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / "tests" / "fixtures" / "v0_1" / "users.db"
@@ -94,7 +94,7 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         [sys.executable, __file__, str(folder), request.param],
         check=True,
         timeout=120,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PERSONAAGENT_HOME": str(folder / "home")},
     )
     return request.param, folder
 
@@ -164,6 +164,7 @@ def _main(folder: Path, name: str) -> None:
     elif name == "migrate":
         shutil.copy(OLD, start)
     UserStore(start if name == "use" else folder / "warm.db").close()
+    erasers._erasers()  # loaded once, not in every child
     runs: list[int] = []
     status = -1
     while status != 0:

@@ -43,7 +43,7 @@ def test_forget_leaves_no_byte_of_the_user_and_keeps_others(ann: UserStore, tmp_
         ann.user("ann")
     assert len(ann.interactions("bob")) == 50
     assert len(ann.steps("bob", ann.alignments("bob")[0].id)) == 1
-    on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    on_disk = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert (marker + "bob").encode() in on_disk
     assert (marker + "ann").encode() not in on_disk
 
