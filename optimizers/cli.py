@@ -25,9 +25,13 @@ from program.cli.options import (
     Adapter,
     Json,
     MaxCalls,
+    MaxCallsPerUser,
     MaxInputChars,
     MaxUsd,
+    MaxUsdPerUser,
     Model,
+    PriceIn,
+    PriceOut,
     Store,
     Trace,
     TraceContent,
@@ -132,19 +136,10 @@ def align(
     ] = False,
     max_calls: MaxCalls = None,
     max_usd: MaxUsd = None,
-    max_calls_per_user: Annotated[
-        int | None, typer.Option(min=0, help="End a user's alignment before more model calls than this.")
-    ] = None,
-    max_usd_per_user: Annotated[
-        float | None, typer.Option(min=0, help="End a user's alignment when this many US dollars are spent.")
-    ] = None,
-    price_in: Annotated[
-        float | None,
-        typer.Option(min=0, help="US dollars for a million input tokens, for a model without a known price."),
-    ] = None,
-    price_out: Annotated[
-        float | None, typer.Option(min=0, help="US dollars for a million output tokens of such a model.")
-    ] = None,
+    max_calls_per_user: MaxCallsPerUser = None,
+    max_usd_per_user: MaxUsdPerUser = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say who would be aligned, with how many calls, and pay nothing.")
     ] = False,

@@ -13,7 +13,21 @@ from optimizers.config import PRESETS
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.control import FleetStatus, is_unused, open_control
 from optimizers.fleet.users import CONCURRENCY
-from program.cli.options import Adapter, Json, MaxCalls, MaxUsd, Model, Store, Trace, Wikipedia, open_store
+from program.cli.options import (
+    Adapter,
+    Json,
+    MaxCalls,
+    MaxCallsPerUser,
+    MaxUsd,
+    MaxUsdPerUser,
+    Model,
+    PriceIn,
+    PriceOut,
+    Store,
+    Trace,
+    Wikipedia,
+    open_store,
+)
 from program.console import err, out, print_json
 from program.errors import ConfigError
 from program.home import home
@@ -133,19 +147,10 @@ def schedule(
     preset: Annotated[str, typer.Option(help=f"Settings: {' or '.join(PRESETS)}.")] = "grounded",
     max_calls: MaxCalls = None,
     max_usd: MaxUsd = None,
-    max_calls_per_user: Annotated[
-        int | None, typer.Option(min=0, help="End a user's alignment before more model calls than this.")
-    ] = None,
-    max_usd_per_user: Annotated[
-        float | None, typer.Option(min=0, help="End a user's alignment when this many US dollars are spent.")
-    ] = None,
-    price_in: Annotated[
-        float | None,
-        typer.Option(min=0, help="US dollars for a million input tokens, for a model without a known price."),
-    ] = None,
-    price_out: Annotated[
-        float | None, typer.Option(min=0, help="US dollars for a million output tokens of such a model.")
-    ] = None,
+    max_calls_per_user: MaxCallsPerUser = None,
+    max_usd_per_user: MaxUsdPerUser = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
     wikipedia: Wikipedia = True,
     trace: Trace = "local",
     adapter: Adapter = None,

@@ -44,6 +44,19 @@ Store = Annotated[
 ]
 MaxCalls = Annotated[int | None, typer.Option(min=0, help="Stop before more model calls than this.")]
 MaxUsd = Annotated[float | None, typer.Option(min=0, help="Stop when this many US dollars are spent.")]
+MaxCallsPerUser = Annotated[
+    int | None, typer.Option(min=0, help="End a user's alignment before more model calls than this.")
+]
+MaxUsdPerUser = Annotated[
+    float | None, typer.Option(min=0, help="End a user's alignment when this many US dollars are spent.")
+]
+PriceIn = Annotated[
+    float | None,
+    typer.Option(min=0, help="US dollars for a million input tokens, for a model without a known price."),
+]
+PriceOut = Annotated[
+    float | None, typer.Option(min=0, help="US dollars for a million output tokens of such a model.")
+]
 User = Annotated[str, typer.Argument(help="User id; see `personaagent users list`.", show_default=False)]
 Wikipedia = Annotated[
     bool, typer.Option(help="Let the agent search Wikipedia; its search words leave this machine.")
