@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -292,11 +292,9 @@ class Fleet:
         finally:
             ended.put_nowait(None)
 
-    @contextmanager
-    def calls(self) -> Iterator[None]:
+    def calls(self) -> AbstractContextManager[UsageTracker]:
         """Count the calls inside the block."""
-        with track_usage(self.tracker, self.lm):
-            yield
+        return track_usage(self.tracker, self.lm)
 
     async def one(self, user_id: str, engine: FleetEngine, locks: UserLocks) -> UserResult:
         """Align one user, inside of `calls`; with limits over processes, wait for one who has the user."""

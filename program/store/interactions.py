@@ -43,8 +43,8 @@ def append_many(connection: Connection, new: Mapping[str, Sequence[Interaction]]
         new: Each user's interactions.
         task: The task of all of them.
     """
-    found = users.add_many(connection, list(new), task)
     buried = tombstones.digests_of(connection, list(new))
+    found = users.add_many(connection, list(new), task, buried)
     rows: list[dict[str, Any]] = []
     changes: list[dict[str, Any]] = []
     now = users.now()

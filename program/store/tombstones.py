@@ -7,7 +7,7 @@ the table holds nothing else about a user.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -65,9 +65,8 @@ def is_forgotten(connection: Connection, user_id: str) -> bool:
     return connection.scalar(query) is not None
 
 
-def refuse_forgotten(connection: Connection, user_ids: Sequence[str]) -> None:
-    """Raise `ForgottenUserError` if one of the users is forgotten."""
-    buried = digests_of(connection, user_ids)
+def refuse_forgotten(user_ids: Sequence[str], buried: Set[str]) -> None:
+    """Raise `ForgottenUserError` if one of the users is in ``buried`` (see `digests_of`)."""
     for user_id in user_ids if buried else ():
         if user_digest(user_id) in buried:
             raise ForgottenUserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, timezone
 from typing import Any
 
@@ -30,7 +30,7 @@ def add(connection: Connection, user_id: str, task: str) -> None:
     check_user_id(user_id, stored=True)
     if not exists(connection, user_id):
         check_user_id(user_id)
-        tombstones.refuse_forgotten(connection, [user_id])
+        tombstones.refuse_forgotten([user_id], tombstones.digests_of(connection, [user_id]))
     insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     connection.execute(insert_new(users).on_conflict_do_nothing(), _new_user(user_id, task))
     stored = connection.scalar(select(users.c.task).where(users.c.user_id == user_id)) or ""
@@ -49,8 +49,16 @@ def add(connection: Connection, user_id: str, task: str) -> None:
     )
 
 
-def add_many(connection: Connection, user_ids: Sequence[str], task: str) -> dict[str, Row[Any]]:
+def add_many(
+    connection: Connection, user_ids: Sequence[str], task: str, buried: Set[str]
+) -> dict[str, Row[Any]]:
     """Add the users that are missing, lock all of them, and return their rows.
+
+    Args:
+        connection: In a write transaction.
+        user_ids: The users.
+        task: The task of all of them.
+        buried: The hashes of what is forgotten of them.
 
     Raises:
         StoreError: An id is invalid, or is stored with another task.
@@ -65,7 +73,7 @@ def add_many(connection: Connection, user_ids: Sequence[str], task: str) -> dict
     missing = [user_id for user_id in user_ids if user_id not in known]
     for user_id in missing:
         check_user_id(user_id)
-    tombstones.refuse_forgotten(connection, missing)
+    tombstones.refuse_forgotten(missing, buried)
     if missing:
         insert_new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         rows = [_new_user(user_id, task) for user_id in sorted(missing)]
