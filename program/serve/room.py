@@ -56,7 +56,6 @@ def forget_user(room: Room, user_id: str) -> dict[str, Any]:
     _refuse_while_aligning(room)
     receipt = room.store.forget(user_id, home=room.home, actor=_ACTOR)
     room.recall.drop(user_id)
-    room.keys.revoke_user(user_id)
     room.jobs.drop_user(user_id)
     return _told(receipt)
 
