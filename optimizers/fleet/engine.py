@@ -59,7 +59,15 @@ _SERIALIZER = DBOSPortableJSONSerializer()
 
 State = Literal["done", "failed", "running", "interrupted", "cancelled"]
 
-_open: tuple[str, Engine] | None = None
+
+@dataclass(frozen=True)
+class _Opened:
+    url: str
+    engine: Engine
+    dbos: DBOS
+
+
+_open: _Opened | None = None
 _users_of_it = 0
 _guard = threading.Lock()
 _jobs: dict[str, Callable[[], Awaitable[None]]] = {}
@@ -233,9 +241,11 @@ class DurableEngine:
         schema = None if is_sqlite(self._store) else _SCHEMA
         return Batches(self._engine, schema, store_name(self._store))
 
-    def finish_queued(self, seconds: int) -> None:
-        """Take no queued user any more, and wait until those in progress end, so many seconds at most."""
-        DBOS.destroy(workflow_completion_timeout_sec=seconds)
+    def stop_taking(self) -> None:
+        """Take no queued user any more; those in progress go on."""
+        if _open is not None:
+            for ends in _open.dbos.background_thread_stop_events:
+                ends.set()
 
     def forget(self, user_id: str) -> int:
         """Delete a user's workflows with all their texts, and return how many there were."""
@@ -334,25 +344,31 @@ def open_durable(store: UserStore, home: Path, *, worker: str = "") -> Iterator[
     url = f"sqlite:///{home / FILE}" if is_sqlite(store) else server_url(store)
     with _guard:
         if _open is None:
-            _open = (url, _launch(url, worker))
+            _open = _launch(url, worker)
         elif worker:
             raise ConfigError("this process has begun to align users itself; start a worker in another one")
-        if _open[0] != url:
+        if _open.url != url:
             raise ConfigError("this process aligns the users of another store now; wait for that")
         _users_of_it += 1
-        engine = _open[1]
+        engine = _open.engine
     try:
         yield DurableEngine(store, engine)
     finally:
         with _guard:
             _users_of_it -= 1
             if _users_of_it == 0:
-                DBOS.destroy()
-                engine.dispose()
                 _open = None
+                _close(engine)
 
 
-def _launch(url: str, worker: str) -> Engine:
+def _close(engine: Engine) -> None:
+    try:
+        DBOS.destroy()
+    finally:
+        engine.dispose()
+
+
+def _launch(url: str, worker: str) -> _Opened:
     engine = _engine(url)
     logger = logging.getLogger("dbos")
     if not logger.handlers:
@@ -373,17 +389,16 @@ def _launch(url: str, worker: str) -> Engine:
         "enable_otlp": False,
     }
     try:
-        DBOS(config=config)
+        dbos = DBOS(config=config)
         DBOS.listen_queues([QUEUE] if worker else [])
         DBOS.launch()
     except Exception as error:  # DBOS lets any error of the database or its own through
-        DBOS.destroy()
-        engine.dispose()
+        _close(engine)
         raise StoreError(
             f"the tables of durable alignments cannot be opened ({type(error).__name__}): check the disk, "
             f"and `{FILE}` in the data directory or the schema `{_SCHEMA}` of the database"
         ) from error
-    return engine
+    return _Opened(url, engine, dbos)
 
 
 def _engine(url: str) -> Engine:

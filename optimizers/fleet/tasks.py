@@ -178,25 +178,31 @@ def delete(ids: Sequence[str]) -> None:
 
 def take_over(processes: Processes, me: str) -> int:
     """Queue the tasks of processes that have ended again, and return how many there were."""
-    rows = DBOS.list_workflows(
-        name=["task", "scheduled"], status="PENDING", load_input=False, load_output=False
-    )
     moved = 0
-    for executor in {row.executor_id for row in rows if row.executor_id} - {me}:
+    for executor in {row.executor_id for row in _begun() if row.executor_id} - {me}:
         with processes.declare_dead(executor) as dead:
             if not dead:
                 continue
             # Another worker may have taken some meanwhile: only those that the dead one has now.
-            left = DBOS.list_workflows(
-                name=["task", "scheduled"],
-                status="PENDING",
-                executor_id=executor,
-                load_input=False,
-                load_output=False,
-            )
+            left = _begun(executor)
             resume([row.workflow_id for row in left])
             moved += len(left)
     return moved
+
+
+def in_progress(executor: str) -> int:
+    """Return how many tasks a process has begun and not ended."""
+    return len(_begun(executor))
+
+
+def _begun(executor: str | None = None) -> list[Any]:
+    return DBOS.list_workflows(
+        name=["task", "scheduled"],
+        status="PENDING",
+        executor_id=executor,
+        load_input=False,
+        load_output=False,
+    )
 
 
 def cancelled(ids: Sequence[str]) -> set[str]:

@@ -213,6 +213,10 @@ class Limits(Protocol):
         """Make a call within the limits."""
         ...
 
+    async def flush(self) -> None:
+        """Write what was paid and is not written yet."""
+        ...
+
     @property
     def is_spent(self) -> bool:
         """Whether a call was refused."""

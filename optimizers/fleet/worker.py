@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+from sqlalchemy.exc import SQLAlchemyError
 
 from optimizers.fleet import tasks
 from optimizers.fleet.alive import Processes
@@ -38,7 +39,6 @@ TICK = 1.0
 
 _POLL_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
-_LONGEST_DRAIN = 7 * 24 * 3600
 _MAX_ERROR = 300
 
 logger = logging.getLogger("personaagent.optimizers")
@@ -78,6 +78,7 @@ class Worker:
         self._home = home
         self._concurrency = concurrency
         self._on_result = on_result
+        self._me = tasks.new_id()
         self._loop = asyncio.get_running_loop()
         self._slots = AdaptiveLimit(concurrency)
         self._inbox: asyncio.Queue[_Queued] = asyncio.Queue()
@@ -95,24 +96,23 @@ class Worker:
             ConfigError: This process aligns users itself.
             StoreError: The tables cannot be opened.
         """
-        me = tasks.new_id()
         processes = Processes(self._store, self._home)
         locks = UserLocks(self._store, self._home)
         with ExitStack() as stack:
             stack.callback(processes.close)
             stack.callback(locks.close)
-            stack.enter_context(processes.live(me))
+            stack.enter_context(processes.live(self._me))
             tasks.listen(self._take, self._begin)
             # In a thread, so that DBOS runs its workflows in a loop of its own and may block; not in those of
             # the loop, which DBOS replaces by its own and ends.
             thread = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
-            opened = open_durable(self._store, self._home, worker=me)
+            opened = open_durable(self._store, self._home, worker=self._me)
             engine = await self._loop.run_in_executor(thread, opened.__enter__)
             try:
                 self._engine = engine
                 await asyncio.to_thread(tasks.register, self._concurrency)
                 await asyncio.to_thread(engine.end_dead, locks)
-                work = asyncio.create_task(self._work(engine, locks, processes, me))
+                work = asyncio.create_task(self._work(engine, locks, processes))
                 try:
                     yield engine, work
                 finally:
@@ -125,6 +125,14 @@ class Worker:
         """Return when nobody is queued or in progress anywhere."""
         while await asyncio.to_thread(partial(tasks.tasks, self._store, unfinished=True)):
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def end_those_in_progress(self) -> None:
+        """Take no queued user any more, and return when those in progress have ended."""
+        await asyncio.to_thread(self._engine.stop_taking)
+        in_progress = 1
+        while in_progress:
+            await asyncio.sleep(_POLL_SECONDS)
+            in_progress = await asyncio.to_thread(tasks.in_progress, self._me)
 
     async def _take(self, user_id: str, batch_id: str) -> dict[str, Any]:
         """Align a user for DBOS, which awaits this in its own loop."""
@@ -143,10 +151,10 @@ class Worker:
         context = contextvars.Context()
         return await asyncio.get_running_loop().run_in_executor(None, context.run, begin)
 
-    async def _work(self, engine: DurableEngine, locks: UserLocks, processes: Processes, me: str) -> None:
+    async def _work(self, engine: DurableEngine, locks: UserLocks, processes: Processes) -> None:
         """Give users to the runs of their batches, and look after other workers."""
         runs: dict[str, asyncio.Task[None]] = {}
-        watch = asyncio.create_task(self._watch(engine, locks, processes, me))
+        watch = asyncio.create_task(self._watch(engine, locks, processes))
         try:
             while True:
                 arrival = asyncio.create_task(self._inbox.get())
@@ -165,11 +173,11 @@ class Worker:
                 task.cancel()
             await asyncio.gather(watch, *runs.values(), return_exceptions=True)
 
-    async def _watch(self, engine: DurableEngine, locks: UserLocks, processes: Processes, me: str) -> None:
+    async def _watch(self, engine: DurableEngine, locks: UserLocks, processes: Processes) -> None:
         while True:
             await asyncio.to_thread(processes.check)
             with suppress(StoreUnavailableError):
-                if moved := await asyncio.to_thread(tasks.take_over, processes, me):
+                if moved := await asyncio.to_thread(tasks.take_over, processes, self._me):
                     logger.warning("took over %d tasks of a worker that ended", moved)
                     await asyncio.to_thread(engine.end_dead, locks)
             names = {tasks.task_id(self._store, *name): name for name in self._in_progress}
@@ -257,6 +265,9 @@ class Worker:
         self, user_id: str, fleet: Fleet, engine: DurableEngine, locks: UserLocks
     ) -> dict[str, Any]:
         result = await fleet.one(user_id, engine, locks)
+        if fleet.spending is not None:
+            with suppress(SQLAlchemyError):  # the next write says it
+                await fleet.spending.flush()
         fleet.stopped |= result.status == "stopped"
         if result.error is not None:
             return as_data(result.error, result.status)
@@ -279,19 +290,25 @@ async def work_until(
         now: Ends it at once.
         until_empty: End it, too, if nobody is queued or in progress anywhere.
     """
-    async with worker.working() as (engine, work):
+    async with worker.working() as (_, work):
         ending = worker.wait_until_empty() if until_empty else stop.wait()
         stopping, at_once = asyncio.create_task(stop.wait()), asyncio.create_task(now.wait())
         empty = asyncio.create_task(ending)
+        waiting: set[asyncio.Task[Any]] = {stopping, at_once, empty}
         try:
             await asyncio.wait({work, stopping, at_once, empty}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-            drained = asyncio.create_task(asyncio.to_thread(engine.finish_queued, _LONGEST_DRAIN))
+            drained = asyncio.create_task(worker.end_those_in_progress())
+            waiting |= {drained}
             await asyncio.wait({work, drained, at_once}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (work, drained):
+                if task.done():
+                    task.result()
         finally:
-            for task in (stopping, at_once, empty):
+            for task in waiting:
                 task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def users_of(store: UserStore, batch: Batch) -> list[str]:
