@@ -47,7 +47,7 @@ SAMPLE = Path(__file__).parent / "data" / "sample" / "movies.json"
 _NO_TOOLS = ToolSet([])
 _SHOWN = 74
 _MAJORITY = "always the most frequent answer, no model"
-_CONFIG = replace(GROUNDED, gate="evidence:check_items=8")
+_CONFIG = replace(GROUNDED, gate="evidence:check_items=6")
 
 _NOTHING = "nothing known"
 _MEMORY, _ALIGNED_MEMORY = "memory and persona", "memory and persona, aligned"
@@ -77,7 +77,7 @@ def demo(
         typer.Option(help="Whose alignment to show; default: the first user's whose persona it changes."),
     ] = None,
     users: Annotated[int, typer.Option(min=1, help="Most users.")] = 4,
-    queries: Annotated[int, typer.Option(min=1, help="Most held-out queries of each user.")] = 6,
+    queries: Annotated[int, typer.Option(min=1, help="Most held-out queries of each user.")] = 5,
     model: Model = None,
     wikipedia: Wikipedia = False,
     trace: Trace = "local",

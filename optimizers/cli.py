@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from optimizers.batches import BATCH_RULES
-from optimizers.config import PRESETS
+from optimizers.config import preset_named
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.batch_api.settings import ProviderBatches
 from optimizers.fleet.commands import align_alone, models_of, paid_before, share_of, workers_live
@@ -157,8 +157,7 @@ def align(
     the limits of the same command count what it paid before. If a `personaagent worker` of the store runs,
     the users are shared with it.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"`--preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
+    settings = preset_named(preset)
     given: dict[str, Any] = {
         "steps": steps,
         "batch_size": batch,
@@ -166,7 +165,7 @@ def align(
         "gate": gate,
         "skip_right": skip_right,
     }
-    config = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
+    config = replace(settings, **{name: value for name, value in given.items() if value is not None})
     AgentSettings(max_input_chars=max_input_chars)  # a wrong value ends here
     if bool(users) + all_ + stale != 1:
         raise ConfigError("name the users to align, or use `--all` or `--stale`")

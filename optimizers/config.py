@@ -109,6 +109,17 @@ PRESETS = {"paper": PAPER, "grounded": GROUNDED}
 """Name to settings."""
 
 
+def preset_named(name: str) -> AlignmentConfig:
+    """Return the settings of ``--preset``.
+
+    Raises:
+        ConfigError: There are none of this name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"`--preset` must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
 def checking_gate(gate: Gate) -> CheckingGate | None:
     """Return a gate that tests candidates on older interactions as such; ``None`` for any other."""
     return cast(CheckingGate, gate) if hasattr(gate, "judge") else None

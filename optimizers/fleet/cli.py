@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from optimizers.config import PRESETS
+from optimizers.config import PRESETS, preset_named
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.control import FleetStatus, is_unused, open_control
 from optimizers.fleet.users import CONCURRENCY
@@ -160,12 +160,10 @@ def schedule(
 
     A second schedule replaces the first one.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"`--preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
     which: Literal["all", "stale"] = "all" if all_ else "stale"
     batch = Batch(
         users=which,
-        config=PRESETS[preset],
+        config=preset_named(preset),
         model=model,
         prompt_model=prompt_model,
         adapter=adapter,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 
 LONGEST_PAUSE = 60.0
@@ -67,7 +68,8 @@ class Pauses:
             self._failures[user_id] = self._failures.get(user_id, 0) + 1
             if self._failures[user_id] > TRIES:
                 return False
-            await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (self._failures[user_id] - 1), LONGEST_PAUSE))
+            pause = min(_FIRST_PAUSE * 2 ** (self._failures[user_id] - 1), LONGEST_PAUSE)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
             return True
         return await self._pause(error)
 

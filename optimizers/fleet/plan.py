@@ -188,7 +188,7 @@ def plan_batch(
         users=users,
         tokens_per_call=(inputs, outputs),
         measured_on=measured.calls,
-        usd_per_call=_price(lm, batch, measured, inputs, outputs),
+        usd_per_call=_price(lm, measured, inputs, outputs),
     )
 
 
@@ -216,10 +216,10 @@ def _guess(store: UserStore, users: Sequence[UserPlan]) -> int:
     return round((_PROMPT_CHARS + _SHOWN_ITEMS * mean) / _CHARS_PER_TOKEN)
 
 
-def _price(lm: Any, batch: Batch, measured: Usage, inputs: float, outputs: float) -> float | None:
-    """Return dollars for a call: by the given prices, what earlier calls cost, or the known price."""
-    if batch.price_in is not None and batch.price_out is not None:
-        prices = Prices(usd_in=batch.price_in, usd_out=batch.price_out)
+def _price(lm: Any, measured: Usage, inputs: float, outputs: float) -> float | None:
+    """Return dollars for a call: by the model's own prices, what earlier calls cost, or the known price."""
+    prices: Prices | None = getattr(lm, "prices", None)
+    if prices is not None:
         return prices.usd(input_tokens=round(inputs), output_tokens=round(outputs))
     if measured.calls and not measured.unpriced and measured.usd:
         return measured.usd / max(1, measured.calls - measured.cache_hits)

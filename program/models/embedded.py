@@ -22,6 +22,7 @@ from program.models.score_calls import report_scores
 from program.models.seeds import next_seed
 from program.models.text_likelihood import TextScore, check_text, text_likelihood
 from program.models.weights import find_model
+from program.usage import Prices
 
 _NEVER = "\x01"
 _SENTENCE = 80
@@ -142,6 +143,8 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
 
     supports_prefill: ClassVar[bool] = True
     uses_tools: ClassVar[bool] = False
+
+    prices: Prices = Prices(usd_in=0.0, usd_out=0.0)
 
     def __init__(
         self,

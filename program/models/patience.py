@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -90,8 +91,10 @@ def _passes(error: BaseException) -> bool:
 def _seconds(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = getattr(error, "retry_after", None)
-    backoff = min(2.0 ** (state.attempt_number - 1), longest_wait())
-    return float(asked) if asked is not None and asked >= 0 else backoff
+    if asked is not None and asked >= 0:
+        return float(asked)
+    # Calls that failed together must not come again together.
+    return random.uniform(0.5, 1.0) * min(2.0 ** (state.attempt_number - 1), longest_wait())
 
 
 def _log(state: RetryCallState) -> None:

@@ -345,6 +345,12 @@ def test_a_plan_pays_nothing_and_holds(local: UserStore, home: Path, lm: Any) ->
     assert (again.calls, [user.done for user in again.users]) == ((0, 0), [True, True])
 
 
+def test_a_plan_with_the_embedded_model_costs_nothing(local: UserStore) -> None:
+    asked = batch(model="embedded")
+    with models_of(asked) as prompt_lm:
+        assert plan_batch(local, USERS, asked, prompt_lm=prompt_lm).usd == (0.0, 0.0)
+
+
 def test_cancelled_users_are_not_aligned_until_they_are_tried_again(
     store: UserStore, home: Path, lm: Any
 ) -> None:
