@@ -235,7 +235,7 @@ def schedule(name: str, cron: str, settings: dict[str, Any], timezone_name: str 
             cron_timezone=timezone_name,
             queue_name=QUEUE,
         )
-    except Exception as error:
+    except Exception as error:  # DBOS says what is wrong in the text alone
         reason = str(error)
         if "Invalid cron" in reason:
             raise ConfigError(
