@@ -47,7 +47,9 @@ SAMPLE = Path(__file__).parent / "data" / "sample" / "movies.json"
 _NO_TOOLS = ToolSet([])
 _SHOWN = 74
 _MAJORITY = "always the most frequent answer, no model"
-_CONFIG = replace(GROUNDED, gate="evidence:check_items=6")
+_CONFIG = replace(GROUNDED, gate="evidence:check_items=8")
+_CONFIG_ALONE = replace(_CONFIG, candidates=1)
+"""One proposal, with all facts, which is most of what others would show and a third of the calls."""
 
 _NOTHING = "nothing known"
 _MEMORY, _ALIGNED_MEMORY = "memory and persona", "memory and persona, aligned"
@@ -177,7 +179,7 @@ def _align(store: UserStore, agents: _Agents, wikipedia: bool) -> _Agents:
     A test holds for the agent that it was made with. The store keeps the second.
     """
     alone, name = agents.by_arm[_ALONE], agents.user.user_id
-    carries = PersonaAlignment(_CONFIG).compile(
+    carries = PersonaAlignment(_CONFIG_ALONE).compile(
         alone, trainset=examples(alone.context.memory, alone.context.task)
     )
     used = align_user(store, name, _CONFIG, home=home(), wikipedia=wikipedia, settings=QUICK)
