@@ -18,11 +18,16 @@ from pathlib import Path
 import dspy
 import pytest
 from dspy.dsp.utils.settings import DEFAULT_CONFIG
+from hypothesis import settings
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url
 
 from program.models.abilities import forget_abilities
 from program.store import UserStore
 from program.store.schema import SCHEMA, VERSION_TABLE, metadata
+
+# A deadline fails on a busy machine what is right; speed is measured in `benchmarks/`.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 NewDatabase = Callable[[], str]
 """Returns the URL of a new PostgreSQL database, either with the tables of a store or without."""

@@ -40,7 +40,7 @@ def write(folder, text):
 
 
 @given(st.lists(JSON, max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_elements_equal_json_loads(tmp_path_factory, values):
     path = write(tmp_path_factory.mktemp("json"), json.dumps(values))
     assert list(elements(path)) == values
@@ -131,7 +131,7 @@ def test_bad_value_is_refused_by_place_and_name(read, value, problem):
 
 
 @given(st.dates(min_value=date(1, 1, 1)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_iso_dates_are_midnight_utc(day):
     assert parse_date(day.isoformat()) == datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
     assert parse_date(f"{day.year:04}-{day.month}") == datetime(day.year, day.month, 1, tzinfo=timezone.utc)
@@ -167,7 +167,7 @@ def test_user_without_count_has_one_record():
 
 
 @given(st.lists(st.tuples(st.sampled_from("uvw"), st.frozensets(st.sampled_from("abcd"))), max_size=9))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_merging_keeps_every_query_and_only_common_items(rows):
     records = [record(user, *sorted(items), query=str(number)) for number, (user, items) in enumerate(rows)]
     counts = {user: sum(name == user for name, _ in rows) for user, _ in rows}
@@ -288,7 +288,7 @@ def test_arrow_file_round_trips_any_user(arrow_folder):
         file = write_arrow(users, {"task": FREE_TEXT.name}, arrow_folder / str(count))
         assert [reading.user for reading in ArrowFile(file, FREE_TEXT).readings()] == users
 
-    settings(max_examples=15, deadline=None)(round_trip)()
+    settings(max_examples=15)(round_trip)()
 
 
 def test_failed_arrow_write_keeps_the_old_file(tmp_path):

@@ -394,7 +394,7 @@ RATINGS = st.lists(
 
 
 @given(ANSWERS, st.randoms())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_label_metrics_are_shares_that_ignore_order(pairs, rng):
     mixed = rng.sample(pairs, len(pairs))
     for name in ("accuracy", "f1", "invalid"):
@@ -404,7 +404,7 @@ def test_label_metrics_are_shares_that_ignore_order(pairs, rng):
 
 
 @given(RATINGS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_mae_is_between_zero_and_rmse(pairs):
     predictions, golds = zip(*pairs, strict=True)
     assert (
@@ -413,7 +413,7 @@ def test_mae_is_between_zero_and_rmse(pairs):
 
 
 @given(ANSWERS, ANSWERS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_corpus_value_is_invariant_to_how_answers_are_grouped(first, second):
     metric = get_metric("f1")
     rows = [metric.rows(*zip(*part, strict=True), CITATION).sum(axis=0) for part in (first, second)]

@@ -20,7 +20,7 @@ def user(history=5, queries=3):
 
 
 @given(LENGTHS, st.integers(1, 14), st.sampled_from(["file", "most-active", "random"]), st.integers(0, 3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_pick_returns_distinct_ascending_positions(lengths, users, order, seed):
     positions = Selection(users=users, order=order, seed=seed).pick(lengths)
     assert positions == sorted(set(positions))
@@ -29,7 +29,7 @@ def test_pick_returns_distinct_ascending_positions(lengths, users, order, seed):
 
 
 @given(LENGTHS, st.integers(1, 12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_most_active_users_have_no_shorter_history_than_the_rest(lengths, users):
     positions = set(Selection(users=users, order="most-active").pick(lengths))
     rest = [length for position, length in enumerate(lengths) if position not in positions]
@@ -37,13 +37,13 @@ def test_most_active_users_have_no_shorter_history_than_the_rest(lengths, users)
 
 
 @given(LENGTHS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_default_selection_picks_everyone(lengths):
     assert Selection().pick(lengths) == list(range(len(lengths)))
 
 
 @given(st.integers(0, 7), st.integers(0, 7))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_latest_and_earliest_items_are_the_two_ends(history, limit):
     whole = user(history=history)
     latest = Selection(history=limit).cut(whole).history

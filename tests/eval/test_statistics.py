@@ -250,7 +250,7 @@ P_VALUES = st.dictionaries(st.text(max_size=2), st.floats(0, 1), max_size=6)
 
 
 @given(P_VALUES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_holm_lies_between_the_raw_p_and_bonferroni(p_values):
     adjusted = holm(p_values)
     assert list(adjusted) == list(p_values)
@@ -259,7 +259,7 @@ def test_holm_lies_between_the_raw_p_and_bonferroni(p_values):
 
 
 @given(P_VALUES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_holm_keeps_the_ranking(p_values):
     adjusted = holm(p_values)
     ranked = sorted(p_values, key=lambda name: p_values[name])
@@ -267,7 +267,7 @@ def test_holm_keeps_the_ranking(p_values):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_mcnemar_is_symmetric(pairs):
     a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     forward, backward = mcnemar(a, b), mcnemar(b, a)
@@ -276,7 +276,7 @@ def test_mcnemar_is_symmetric(pairs):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=12))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_difference_changes_sign_when_methods_are_swapped(pairs):
     a, b = rows([pair[0] for pair in pairs]), rows([pair[1] for pair in pairs])
     users, few = one_each(len(pairs)), Settings(resamples=100)
@@ -289,7 +289,7 @@ def test_difference_changes_sign_when_methods_are_swapped(pairs):
 
 
 @given(st.permutations(range(6)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_value_does_not_depend_on_the_order_of_answers(order):
     values, users = rows([1, 0, 1, 1, 0, 0]), ["a", "a", "b", "b", "b", "c"]
     ci = interval(values[order], [users[n] for n in order], ACCURACY, Settings(resamples=100))

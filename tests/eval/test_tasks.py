@@ -263,21 +263,21 @@ TITLE = st.text("ab \"'[]12:,", max_size=12).filter(lambda title: '" [' not in t
 
 
 @given(TITLE, TITLE, TITLE)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_citation_query_round_trips_through_lamps_input(title, first, second):
     task, query = task_of("LaMP-1"), question_text(title, first, second)
     assert task.read_query(task.full_input(query)) == query
 
 
 @given(TITLE, TITLE, TITLE)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_citation_options_are_the_two_titles(title, first, second):
     assert options(question_text(title, first, second)) == (first, second)
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "LaMP-1"])
 @given(text=st.text(min_size=1, max_size=20).map(str.strip).filter(bool))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_query_round_trips_through_lamps_input(name, text):
     task = task_of(name)
     assert task.read_query(task.full_input(text)) == text

@@ -96,7 +96,7 @@ def stable(record: AlignmentRecord) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stops=st.lists(st.integers(0, 6), min_size=1, max_size=4))
 def test_a_stopped_alignment_pays_only_for_the_rest_and_ends_the_same(
     tmp_path: Path, name: str, stops: list[int]
@@ -177,7 +177,7 @@ class KeepsCalls(MemoryJournal):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stops=st.lists(st.integers(0, 9), min_size=1, max_size=4))
 def test_a_journal_of_calls_pays_no_call_of_an_unfinished_piece_again(
     tmp_path: Path, name: str, stops: list[int]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from program import files, json_text
@@ -215,7 +215,6 @@ class TestParse:
 
 class TestSplitList:
     @given(st.lists(VALUES, max_size=5), st.integers(1, 9), st.sampled_from([None, 1]), st.booleans())
-    @settings(deadline=None)
     def test_items_are_those_of_the_list(
         self, values: list[Any], chunk: int, indent: int | None, ascii_only: bool
     ) -> None:

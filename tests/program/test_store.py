@@ -192,7 +192,7 @@ class TestInteractions:
             ann.append("ann", [bad])
 
     @given(arrived=st.lists(st.none() | st.integers(0, 3), max_size=8), after=st.integers(0, 9))
-    @settings(max_examples=30, deadline=None, suppress_health_check=NEW_STORE)
+    @settings(max_examples=30, suppress_health_check=NEW_STORE)
     def test_reader_that_has_some_gets_the_others_in_time_order(
         self, new_location: Callable[[], str], arrived: list[int | None], after: int
     ) -> None:
@@ -212,7 +212,7 @@ class TestInteractions:
             ann.interactions("ann", latest=-1)
 
     @given(hours=st.lists(st.none() | st.integers(0, 3), max_size=8), latest=st.integers(0, 9))
-    @settings(max_examples=40, deadline=None, suppress_health_check=NEW_STORE)
+    @settings(max_examples=40, suppress_health_check=NEW_STORE)
     def test_order_is_undated_then_timestamp_then_arrival(
         self, new_location: Callable[[], str], hours: list[int | None], latest: int
     ) -> None:

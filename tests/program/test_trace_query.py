@@ -122,7 +122,7 @@ EXPRESSION = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EXPRESSION)
 def test_sql_selects_the_same_rows_as_python(store: TraceStore, expr: dict[str, Any]) -> None:
     ids = [row["id"] for row in store.calls(PROJECT, query={"$expr": expr})]

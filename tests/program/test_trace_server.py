@@ -221,7 +221,7 @@ class TestHttpServer:
             time.sleep(0.1)
             assert send(server, "GET", "/", {})[0] == 200
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.binary(max_size=200))
     def test_any_bytes_leave_the_server_running(self, server: TraceServer, data: bytes) -> None:
         talk(server, data.decode("latin-1"), end=True)
@@ -342,7 +342,7 @@ class TestRoutes:
         assert [row["storage_size_bytes"] for row in rows] == [2 + 2 + 10 + 3, 2 + 2 + 12 + 3]
         assert {row["total_storage_size_bytes"] for row in rows} == {17 + 19}
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.sampled_from(["GET", "POST", "PUT", "PATCH"]), st.text(max_size=40), st.binary(max_size=40))
     def test_handle_never_raises(self, store: TraceStore, method: str, path: str, body: bytes) -> None:
         response = handle(store.database, method, f"/{path}", {}, body)
@@ -462,7 +462,7 @@ class TestReferences:
     def test_reference_to_nothing_is_none(self, store: TraceStore, ref: str) -> None:
         assert store.value(ref) is None
 
-    @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.text(alphabet="ab/:%0", max_size=30))
     def test_any_text_is_a_reference_to_nothing(self, store: TraceStore, text: str) -> None:
         assert store.value(f"weave:///{text}") is None
