@@ -39,6 +39,11 @@ class Pauses:
         self._answers_at: dict[str, int] = {}
         self._failures: dict[str, int] = {}
 
+    @property
+    def has_worked(self) -> bool:
+        """Whether the provider has answered a call of this run."""
+        return self._answers > 0
+
     def works(self, user_id: str) -> None:
         """Note that a call of a user was answered."""
         self._since, self._next = None, _FIRST_PAUSE

@@ -338,8 +338,8 @@ class Fleet:
                 try:
                     return await self._attempt(user_id, key, engine)
                 except dspy.LMError as error:
-                    worked = self.tracker.total().calls > 0
-                    if not (worked and ends_by_itself(error)) or self.stopped:
+                    # The tracker also counts what earlier attempts paid.
+                    if not (self.pauses.has_worked and ends_by_itself(error)) or self.stopped:
                         raise
                     if not await self.pauses.after(user_id, error):
                         raise

@@ -220,6 +220,25 @@ def test_an_outage_that_outlasts_patience_stops_the_run(
     assert [store.latest_alignment(name, "done") for name in ("ana", "ben", "cem")] == [None] * 3
 
 
+def test_a_provider_that_answers_no_call_of_this_run_is_not_waited_for(store: UserStore) -> None:
+    add(store, "ana")
+    calls = 0
+
+    def away_after_five(system: str, user: str) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise dspy.LMServerError("down")
+        return reply(system, user)
+
+    lm = scripted_lm(away_after_five)
+    assert [r.status for r in aligned(store, ["ana"], lm=lm, patience=0)] == ["stopped"]
+    tried = calls
+    # What the first run paid is replayed, and says nothing about the provider now.
+    assert [r.status for r in aligned(store, ["ana"], lm=lm, patience=3600)] == ["stopped"]
+    assert calls > tried
+
+
 def test_a_user_whom_the_provider_fails_alone_is_a_failure_and_the_others_go_on(
     store: UserStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
