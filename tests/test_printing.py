@@ -192,7 +192,7 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             (ANN, "--engine", "batch", *LOCAL),
             (ANN, "--engine", HOSTILE),
             (ANN, "--choice", HOSTILE),
-            (ANN, "--negatives", w.out / HOSTILE_PATH),
+            (ANN, "--negatives", w.out / "no" / HOSTILE_PATH),
             ("--all", "--plan", *LOCAL),
             (ANN, "--price-in", "1", *LOCAL),
         ],

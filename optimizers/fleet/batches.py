@@ -6,6 +6,8 @@ The table is no queue: it keeps the settings that workers need, and one counter 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -26,9 +28,11 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.place import digest
+from program.errors import StoreUnavailableError
 from program.usage import Usage
 
 _KEPT = 200
@@ -46,6 +50,18 @@ class Granted:
 
     calls: int
     paid: Usage
+
+
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """Raise a failure of the database inside the block as `StoreUnavailableError`."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StoreUnavailableError(
+            f"the tables of durable alignments cannot be used ({type(error).__name__}): check the disk and "
+            "the database; the next run goes on from what is stored"
+        ) from error
 
 
 class Batches:
@@ -163,10 +179,13 @@ class Batches:
             paid: What became known since; its ``calls`` are added to the reserved ones, and may be negative.
             wants: Calls to reserve.
             most: The limit of calls; ``None`` for no limit.
+
+        Raises:
+            StoreUnavailableError: The database failed; nothing was added.
         """
         table = self._table
         mine = update(table).where(table.c.id == batch_id)
-        with self._engine.begin() as connection:
+        with errors_reported(), self._engine.begin() as connection:
             row = connection.execute(
                 mine.values(
                     calls=table.c.calls + paid.calls + wants,

@@ -22,10 +22,9 @@ from uuid import uuid4
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 from dbos import error as dbos_errors
 from sqlalchemy import Engine, MetaData, Table, create_engine, event, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from optimizers.contracts import Journal
-from optimizers.fleet.batches import Batches
+from optimizers.fleet.batches import Batches, errors_reported
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.place import FILE, is_sqlite, server_url, store_name, task_prefix, user_prefix
 from optimizers.fleet.steps import FinishedStep, StepWriter
@@ -35,7 +34,6 @@ from program.errors import (
     AlignmentFailedError,
     ConfigError,
     StoreError,
-    StoreUnavailableError,
     UnknownUserError,
 )
 from program.side_files import make_private
@@ -287,7 +285,7 @@ class _StepTables:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         schema = None if engine.dialect.name == "sqlite" else _SCHEMA
-        with _reported():
+        with errors_reported():
             self._steps, self._workflows = (
                 Table(name, MetaData(), schema=schema, autoload_with=engine)
                 for name in ("operation_outputs", "workflow_status")
@@ -311,20 +309,9 @@ class _StepTables:
         cancelled = select(columns.workflow_uuid).where(
             columns.workflow_uuid.in_({step.workflow_id for step in steps}), columns.status == "CANCELLED"
         )
-        with _reported(), self._engine.begin() as connection:
+        with errors_reported(), self._engine.begin() as connection:
             connection.execute(self._steps.insert(), rows)
             return set(connection.execute(cancelled).scalars())
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise StoreUnavailableError(
-            f"the tables of durable alignments cannot be used ({type(error).__name__}): check the disk and "
-            "the database; the next run goes on from what is stored"
-        ) from error
 
 
 @contextmanager

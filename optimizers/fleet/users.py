@@ -34,7 +34,7 @@ from program.store import UserStore
 from program.store.personas import refuse_pinned
 from program.text import one_line
 from program.tools import Tools
-from program.usage import Budget, UsageTracker, configured_lm, current_tracker, track_usage
+from program.usage import Budget, UsageTracker, configured_lm, current_tracker, metered, track_usage
 
 if TYPE_CHECKING:
     from optimizers.fleet.batch_api.collector import Collector
@@ -315,11 +315,13 @@ class Fleet:
         await self.pauses.wait()
         async with self.slots.slot(user_id):
             try:
-                outputs = await (call() if self.spending is None else self.spending.around(request, call))
+                with metered() as usage:
+                    outputs = await (call() if self.spending is None else self.spending.around(request, call))
             except dspy.LMRateLimitError:
                 self.slots.refused()
                 raise
-        if request:  # the opening of a session may have made no call
+        # The opening of a session may have made no call, and a cache says nothing about the provider.
+        if any(used.calls > used.cache_hits for used in usage.values()):
             self.slots.answered()
             self.pauses.works(user_id)
         return outputs

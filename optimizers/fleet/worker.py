@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from sqlalchemy.exc import SQLAlchemyError
 
 from optimizers.fleet import tasks
 from optimizers.fleet.alive import Processes
@@ -266,7 +265,7 @@ class Worker:
     ) -> dict[str, Any]:
         result = await fleet.one(user_id, engine, locks)
         if fleet.spending is not None:
-            with suppress(SQLAlchemyError):  # the next write says it
+            with suppress(StoreUnavailableError):  # the next write says it
                 await fleet.spending.flush()
         fleet.stopped |= result.status == "stopped"
         if result.error is not None:
