@@ -3,6 +3,7 @@ from .answers import Labels as Labels
 from .answers import Rating as Rating
 from .answers import Text as Text
 from .errors import PersonaAgentError as PersonaAgentError
+from .export import export_user as export_user
 from .loop import AgentSettings as AgentSettings
 from .memory.base import Memory as Memory
 from .memory.base import Retriever as Retriever

@@ -198,6 +198,12 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
         ],
         "users list": [(), ("--store", w.out / HOSTILE_PATH / "x"), ("--store", f"{HOSTILE}://")],
         "users show": [(ANN,), ("--", BOB), (HOSTILE,)],
+        "users export": [
+            (ANN,),
+            (ANN, "--out", w.out / f"e{HOSTILE_PATH}"),
+            (ANN, "--out", w.out / "no" / HOSTILE_PATH),
+            (HOSTILE,),
+        ],
         "persona show": [(ANN,), ("forgotten",), (HOSTILE,)],
         "persona why": [(ANN,), ("forgotten",), (HOSTILE,)],
         "persona page": [
@@ -465,6 +471,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "users import": ("history.jsonl",),
     "users list": (),
     "users show": ("ana",),
+    "users export": ("ana",),
     "users forget": ("ana", "--yes"),
     "users readmit": ("ana",),
     "interactions list": ("ana",),

@@ -11,6 +11,7 @@ from program.cli.receipts import ACTOR, minute, print_receipt
 from program.console import confirm, out, print_json
 from program.home import home
 from program.printer import make_table
+from program.store.exported import interaction_data, plain
 from program.text import counted, cut
 
 app = typer.Typer(no_args_is_help=True, help="List and forget what a user asked and answered.")
@@ -30,17 +31,7 @@ def list_(
         found = users.interactions(user, latest=latest)
         total = users.user(user).interactions
     if json:
-        print_json(
-            [
-                {
-                    "id": item.id,
-                    "timestamp": item.timestamp and item.timestamp.isoformat(),
-                    "query": item.query,
-                    "response": item.response,
-                }
-                for item in found
-            ]
-        )
+        print_json([plain(interaction_data(item)) for item in found])
         return
     rows = [
         (item.id, minute(item.timestamp), cut(item.query, _MAX_TEXT), cut(item.response, _MAX_TEXT))

@@ -1,4 +1,4 @@
-"""`personaagent users`: import, list, show, costs, forget."""
+"""`personaagent users`: import, export, list, show, costs, forget."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import typer
 from program.cli.options import Json, Store, User, open_store
 from program.cli.receipts import ACTOR, print_receipt
 from program.console import PARTIAL, confirm, err, out, print_json, reading
+from program.export import export_user
 from program.home import home
 from program.memory.semantic import render
-from program.printer import make_table
+from program.printer import make_table, to_json
+from program.saved import write_text
 from program.store.costs import total
 from program.store.importers import import_users
 from program.store.records import UserCost, UserSummary
@@ -30,15 +32,19 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            help="JSON lines, a JSON list, CSV with a header, or a LaMP or OPPU history file, also as .gz; "
-            "- reads standard input."
+            help="JSON lines, a JSON list, CSV with a header, a LaMP or OPPU history file, or what "
+            "`users export` wrote, also as .gz; - reads standard input."
         ),
     ],
-    task: Annotated[str, typer.Option(help="The users' task: LaMP-2M, free-text, or module:TASK.")] = (
-        "free-text"
-    ),
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="The users' task: LaMP-2M, free-text, or module:TASK. Default: free-text, or the export's.",
+            show_default=False,
+        ),
+    ] = None,
     format_: Annotated[
-        Literal["auto", "jsonl", "json", "csv", "lamp", "oppu"],
+        Literal["auto", "jsonl", "json", "csv", "lamp", "oppu", "export"],
         typer.Option("--format", help="Layout of the file."),
     ] = "auto",
     skip_bad: Annotated[bool, typer.Option(help="Skip and report bad records.")] = False,
@@ -78,6 +84,33 @@ def import_(
         )
     if report.skipped:
         raise typer.Exit(PARTIAL)
+
+
+@app.command()
+def export(
+    user: User,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="The file to write, readable by its owner only.")
+    ] = None,
+    traces: Annotated[bool, typer.Option(help="Include the user's local traces, which may be large.")] = True,
+    store: Store = None,
+) -> None:
+    """Print everything held about a user as JSON, or write it to a file.
+
+    It has the user's interactions, profile, persona versions with what each line rests on, corrections,
+    alignments, costs, keys (without secrets) and local traces, and says what it does not have. `users import`
+    takes over interactions, profile and persona versions.
+    """
+    with open_store(store) as users:
+        data = export_user(users, user, home=home(), traces=traces)
+    if output is None:
+        print_json(data)
+        return
+    write_text(output, to_json(data) + "\n")
+    err.print_line(
+        f"{counted(len(data['interactions']), 'interaction')} and "
+        f"{counted(len(data['personas']), 'persona version')} written to {output}"
+    )
 
 
 @app.command("list")

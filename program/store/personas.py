@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -37,9 +37,7 @@ def add(
     Raises:
         PinnedPersonaError: A version is pinned.
     """
-    for field, value in (("text", text), ("why", why)):
-        if problem := find_problem(value):
-            raise StoreError(f"the persona of user {user_id!r} cannot be stored: `{field}` {problem}")
+    _check_texts(user_id, text=text, why=why)
     user = users.get(connection, user_id, lock=True)
     refuse_pinned(user)
     if expect_head is not None and expect_head != user.head:
@@ -66,6 +64,29 @@ def add(
     connection.execute(insert(personas), row)
     users.settle(connection, user, settled, since or created, head=version)
     return get(connection, user_id, version)
+
+
+def restore(
+    connection: Connection, user_id: str, versions: Sequence[PersonaVersion], pinned: int | None
+) -> None:
+    """Add the versions of a user who has none, with their numbers, times and reasons.
+
+    Args:
+        connection: In a write transaction that holds the user's lock.
+        user_id: The user.
+        versions: In rising order; each parent is one of them.
+        pinned: The version to pin, one of them; ``None`` for none.
+    """
+    for row in versions:
+        _check_texts(user_id, text=row.text, why=row.why)
+    connection.execute(insert(personas), [{**vars(row), "user_id": user_id} for row in versions])
+    users.change(connection, user_id, head=versions[-1].version, pinned=pinned)
+
+
+def _check_texts(user_id: str, **texts: str) -> None:
+    for field, value in texts.items():
+        if problem := find_problem(value):
+            raise StoreError(f"the persona of user {user_id!r} cannot be stored: `{field}` {problem}")
 
 
 def refuse_pinned(user: Row[Any] | UserSummary) -> None:

@@ -534,6 +534,56 @@ class UserStore:
 
         return self._database.change(add)
 
+    def restore(
+        self,
+        user_id: str,
+        versions: Sequence[PersonaVersion],
+        *,
+        profile: Profile | None = None,
+        pinned: int | None = None,
+        stale: bool = False,
+        stale_since: datetime | None = None,
+    ) -> bool:
+        """Take over the profile and the persona versions of an export; `import_users` does it.
+
+        Args:
+            user_id: A stored user, with the interactions of the export.
+            versions: In rising order, with their numbers; each parent is one of them.
+            profile: The profile; ``None`` for none.
+            pinned: The version to pin.
+            stale: Whether there is something to learn.
+            stale_since: Since when.
+
+        Returns:
+            Whether it was done; it is not if the user has a persona or a profile already.
+
+        Example:
+            >>> with UserStore("users.db") as store, UserStore("other.db") as other:
+            ...     store.add_user("ana", task="free-text")
+            ...     other.add_user("ana", task="free-text")
+            ...     _ = store.add_persona("ana", "Be brief.", source="edit", why="she said so")
+            ...     print(other.restore("ana", store.persona_history("ana")), other.persona("ana"))
+            True v1 of 'ana' (edit): she said so
+        """
+        body = None if profile is None else _PROFILE.dump_python(profile, mode="json")
+
+        def add(connection: Connection) -> bool:
+            user = users.get(connection, user_id, lock=True)
+            query = select(profiles.c.user_id).where(profiles.c.user_id == user_id)
+            if user.head or connection.scalar(query) is not None:
+                return False
+            if versions:
+                personas.restore(connection, user_id, versions, pinned)
+            if body is not None:
+                users.put(connection, profiles, {"user_id": user_id}, {"profile": body})
+            if not stale:
+                users.settle(connection, user, user.interactions, users.now())
+            elif stale_since is not None:
+                users.change(connection, user_id, stale_since=stale_since)
+            return True
+
+        return self._database.change(add)
+
     def pin(self, user_id: str, version: int) -> PersonaVersion:
         """Keep a version as the current one until `unpin`; return it.
 
