@@ -1,4 +1,4 @@
-"""`personaagent users`: import, export, list, show, costs, forget."""
+"""`personaagent users`: import, export, list, show, correct, costs, forget."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from program.cli.corrections import correct
 from program.cli.options import Json, Store, User, open_store
-from program.cli.receipts import ACTOR, print_receipt
+from program.cli.receipts import ACTOR, Also, print_receipt
 from program.console import PARTIAL, confirm, err, out, print_json, reading
 from program.export import export_user
 from program.home import home
@@ -22,7 +23,8 @@ from program.store.records import UserCost, UserSummary
 from program.text import counted, cut
 from program.text_safety import visible
 
-app = typer.Typer(no_args_is_help=True, help="Import, show and delete users.")
+app = typer.Typer(no_args_is_help=True, help="Import, show, correct, export and delete users.")
+app.command()(correct)
 
 _MAX_QUERY = 90
 

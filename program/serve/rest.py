@@ -32,8 +32,8 @@ from program.serve.access import Caller, check_right, of_all_users, of_user
 from program.serve.context import MOST_TOKENS, UserContext
 from program.serve.failures import ApiError
 from program.serve.jobs import Job
-from program.serve.requests import NewInteraction, Query, Rollback
-from program.serve.room import Room, explain_persona, forget_interaction, forget_user, persona_of
+from program.serve.requests import Correction, NewInteraction, Query, Rollback
+from program.serve.room import ACTOR, Room, explain_persona, forget_interaction, forget_user, persona_of
 from program.store.exported import interaction_data, version_data
 from program.store.records import PersonaVersion, UserSummary
 from program.task import get_task
@@ -186,6 +186,15 @@ def _add_persona(router: APIRouter) -> None:
     def rollback(room: InRoom, user_id: Writer, to: Annotated[Rollback, Body()]) -> dict[str, Any]:
         """Go back to an older version. It becomes a new one; nothing is deleted."""
         return version_data(room.store.rollback(user_id, to.version))
+
+    @router.post("/users/{user_id}/persona/correct", tags=["persona"])
+    def correct(room: InRoom, user_id: Writer, said: Annotated[Correction, Body()]) -> dict[str, Any]:
+        """Replace, take out or add a line in the person's own words, as a new version.
+
+        No alignment, edit or rollback undoes it; another correction can.
+        """
+        version = room.store.correct(user_id, line=said.line, text=said.text, why=said.why, actor=ACTOR)
+        return version_data(version)
 
 
 def _add_work(router: APIRouter) -> None:

@@ -200,7 +200,7 @@ class AuditEntry:
 
     Attributes:
         at: When it was done, in UTC.
-        action: ``forget user``, ``forget interactions`` or ``readmit``.
+        action: ``forget user``, ``forget interactions``, ``readmit`` or ``correct persona``.
         actor: Who asked for it: ``python``, ``command line``, or the name of a key.
         subject: The hash of the user's id (`program.store.tombstones.user_digest`).
         details: How much was deleted, by what it was.

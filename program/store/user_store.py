@@ -272,7 +272,7 @@ class UserStore:
         return self._database.change(admit)
 
     def audit(self) -> list[AuditEntry]:
-        """Return who had what forgotten and when, oldest first; without content and user ids.
+        """Return who had what forgotten or corrected and when, oldest first; without content and user ids.
 
         Example:
             >>> with UserStore("users.db") as store:
@@ -513,7 +513,7 @@ class UserStore:
     def rollback(self, user_id: str, version: int) -> PersonaVersion:
         """Add a new version with the text and parts of an older one; nothing is deleted.
 
-        A stale user stays stale.
+        A stale user stays stale. What the person corrected since then stays corrected, and `why` says so.
 
         Raises:
             PinnedPersonaError: A version is pinned.
@@ -521,20 +521,72 @@ class UserStore:
         """
 
         def add(connection: Connection) -> PersonaVersion:
-            users.get(connection, user_id, lock=True)
+            user = users.get(connection, user_id, lock=True)
+    def correct(
+        self,
+        user_id: str,
+        *,
+        line: str | int | None = None,
+        text: str | None = None,
+        why: str = "",
+        actor: str = "python",
+    ) -> PersonaVersion:
+        """Add a version with a correction of the person, which no later version undoes.
+
+        Alignment with any preset, edits, rewrites and rollbacks keep the person's own lines, and bring back
+        nothing that the person took out; another correction can. The audit log notes it.
+
+        Args:
+            user_id: The user. Without a persona, it begins with this correction.
+            line: The line to replace or take out: its text, or its number in
+                `program.corrections.list_lines`, from 1. ``None`` adds a line.
+            text: What the person says instead, 1 to 240 characters; ``None`` takes ``line`` out.
+            why: The reason, in words; it is shown with the version.
+            actor: Who asked for it, for the audit log.
+
+        Raises:
+            DataError: There is no such line, or the text cannot be one.
+            PinnedPersonaError: A version is pinned.
+
+        Example:
+            >>> from program import Persona
+            >>> learned = Persona().with_line("Likes heists.", ["7"])
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     _ = store.add_persona("ana", "...", source="edit", why="w", parts=learned.as_dict())
+            ...     print(store.correct("ana", line="Likes heists.", text="Likes old comedies."))
+            ...     rewrite = store.add_persona("ana", "Likes heists. Be brief.", source="edit", why="w")
+            v2 of 'ana' (correction, from v1): the person replaced a line
+            >>> print(rewrite.text)
+            Be brief.
+            <BLANKLINE>
+            What this user says, which counts most:
+            - Likes old comedies.
+        """
+
+        def add(connection: Connection) -> PersonaVersion:
+            version = personas.correct(connection, user_id, line=line, text=text, why=why)
+            details = {"persona version": version.version}
+            forgetting.log(connection, "correct persona", user_id, actor, details)
+            return version
+
+        return self._database.change(add)
+
             old = personas.get(connection, user_id, version)
             return personas.add(
                 connection,
                 user_id,
-                old.text,
+                text,
                 source="rollback",
-                why=f"back to version {version}",
-                parts=old.parts,
+                why=f"back to version {version}{kept}",
+                parts=parts,
             )
 
         return self._database.change(add)
 
     def restore(
+            text, parts = personas.with_corrections(connection, user, old.text, old.parts)
+            kept = "" if (text, parts) == (old.text, old.parts) else ", with what the person corrected since"
         self,
         user_id: str,
         versions: Sequence[PersonaVersion],
@@ -603,6 +655,7 @@ class UserStore:
             ...     store.add_persona("ana", "Be kind.", source="edit", why="a try")
             Traceback (most recent call last):
             program.errors.PinnedPersonaError: the persona of user 'ana' is pinned at version 1 ...
+            StoreError: The version lacks what the person corrected since.
         """
         return self._database.change(lambda connection: personas.pin(connection, user_id, version))
 
