@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from program.cli.options import Json, Store, User, open_store
-from program.cli.receipts import ACTOR, minute, print_receipt
+from program.cli.receipts import ACTOR, Also, minute, print_receipt
 from program.console import confirm, out, print_json
 from program.home import home
 from program.printer import make_table
@@ -47,6 +47,7 @@ def forget(
     user: User,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids from `interactions list`.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    also: Also = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
@@ -54,7 +55,8 @@ def forget(
 
     Persona versions lose the lines that rest on them, and their facts are counted again; a new version is
     made from what remains. Versions that were written freely, alignments, local traces and cached answers of
-    the user are deleted. No import brings the interactions back.
+    the user are deleted, and all of the user's records in run folders given by --also. No import brings the
+    interactions back.
     """
     question = (
         f"Delete {counted(len(ids), 'interaction')} of {user!r} and what rests on them? This cannot be undone"
@@ -62,4 +64,5 @@ def forget(
     with open_store(store) as users:
         if not yes and not confirm(question):
             raise typer.Abort
-        print_receipt(users.forget_interactions(user, ids, home=home(), actor=ACTOR), json=json)
+        receipt = users.forget_interactions(user, ids, home=home(), actor=ACTOR, also=also or ())
+        print_receipt(receipt, json=json)

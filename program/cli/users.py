@@ -275,18 +275,20 @@ def _print_costs(rows: Sequence[UserCost], *, by_user: bool, by_month: bool = Tr
 def forget(
     user: User,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    also: Also = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Delete everything about a user: rows of the store, local traces, cached answers, steps of the fleet.
 
+    Run folders of evaluations lie anywhere: name them with --also, and a resumed run leaves the user out.
     No import brings the user back. If the command is interrupted, run it again. Prints a receipt without
     content; what this cannot reach is in its JSON.
     """
     with open_store(store) as users:
         if not yes and not confirm(f"Delete everything about {user!r}? This cannot be undone"):
             raise typer.Abort
-        print_receipt(users.forget(user, home=home(), actor=ACTOR), json=json)
+        print_receipt(users.forget(user, home=home(), actor=ACTOR, also=also or ()), json=json)
 
 
 @app.command()

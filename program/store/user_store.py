@@ -180,7 +180,14 @@ class UserStore:
 
     # Forgetting
 
-    def forget(self, user_id: str, *, home: Path | None = None, actor: str = "python") -> Receipt:
+    def forget(
+        self,
+        user_id: str,
+        *,
+        home: Path | None = None,
+        actor: str = "python",
+        also: Sequence[str | Path] = (),
+    ) -> Receipt:
         """Delete a user with everything that is kept anywhere; a hash keeps an import from bringing it back.
 
         First the store, in one transaction; then traces, cached answers (all of them: they do not say whom
@@ -194,8 +201,10 @@ class UserStore:
             user_id: The user.
             home: The data directory; ``None`` for `program.home.home`.
             actor: Who asked for it, for the audit log.
+            also: Run folders of evaluations, which lose the user's records and the reports on them.
 
         Raises:
+            ConfigError: ``also`` names something else; nothing was forgotten.
             UnknownUserError: There is nothing about the user anywhere.
             StoreError: Something outside the store could not be deleted; the message says what to do.
 
@@ -208,7 +217,7 @@ class UserStore:
             ...
             program.errors.ForgottenUserError: user 'ana' was forgotten and does not come back by itself; ...
         """
-        return erasers.forget_user(self, self._database, user_id, home=home, actor=actor)
+        return erasers.forget_user(self, self._database, user_id, home=home, actor=actor, also=also)
 
     def forget_interactions(
         self,
@@ -217,6 +226,7 @@ class UserStore:
         *,
         home: Path | None = None,
         actor: str = "python",
+        also: Sequence[str | Path] = (),
     ) -> Receipt:
         """Delete interactions and everything that rests on them or may quote them.
 
@@ -228,10 +238,12 @@ class UserStore:
         Args:
             user_id: The user.
             interaction_ids: The ids of the interactions.
-            home: As for `forget`, like the next one.
+            home: As for `forget`, like the next two.
             actor: Who asked for it.
+            also: Run folders; all of the user's records in them go, because each may quote any interaction.
 
         Raises:
+            ConfigError: As for `forget`.
             UnknownInteractionError: The user has no such interaction, and none with this id was forgotten.
             StoreError: As for `forget`.
 
@@ -245,7 +257,7 @@ class UserStore:
             ['Mint.']
         """
         return erasers.forget_interactions(
-            self, self._database, user_id, interaction_ids, home=home, actor=actor
+            self, self._database, user_id, interaction_ids, home=home, actor=actor, also=also
         )
 
     def readmit(self, user_id: str, *, actor: str = "python") -> bool:
@@ -510,18 +522,6 @@ class UserStore:
         with self._database.read() as connection:
             return personas.history(connection, user_id)
 
-    def rollback(self, user_id: str, version: int) -> PersonaVersion:
-        """Add a new version with the text and parts of an older one; nothing is deleted.
-
-        A stale user stays stale. What the person corrected since then stays corrected, and `why` says so.
-
-        Raises:
-            PinnedPersonaError: A version is pinned.
-            UnknownVersionError: ``version`` does not exist.
-        """
-
-        def add(connection: Connection) -> PersonaVersion:
-            user = users.get(connection, user_id, lock=True)
     def correct(
         self,
         user_id: str,
@@ -572,7 +572,21 @@ class UserStore:
 
         return self._database.change(add)
 
+    def rollback(self, user_id: str, version: int) -> PersonaVersion:
+        """Add a new version with the text and parts of an older one; nothing is deleted.
+
+        A stale user stays stale. What the person corrected since then stays corrected, and `why` says so.
+
+        Raises:
+            PinnedPersonaError: A version is pinned.
+            UnknownVersionError: ``version`` does not exist.
+        """
+
+        def add(connection: Connection) -> PersonaVersion:
+            user = users.get(connection, user_id, lock=True)
             old = personas.get(connection, user_id, version)
+            text, parts = personas.with_corrections(connection, user, old.text, old.parts)
+            kept = "" if (text, parts) == (old.text, old.parts) else ", with what the person corrected since"
             return personas.add(
                 connection,
                 user_id,
@@ -585,8 +599,6 @@ class UserStore:
         return self._database.change(add)
 
     def restore(
-            text, parts = personas.with_corrections(connection, user, old.text, old.parts)
-            kept = "" if (text, parts) == (old.text, old.parts) else ", with what the person corrected since"
         self,
         user_id: str,
         versions: Sequence[PersonaVersion],
@@ -643,6 +655,7 @@ class UserStore:
         an alignment that was running when the version was pinned. Pinning another version replaces the pin.
 
         Raises:
+            StoreError: The version lacks what the person corrected since.
             UnknownVersionError: ``version`` does not exist.
 
         Example:
@@ -655,7 +668,6 @@ class UserStore:
             ...     store.add_persona("ana", "Be kind.", source="edit", why="a try")
             Traceback (most recent call last):
             program.errors.PinnedPersonaError: the persona of user 'ana' is pinned at version 1 ...
-            StoreError: The version lacks what the person corrected since.
         """
         return self._database.change(lambda connection: personas.pin(connection, user_id, version))
 
