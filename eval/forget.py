@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from program.errors import DataError, PersonaAgentError
 from program.store.tombstones import user_digest
 
 _FILES = (QUERIES, PREPARE, ANSWERS)
+_LEVELS = 3
 
 
 def owns(folder: Path) -> bool:
@@ -69,12 +71,19 @@ def erase(folder: Path, user_id: str, *, whole: bool) -> int:
 
 
 def _runs(folder: Path) -> Iterator[Path]:
-    """Yield the run folders in a folder, itself included."""
-    if not folder.is_dir():
-        return
-    for path in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
-        if any((path / name).is_file() for name in _FILES):
-            yield path
+    """Yield the run folders in a folder: itself, the runs of a sweep, and those of sweeps in it."""
+    folders = [folder]
+    for _ in range(_LEVELS):
+        for path in folders:
+            if any((path / name).is_file() for name in _FILES):
+                yield path
+        folders = [inner for path in folders for inner in _subfolders(path)]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    return []
 
 
 def _erase_run(run: Path, user_id: str) -> int:

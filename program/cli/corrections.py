@@ -80,7 +80,10 @@ def _list(users: UserStore, user: str, *, json: bool) -> None:
         )
         for number, row in enumerate(rows, 1)
     ]
-    out.print(make_table(("line", "text", "origin"), cells, fold=("text",)))
+    if cells:
+        out.print(make_table(("line", "text", "origin"), cells, fold=("text",)))
+    else:
+        out.print_line("the persona says nothing about the user yet; `--text` adds a line")
     for gone in persona.removed:
         out.print_line(f"taken out on {gone.corrected}: {gone.text}")
     for key in persona.hidden:

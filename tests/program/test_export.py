@@ -71,7 +71,8 @@ def lived(store: UserStore) -> UserStore:
     store.add_persona("ana", parts.render([]), source="edit", why="w", parts=parts.as_dict())
     store.rollback("ana", 2)
     store.record_answer("ana", Usage(calls=1, input_tokens=10, usd=0.1))
-    store.pin("ana", 3)
+    store.correct("ana", line=1, text="Likes quiet films.", why="she said so")
+    store.pin("ana", 5)
     Keys(home()).create(user_id="ana", rights=["read"])
     Keys(home()).create(user_id="bo", rights=["read"])
     return store
@@ -93,10 +94,13 @@ Write = Callable[[Any], Path]
 def test_it_holds_what_every_place_holds_of_the_person_and_nothing_of_others(lived: UserStore) -> None:
     data = export_user(lived, "ana")
     assert data["schema"] == "personaagent.export/1"
-    assert data["user"]["pinned"] == 3
+    assert data["user"]["pinned"] == 5
     assert [item["id"] for item in data["interactions"]] == [f"i{n}" for n in range(6)]
     assert data["profile"]["parts"]["facts"]["interactions"] == 6
-    assert [row["source"] for row in data["personas"]] == ["initial", "alignment", "edit", "rollback"]
+    sources = ["initial", "alignment", "edit", "rollback", "correction"]
+    assert [row["source"] for row in data["personas"]] == sources
+    assert data["personas"][4]["parts"]["lines"][0]["corrected"] == data["personas"][4]["created_at"][:10]
+    assert [entry["action"] for entry in data["audit"]] == ["correct persona"]
     assert data["personas"][2]["parts"]["lines"][0]["interaction_ids"] == ["i2"]
     [run] = data["alignments"]
     assert run["steps"][0]["number"] == 1
@@ -132,7 +136,7 @@ def test_an_import_brings_back_all_that_it_can_carry(lived: UserStore, location:
         report = import_users(other, write(exported))
         assert (report.users, report.interactions, report.new) == (1, 6, 6)
         assert report.warnings == (
-            "left out, because an import cannot carry it: alignments, costs, keys, traces",
+            "left out, because an import cannot carry it: alignments, costs, audit, keys, traces",
         )
         again = export_user(other, "ana")
         assert {name: again[name] for name in CARRIED} == {name: exported[name] for name in CARRIED}
@@ -143,7 +147,8 @@ def test_an_import_brings_back_all_that_it_can_carry(lived: UserStore, location:
             "left out, because the user has one in this store: the persona",
         )
         other.unpin("ana")
-        assert other.add_persona("ana", "Be brief.", source="edit", why="w").version == 5
+        version = other.add_persona("ana", "Be brief.", source="edit", why="w")
+        assert (version.version, version.text.splitlines()[-1]) == (6, "- Likes quiet films.")
 
 
 def test_a_stale_user_stays_stale(store: UserStore, tmp_path: Path, write: Write) -> None:
