@@ -124,6 +124,18 @@ def test_the_model_of_edits_is_told_and_its_edits_are_refused_with_a_reason() ->
     ]
 
 
+def test_a_fact_that_the_person_took_out_is_told_to_no_model() -> None:
+    asked: list[str] = []
+    memory = EpisodicMemory("ana", history(16))
+    shown = LEARNED.with_facts("counts")
+    facts = PersonaAgent.for_user("ana", memory, task=TASK, persona=shown).context.evidence_at(None, ())
+    for persona in (shown, correct(shown, facts, line=1, day="2026-11-26")):
+        agent = PersonaAgent.for_user("ana", memory, task=TASK, persona=persona)
+        with dspy.context(lm=rebel(asked)):
+            PersonaAlignment(PRESETS[1]).compile(agent, trainset=examples(memory, TASK))
+    assert ["counts" in prompt for prompt in asked] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
