@@ -166,7 +166,10 @@ class AlignmentRun:
         return self.trainset[max(0, first - gate.check_items) : first][::-1]
 
     def evidence(self) -> list[Evidence]:
-        """Return the facts that learning may see: none rests on a check item, or was taken out by the person."""
+        """Return the facts that learning may see.
+
+        None of them rests on a check item, and the person took none of them out.
+        """
         if not self.config.evidence:
             return []
         checked = {str(example.before) for example in self.check_items()}

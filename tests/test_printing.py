@@ -215,9 +215,9 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
         "persona history": [(ANN,), (HOSTILE,)],
         "users correct": [
             (ANN,),
-            (ANN, "--text", HOSTILE[:200], "--why", HOSTILE),
+            ("--text", HOSTILE[:200], "--why", HOSTILE, "--", BOB),
+            ("--", BOB),
             (ANN, "--line", HOSTILE, "--remove"),
-            (ANN,),
             ("forgotten",),
             (HOSTILE,),
         ],
@@ -323,7 +323,11 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             ("--port", 0, "--host", HOSTILE),
         ],
         "keys revoke": [(Keys(w.home).create(user_id=BOB)[1].id,), (HOSTILE,)],
-        "users forget": [("forgotten", "--yes"), (HOSTILE, "--yes")],
+        "users forget": [
+            ("forgotten", "--yes", "--also", w.run),
+            ("forgotten", "--yes", "--also", w.out / HOSTILE_PATH / "x"),
+            (HOSTILE, "--yes"),
+        ],
     }
 
 
