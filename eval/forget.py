@@ -100,18 +100,16 @@ def _erase_run(run: Path, user_id: str) -> int:
 
 def _rewrite(path: Path, user_id: str, labels: Collection[str]) -> int:
     """Write a file again without some records and a half-written last one; return how many there were."""
-    kept: list[bytes] = []
+    if not path.exists():
+        return 0
     deleted = 0
-    for line, record in _records(path):
-        if _is_of(record, user_id) or record.get("method") in labels:
-            deleted += 1
-        else:
-            kept.append(line)
-    if not path.exists() or path.stat().st_size == sum(map(len, kept)):
-        return deleted
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as file:
-        file.writelines(kept)
+        for line, record in _records(path):
+            if _is_of(record, user_id) or record.get("method") in labels:
+                deleted += 1
+            else:
+                file.write(line)
         file.flush()
         os.fsync(file.fileno())
     shutil.copymode(path, part)

@@ -23,6 +23,7 @@ from .store import UserStore as UserStore
 from .store.copying import CopiedTable as CopiedTable
 from .store.copying import copy_store as copy_store
 from .store.erasers import Eraser as Eraser
+from .store.erasers import FolderEraser as FolderEraser
 from .store.erasers import Receipt as Receipt
 from .store.importers import import_users as import_users
 from .store.records import AuditEntry as AuditEntry

@@ -77,6 +77,19 @@ class FolderEraser(Protocol):
     """Deletes what one kind of folder holds of a user, wherever the folder lies: run folders of evaluations.
 
     Constraints: as for `Eraser`. A module with both functions is one.
+
+    Example:
+        >>> class Notes:
+        ...     def owns(self, folder):
+        ...         return (folder / "notes").is_dir()
+        ...
+        ...     def erase(self, folder, user_id, *, whole):
+        ...         note = folder / "notes" / user_id
+        ...         existed = note.exists()
+        ...         note.unlink(missing_ok=True)
+        ...         return int(existed)
+        >>> Notes().owns(Path("somewhere"))
+        False
     """
 
     def owns(self, folder: Path) -> bool:
