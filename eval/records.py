@@ -4,6 +4,7 @@
     RUN/queries.jsonl    one line for each query of the data: user, query, gold
     RUN/prepare.jsonl    one line for each attempt to prepare a method for a user
     RUN/answers.jsonl    one line for each attempt to answer a query with a method
+    RUN/forgotten.json   hashes of the users who were forgotten; a resumed run leaves them out
     SWEEP/sweep.json     a setting, its values, and the run folder of each value
 
 The three ``.jsonl`` files only grow. Readers ignore a half-written last line, which a killed process may
@@ -28,11 +29,12 @@ from program.usage import Usage
 SCHEMA = 1
 """Version of the layout; a newer one is refused."""
 
-MANIFEST, QUERIES, PREPARE, ANSWERS, SWEEP = (
+MANIFEST, QUERIES, PREPARE, ANSWERS, FORGOTTEN, SWEEP = (
     "manifest.json",
     "queries.jsonl",
     "prepare.jsonl",
     "answers.jsonl",
+    "forgotten.json",
     "sweep.json",
 )
 
@@ -273,6 +275,21 @@ def read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     content = _read_json(file, "a run folder; make one with `personaagent eval run --out`")
     return _decode(Manifest, content, f"`{file}` is not the manifest of a run", strict=True)
+
+
+def read_forgotten(path: Path) -> frozenset[str]:
+    """Return the hashes of the users who were forgotten in a run folder (`eval.forget`).
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    file = path / FORGOTTEN
+    if not file.exists():
+        return frozenset()
+    users = _read_json(file, "a run folder").get("users")
+    if not isinstance(users, list) or not all(isinstance(digest, str) for digest in users):
+        raise DataError(f"`{file}`: field `users` must be a list of texts; {_ADVICE}")
+    return frozenset(users)
 
 
 def read_sweep(path: Path) -> SweepManifest | None:

@@ -58,7 +58,7 @@ class RunFolder:
         self._answered: set[tuple[str, str, str]] = set()
         self._learned: dict[tuple[str, str], Mapping[str, Any]] = {}
         self.spent = Usage()
-        self._lock_file = _lock(path)
+        self._lock_file = lock_folder(path)
         try:
             if (path / MANIFEST).exists():
                 self._resume(manifest)
@@ -149,8 +149,12 @@ def _open_to_append(path: Path) -> IO[str]:
     return path.open("a", encoding="utf-8")
 
 
-def _lock(path: Path) -> IO[str]:
-    """Create the folder and lock it for other processes until the returned file is closed."""
+def lock_folder(path: Path) -> IO[str]:
+    """Create a run folder and lock it for other processes until the returned file is closed.
+
+    Raises:
+        ConfigError: Another process has locked it, or it cannot be written.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (path / _LOCK).open("w")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
@@ -20,11 +20,12 @@ from typing import Any
 
 from eval.attempt import Attempt, run_attempt
 from eval.contracts import Answer, EvalUser, Method, Query, UserView
-from eval.records import AnswerRecord, Manifest, PrepareRecord
+from eval.records import AnswerRecord, Manifest, PrepareRecord, read_forgotten
 from eval.run_folder import RunFolder
 from eval.user_view import scan_users, user_views, with_others
 from program.errors import BudgetExceededError, ConfigError
 from program.spans import tracing
+from program.store.tombstones import user_digest
 from program.task import Task
 from program.text import counted
 from program.usage import Budget, Usage, UsageTracker, current_tracker
@@ -112,7 +113,7 @@ def run_methods(
     are in DSPy's cache cost nothing the second time. Single model calls are retried by DSPy.
 
     Args:
-        data: The users; iterated twice.
+        data: The users; iterated twice. Those who were forgotten in ``out`` are left out.
         methods: By the labels of the manifest.
         task: The task of the users.
         manifest: Every setting of the run (`eval.manifest.make_manifest`).
@@ -129,6 +130,7 @@ def run_methods(
     """
     for method in methods.values():
         method.check(task)
+    data = _Remembered(data, read_forgotten(out))
     queries, responses = scan_users(data, task)
     with RunFolder(out, manifest, queries) as folder:
         counts = folder.count_answers()
@@ -138,6 +140,19 @@ def run_methods(
         run = _Run(folder, methods, limits, run_tracker, lm, on_answer)
         run.serve_users(user_views(data, task, manifest.seed, responses))
         return run.outcome(len(queries))
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """The users of a data set but those who were forgotten in the run folder (`eval.forget`)."""
+
+    data: Iterable[EvalUser]
+    forgotten: frozenset[str]
+
+    def __iter__(self) -> Iterator[EvalUser]:
+        for user in self.data:
+            if not self.forgotten or user_digest(user.user_id) not in self.forgotten:
+                yield user
 
 
 class _Run:

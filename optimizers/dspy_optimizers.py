@@ -17,6 +17,7 @@ from optimizers.loss import UpdatePersona
 from optimizers.prompting import ask_text, number_feedback
 from optimizers.silence import silence
 from program.agent import PersonaAgent
+from program.corrections import fit, keep_corrections
 from program.errors import BudgetExceededError, UnparsableAnswerError
 from program.memory.base import Before
 from program.models.adapter import program_adapter
@@ -175,7 +176,7 @@ class OptimizableAgent(dspy.Module):  # type: ignore[misc]
                 raise
 
     def compile(self, optimizer: Any, **arguments: Any) -> str:
-        """Return the best persona that ``optimizer`` finds.
+        """Return the best persona that ``optimizer`` finds, with what its person corrected.
 
         Args:
             optimizer: Any of DSPy's; it must work in this thread (``num_threads=1``).
@@ -187,6 +188,7 @@ class OptimizableAgent(dspy.Module):  # type: ignore[misc]
             PersonaError: The best candidate cannot be a persona.
         """
         callbacks = [*dspy.settings.callbacks, _OutageCallback(self.rollouts)]
+        parts = self.agent.parts
         with stage("update"), silence(), program_adapter(), dspy.context(callbacks=callbacks):
             try:
                 best = optimizer.compile(self, **arguments)
@@ -194,7 +196,8 @@ class OptimizableAgent(dspy.Module):  # type: ignore[misc]
                 # Optimizers turn what a program raises into a score of 0, or into errors of their own.
                 if self.rollouts.outage is not None:
                     raise self.rollouts.outage
-        return validate_persona(best.agent.persona)
+        persona = keep_corrections(best.agent.persona, parts)
+        return validate_persona(persona if isinstance(persona, str) else fit(persona, []).render([]))
 
 
 class _Rollouts:

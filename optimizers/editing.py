@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from optimizers.contracts import Candidate
 from optimizers.edits import Edit
 from optimizers.trials import Refusal
+from program.corrections import MAX_LINE, taken_out
 from program.errors import PersonaError
 from program.persona import Line, Persona, validate_persona
 from program.text import one_line
@@ -18,9 +19,6 @@ from program.text_safety import printable, repair
 
 if TYPE_CHECKING:
     from program.evidence import Evidence
-
-MAX_LINE = 240
-"""Longest learned line, in characters."""
 
 _LONG_RUN = 6
 """This many words in a row as the user wrote them are a copy."""
@@ -74,7 +72,7 @@ def apply_edits(
     refusals: list[Refusal] = []
     for number, edit in enumerate(edits, 1):
         text = one_line(printable(repair(edit.text)), MAX_LINE + 1)
-        reason = _refuse(edit, text, draft, source, evidence)
+        reason = _refuse(edit, text, draft, source, evidence) or _refuse_against_person(edit, text, persona)
         if number > source.max_edits:
             reason = f"one step makes at most {source.max_edits} edits"
         if not reason:
@@ -107,6 +105,14 @@ def _refuse(edit: Edit, text: str, draft: _Draft, source: Source, evidence: Sequ
     if edit.op in ("show", "hide"):
         return _refuse_facts(edit, text, draft.facts, evidence)
     return _refuse_line(edit, text, draft.lines, source)
+
+
+def _refuse_against_person(edit: Edit, text: str, persona: Persona) -> str:
+    """Return why an edit would undo what the person corrected; empty if it would not."""
+    if edit.op in ("replace", "remove") and persona.lines[edit.line - 1].corrected:
+        return "the user wrote this line"
+    said_again = taken_out(text, persona) if edit.op in ("add", "replace") else ""
+    return f"the user took this out: {said_again!r}" if said_again else ""
 
 
 def _apply(edit: Edit, text: str, draft: _Draft, source: Source) -> tuple[_Draft, str]:

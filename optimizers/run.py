@@ -166,11 +166,15 @@ class AlignmentRun:
         return self.trainset[max(0, first - gate.check_items) : first][::-1]
 
     def evidence(self) -> list[Evidence]:
-        """Return the facts that learning may see: none of them rests on a check item."""
+        """Return the facts that learning may see.
+
+        None of them rests on a check item, and the person took none of them out.
+        """
         if not self.config.evidence:
             return []
         checked = {str(example.before) for example in self.check_items()}
-        return list(self.agent.context.evidence_at(None, checked))
+        hidden = self.agent.parts.hidden if self.agent.parts else ()
+        return [item for item in self.agent.context.evidence_at(None, checked) if item.key not in hidden]
 
     def facts(self) -> str:
         """Return the facts as the model of feedback reads them."""

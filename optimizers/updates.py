@@ -17,7 +17,8 @@ from optimizers.prompting import ask_edits, number_feedback
 from optimizers.record import Feedback
 from optimizers.run import AlignmentRun, writes
 from optimizers.trials import Refusal
-from program.persona import Persona
+from program.corrections import fit, keep_corrections
+from program.persona import Line, Persona
 from program.spans import span
 from program.text import counted
 
@@ -66,7 +67,11 @@ async def _rewrite(run: AlignmentRun, feedback: Sequence[Feedback]) -> Proposal:
         trace.output(persona=rewrite)
     if rewrite is None:
         return Proposal(note="the rewrite could not be used twice, the old persona stays")
-    return Proposal(candidates=[Candidate(persona=rewrite)])
+    kept = keep_corrections(rewrite, run.agent.parts)
+    if isinstance(kept, str):
+        return Proposal(candidates=[Candidate(persona=kept)])
+    kept = fit(kept, run.agent.context.evidence_at(None, ()))
+    return Proposal(candidates=[Candidate(persona=kept)], note="what the user corrected was put back")
 
 
 async def _edit(run: AlignmentRun, feedback: Sequence[Feedback]) -> Proposal:
@@ -75,13 +80,15 @@ async def _edit(run: AlignmentRun, feedback: Sequence[Feedback]) -> Proposal:
     if not given:
         return Proposal(note="no feedback, so nothing to change")
     persona, numbered = _parts(run), number_feedback([item.text for item in given])
+    taken_out = [f"add {line.text!r}: the user took this out" for line in persona.removed[-MOST_REJECTED:]]
     with span("update", persona=run.agent.persona, feedback=numbered) as trace:
         edits = await _ask_edits(
             run,
             facts=run.named_facts(persona.facts),
-            lines="\n".join(f"{n}. {line.text}" for n, line in enumerate(persona.lines, 1)) or "none yet",
+            lines="\n".join(_numbered(n, line) for n, line in enumerate(persona.lines, 1)) or "none yet",
             feedback=numbered,
-            rejected="\n".join(f"- {text}" for text in run.rejected[-MOST_REJECTED:]) or "none",
+            rejected="\n".join(f"- {text}" for text in [*run.rejected[-MOST_REJECTED:], *taken_out])
+            or "none",
         )
         trace.output(edits=edits)
     if edits is None:
@@ -100,6 +107,10 @@ async def _edit(run: AlignmentRun, feedback: Sequence[Feedback]) -> Proposal:
         return Proposal(candidates=[candidate], refusals=refusals)
     note = "every edit was refused" if refusals else "the feedback calls for no edit"
     return Proposal(refusals=refusals, note=note)
+
+
+def _numbered(number: int, line: Line) -> str:
+    return f"{number}. {line.text}{' (written by the user: it stays)' if line.corrected else ''}"
 
 
 async def _ask_edits(run: AlignmentRun, **inputs: str) -> list[Edit] | None:

@@ -3,6 +3,7 @@ from .answers import Labels as Labels
 from .answers import Rating as Rating
 from .answers import Text as Text
 from .errors import PersonaAgentError as PersonaAgentError
+from .export import export_user as export_user
 from .loop import AgentSettings as AgentSettings
 from .memory.base import Memory as Memory
 from .memory.base import Retriever as Retriever
@@ -22,6 +23,7 @@ from .store import UserStore as UserStore
 from .store.copying import CopiedTable as CopiedTable
 from .store.copying import copy_store as copy_store
 from .store.erasers import Eraser as Eraser
+from .store.erasers import FolderEraser as FolderEraser
 from .store.erasers import Receipt as Receipt
 from .store.importers import import_users as import_users
 from .store.records import AuditEntry as AuditEntry

@@ -40,6 +40,7 @@ Rules for using tools:
 ROLE = "You are the personal assistant of one user. Answer exactly as this user would."
 FACTS = "Facts about this user, counted in the history:"
 LEARNED = "What this user's answers show:"
+SAID = "What this user says, which counts most:"
 RULES = """\
 Search the user's memory before you answer, and choose the words of a search with care. Give the final \
 answer clearly and briefly, with no explanation."""
@@ -52,12 +53,14 @@ explanation."""
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A learned line of a persona.
+    """A line of a persona: learned, or written by the person whom it is about.
 
     Attributes:
         text: One line.
-        interaction_ids: The interactions that it rests on.
+        interaction_ids: The interactions that it rests on. A line of the person has those of the line that
+            it corrects.
         since: The persona version that brought it; 0 until it is stored.
+        corrected: The day on which the person wrote it, as ``2026-11-26``; empty if it was learned.
 
     Example:
         >>> Line(text="Calls every heist action.", interaction_ids=("7", "9")).since
@@ -67,18 +70,39 @@ class Line:
     text: str
     interaction_ids: tuple[str, ...]
     since: int = 0
+    corrected: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the line as JSON data; `corrected` only if it is not empty."""
+        data = {"text": self.text, "interaction_ids": list(self.interaction_ids), "since": self.since}
+        return {**data, "corrected": self.corrected} if self.corrected else data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Line:
+        """Return the line that `as_dict` gave; raises `KeyError`, `TypeError` or `ValueError`."""
+        return cls(
+            text=_text(data["text"]),
+            interaction_ids=tuple(_text(name) for name in data["interaction_ids"]),
+            since=int(data["since"]),
+            corrected=_text(data.get("corrected", "")),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Persona:
     """The parts of a persona that can be edited.
 
+    What the person corrected (`program.corrections`) is part of it, and no rewrite undoes it: lines with a
+    day in `Line.corrected`, `removed` and `hidden`.
+
     Attributes:
         role: What the agent is.
         facts: Keys or kinds of the evidence that the persona shows (see `program.evidence`). Code owns
             these lines: they are counted again for every prompt, and no rewrite can change them.
-        lines: What was learned.
+        lines: What was learned, and what the person wrote.
         rules: How to use tools and how to answer.
+        removed: Lines that the person took out, each with the day. They are not shown.
+        hidden: Keys of facts that the person took out.
 
     Example:
         >>> persona = first_persona().with_line("Likes heists.", ["7"])
@@ -95,6 +119,13 @@ class Persona:
     facts: tuple[str, ...] = ()
     lines: tuple[Line, ...] = ()
     rules: str = RULES
+    removed: tuple[Line, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the person corrected something."""
+        return bool(self.removed or self.hidden or any(line.corrected for line in self.lines))
 
     def render(self, evidence: Sequence[Evidence]) -> str:
         """Return the persona's text.
@@ -103,18 +134,21 @@ class Persona:
             evidence: Of the interactions that may be seen; those that `facts` names are shown.
         """
         facts = [f"- {item.text}" for item in self.shown_facts(evidence)]
-        learned = [f"- {line.text}" for line in self.lines]
+        learned = [f"- {line.text}" for line in self.lines if not line.corrected]
+        said = [f"- {line.text}" for line in self.lines if line.corrected]
         blocks = [
             self.role,
             "\n".join([FACTS, *facts]) if facts else "",
             "\n".join([LEARNED, *learned]) if learned else "",
+            "\n".join([SAID, *said]) if said else "",
             self.rules,
         ]
         return normalize("\n\n".join(filter(None, blocks)))
 
     def shown_facts(self, evidence: Sequence[Evidence]) -> list[Evidence]:
         """Return the evidence that the persona shows, in its order."""
-        return [item for name in self.facts for item in evidence if name in (item.key, item.kind)]
+        shown = [item for name in self.facts for item in evidence if name in (item.key, item.kind)]
+        return [item for item in shown if item.key not in self.hidden]
 
     def with_facts(self, *names: str) -> Persona:
         """Return the persona with these facts in place of its own."""
@@ -125,23 +159,33 @@ class Persona:
         return replace(self, lines=(*self.lines, Line(text=text, interaction_ids=tuple(interaction_ids))))
 
     def without_lines_on(self, interaction_ids: Collection[str]) -> Persona:
-        """Return the persona without the learned lines that rest on any of these interactions.
+        """Return the persona without the lines that rest on any of these interactions.
+
+        A line that the person took out goes also if nothing says what it rested on.
 
         Example:
             >>> persona = first_persona().with_line("Likes heists.", ["7"]).with_line("Likes tea.", ["8"])
             >>> [line.text for line in persona.without_lines_on({"7"}).lines]
             ['Likes tea.']
         """
-        lines = (line for line in self.lines if not set(line.interaction_ids).intersection(interaction_ids))
-        return replace(self, lines=tuple(lines))
+
+        def rests_on_them(line: Line) -> bool:
+            return not set(line.interaction_ids).isdisjoint(interaction_ids)
+
+        lines = (line for line in self.lines if not rests_on_them(line))
+        removed = (line for line in self.removed if line.interaction_ids and not rests_on_them(line))
+        return replace(self, lines=tuple(lines), removed=tuple(removed))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the parts as JSON data."""
-        lines = [
-            {"text": line.text, "interaction_ids": list(line.interaction_ids), "since": line.since}
-            for line in self.lines
-        ]
-        return {"role": self.role, "facts": list(self.facts), "lines": lines, "rules": self.rules}
+        """Return the parts as JSON data; what the person took out only if there is something."""
+        data = {
+            "role": self.role,
+            "facts": list(self.facts),
+            "lines": [line.as_dict() for line in self.lines],
+            "rules": self.rules,
+        }
+        removed = {"removed": [line.as_dict() for line in self.removed]} if self.removed else {}
+        return {**data, **removed, **({"hidden": list(self.hidden)} if self.hidden else {})}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Persona:
@@ -154,17 +198,12 @@ class Persona:
             return cls(
                 role=_text(data["role"]),
                 facts=tuple(_text(name) for name in data["facts"]),
-                lines=tuple(
-                    Line(
-                        text=_text(line["text"]),
-                        interaction_ids=tuple(_text(name) for name in line["interaction_ids"]),
-                        since=int(line["since"]),
-                    )
-                    for line in data["lines"]
-                ),
+                lines=tuple(Line.from_dict(line) for line in data["lines"]),
                 rules=_text(data["rules"]),
+                removed=tuple(Line.from_dict(line) for line in data.get("removed", ())),
+                hidden=tuple(_text(name) for name in data.get("hidden", ())),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the parts of a persona are damaged: {error!r}") from error
 
     @classmethod

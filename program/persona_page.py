@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from program.csp import csp_hash
-from program.errors import DataError, UnknownVersionError
+from program.errors import UnknownVersionError
 from program.memory.interaction import Interaction
 from program.provenance import ExplainedLine, explain_lines, parts_by_version
-from program.saved import write_private
+from program.saved import write_text
 from program.store import UserStore
 from program.store.records import AlignmentRow
 from program.task import get_task
@@ -84,10 +84,7 @@ def write_page(path: Path, html: str) -> None:
     Raises:
         DataError: The file cannot be written.
     """
-    try:
-        write_private(path, lambda part: part.write_text(html, encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot write `{path}`: {error.strerror}") from error
+    write_text(path, html)
 
 
 def _line(line: ExplainedLine, history: Sequence[Interaction]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from program.evidence import Evidence
-from program.persona import Persona
+from program.persona import Line, Persona
 from program.store.records import PersonaVersion
 
 
@@ -40,7 +40,6 @@ def explain_lines(
         evidence: What code counts in the user's history (`program.evidence.collect`).
 
     Example:
-        >>> from program.persona import Line
         >>> persona = Persona(lines=(Line(text="Likes heists.", interaction_ids=("7",), since=2),))
         >>> explain_lines([(1, Persona()), (2, persona)], evidence=[])
         [ExplainedLine(text='Likes heists.', origin='learned, since v2', interaction_ids=('7',))]
@@ -53,10 +52,14 @@ def explain_lines(
         for item in persona.shown_facts(evidence)
     ]
     learned = [
-        ExplainedLine(line.text, f"learned, since v{line.since}", line.interaction_ids)
+        ExplainedLine(line.text, f"{_origin(line)}, since v{line.since}", line.interaction_ids)
         for line in persona.lines
     ]
     return [*facts, *learned]
+
+
+def _origin(line: Line) -> str:
+    return f"corrected by the person on {line.corrected}" if line.corrected else "learned"
 
 
 def _since(item: Evidence, versions: Sequence[tuple[int, Persona | None]]) -> int:

@@ -142,6 +142,18 @@ def write_private(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that only its owner can read.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    try:
+        write_private(path, lambda part: part.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot write `{path}`: {error.strerror}") from error
+
+
 def without_secrets(lm: dspy.BaseLM | None) -> dspy.BaseLM | None:
     """Return a copy of a model that has its sampling settings and address, but no keys or headers."""
     if lm is None:

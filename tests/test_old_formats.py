@@ -326,6 +326,33 @@ def test_a_user_of_0_1_is_forgotten_in_store_and_traces(cli: Cli) -> None:
         assert HINT.encode() not in file.read_bytes()
 
 
+def test_a_user_of_0_1_takes_everything_along_and_corrects_the_persona(cli: Cli) -> None:
+    assert cli("users", "export", "ana", "--out", "ana.json").code == 0
+    exported = json.loads(Path("ana.json").read_text(encoding="utf-8"))
+    assert (len(exported["interactions"]), len(exported["traces"]["calls"])) == (13, 70)
+    assert HINT in exported["personas"][1]["text"]
+    assert cli("users", "import", "ana.json", "--store", "other.db").code == 0
+    again = cli("users", "export", "ana", "--store", "other.db", "--no-traces").json
+    assert [again[name] for name in ("user", "interactions", "profile", "personas")] == [
+        exported[name] for name in ("user", "interactions", "profile", "personas")
+    ]
+    assert cli("persona", "rollback", "ana", "2").code == 0
+    assert HINT in cli("persona", "show", "ana").out
+    said = ("--line", HINT, "--text", "I call every film a classic.")
+    assert cli("users", "correct", "ana", *said).code == 0
+    assert "what the person corrected since" in cli("persona", "rollback", "ana", "2").out
+    text = cli("persona", "show", "ana").out
+    assert HINT not in text
+    assert "- I call every film a classic." in text
+
+
+def test_a_user_of_0_1_is_forgotten_in_a_run(cli: Cli) -> None:
+    assert cli("users", "forget", "ana", "--yes", "--also", "run", "--json").json["erased"]["run records"] > 0
+    held = b"".join(path.read_bytes() for path in Path("run").rglob("*") if path.is_file())
+    assert b'"ana"' not in held
+    assert b'"bo"' in held
+
+
 # Runs, reports and sweeps
 
 

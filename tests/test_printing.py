@@ -198,6 +198,12 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
         ],
         "users list": [(), ("--store", w.out / HOSTILE_PATH / "x"), ("--store", f"{HOSTILE}://")],
         "users show": [(ANN,), ("--", BOB), (HOSTILE,)],
+        "users export": [
+            (ANN,),
+            (ANN, "--out", w.out / f"e{HOSTILE_PATH}"),
+            (ANN, "--out", w.out / "no" / HOSTILE_PATH),
+            (HOSTILE,),
+        ],
         "persona show": [(ANN,), ("forgotten",), (HOSTILE,)],
         "persona why": [(ANN,), ("forgotten",), (HOSTILE,)],
         "persona page": [
@@ -207,6 +213,14 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             (HOSTILE,),
         ],
         "persona history": [(ANN,), (HOSTILE,)],
+        "users correct": [
+            (ANN,),
+            ("--text", HOSTILE[:200], "--why", HOSTILE, "--", BOB),
+            ("--", BOB),
+            (ANN, "--line", HOSTILE, "--remove"),
+            ("forgotten",),
+            (HOSTILE,),
+        ],
         "fleet status": [(), ("--store", w.out / HOSTILE_PATH / "x")],
         "fleet cancel": [("--all",), (HOSTILE,), ("--", ANN, BOB), ()],
         "fleet retry": [(), (HOSTILE,), ("--", ANN)],
@@ -309,7 +323,11 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
             ("--port", 0, "--host", HOSTILE),
         ],
         "keys revoke": [(Keys(w.home).create(user_id=BOB)[1].id,), (HOSTILE,)],
-        "users forget": [("forgotten", "--yes"), (HOSTILE, "--yes")],
+        "users forget": [
+            ("forgotten", "--yes", "--also", w.run),
+            ("forgotten", "--yes", "--also", w.out / HOSTILE_PATH / "x"),
+            (HOSTILE, "--yes"),
+        ],
     }
 
 
@@ -465,6 +483,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "users import": ("history.jsonl",),
     "users list": (),
     "users show": ("ana",),
+    "users export": ("ana",),
+    "users correct": ("ana",),
     "users forget": ("ana", "--yes"),
     "users readmit": ("ana",),
     "interactions list": ("ana",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from eval.files import explain_write_errors
 from eval.report import agreement, case_studies, costs, differences, persona_figures, results, sweeps
@@ -16,9 +16,7 @@ from eval.report.render import render_markdown, render_page
 from eval.report.run_info import make_introduction, reproduction_section
 from eval.report.section import Section
 from eval.report.table import to_csv, to_latex, to_markdown
-
-_FILES = "files.txt"
-"""Lists the tables and figures of a report, so that the next one can delete them."""
+from eval.report_files import FOLDER, LISTING, MARKDOWN, PAGE, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +68,12 @@ def make_report(
     study = load(run)
     introduction = make_introduction(study)
     sections = _sections(study, reference, _encoder() if dense_map else None)
-    out = out or run / "report"
+    out = out or run / FOLDER
     tables = [table for section in sections for table in (*section.tables, *section.folded_tables)]
     figures = [figure for section in sections for figure in section.figures]
     files = ReportFiles(
-        page=_write(out / "report.html", render_page(introduction, sections)),
-        markdown=_write(out / "report.md", render_markdown(introduction, sections)),
+        page=_write(out / PAGE, render_page(introduction, sections)),
+        markdown=_write(out / MARKDOWN, render_markdown(introduction, sections)),
         tables=[
             _write(out / "tables" / f"{table.name}.{suffix}", render(table))
             for table in tables
@@ -119,12 +117,9 @@ def _encoder() -> Embed:
 
 def _delete_stale(out: Path, names: Sequence[str]) -> None:
     """Delete tables and figures that an earlier report listed and this one does not write."""
-    listing = out / _FILES
-    earlier = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
-    for name in set(earlier) - set(names):
-        if str(PurePosixPath(name).parent) in ("tables", "figures"):
-            (out / name).unlink(missing_ok=True)
-    _write(listing, "".join(f"{name}\n" for name in names))
+    for name in set(listed(out)) - set(names):
+        (out / name).unlink(missing_ok=True)
+    _write(out / LISTING, "".join(f"{name}\n" for name in names))
 
 
 def _write(path: Path, text: str) -> Path:

@@ -26,8 +26,8 @@ def create(
     rights: Annotated[
         str,
         typer.Option(
-            help="read: context, persona, export and chat; write: record, align, roll back; admin: delete; "
-            "separated by commas."
+            help="read: context, persona, export and chat; write: record, correct, align, roll back; "
+            "admin: delete; separated by commas."
         ),
     ] = "read",
     expires: Annotated[

@@ -158,14 +158,16 @@ def rollback(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Go back to an older persona. It becomes a new version; nothing is deleted."""
+    """Go back to an older persona, as a new version. What the person corrected since stays corrected."""
     with open_store(store) as users:
         users.user(user)
         restored = users.rollback(user, version)
+        old = _persona(users, user, version)
     if json:
         print_json(vars(restored))
     else:
-        out.print_line(f"v{restored.version} has the text of v{version}")
+        kept = "" if restored.text == old.text else " and what the person corrected since"
+        out.print_line(f"v{restored.version} has the text of v{version}{kept}")
 
 
 @app.command()

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from program.console import err, print_json
 from program.store.erasers import Receipt
+
+Also = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--also",
+        metavar="RUN_FOLDER",
+        help="A run or sweep folder of `eval`, which loses the user's records too; repeat it for others.",
+    ),
+]
 
 ACTOR = "command line"
 """Who the audit log says it was."""

@@ -1,4 +1,4 @@
-"""`personaagent users`: import, list, show, costs, forget."""
+"""`personaagent users`: import, export, list, show, correct, costs, forget."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from program.cli.corrections import correct
 from program.cli.options import Json, Store, User, open_store
-from program.cli.receipts import ACTOR, print_receipt
+from program.cli.receipts import ACTOR, Also, print_receipt
 from program.console import PARTIAL, confirm, err, out, print_json, reading
+from program.export import export_user
 from program.home import home
 from program.memory.semantic import render
-from program.printer import make_table
+from program.printer import make_table, to_json
+from program.saved import write_text
 from program.store.costs import total
 from program.store.importers import import_users
 from program.store.records import UserCost, UserSummary
 from program.text import counted, cut
 from program.text_safety import visible
 
-app = typer.Typer(no_args_is_help=True, help="Import, show and delete users.")
+app = typer.Typer(no_args_is_help=True, help="Import, show, correct, export and delete users.")
+app.command()(correct)
 
 _MAX_QUERY = 90
 
@@ -30,15 +34,19 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            help="JSON lines, a JSON list, CSV with a header, or a LaMP or OPPU history file, also as .gz; "
-            "- reads standard input."
+            help="JSON lines, a JSON list, CSV with a header, a LaMP or OPPU history file, or what "
+            "`users export` wrote, also as .gz; - reads standard input."
         ),
     ],
-    task: Annotated[str, typer.Option(help="The users' task: LaMP-2M, free-text, or module:TASK.")] = (
-        "free-text"
-    ),
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="The users' task: LaMP-2M, free-text, or module:TASK. Default: free-text, or the export's.",
+            show_default=False,
+        ),
+    ] = None,
     format_: Annotated[
-        Literal["auto", "jsonl", "json", "csv", "lamp", "oppu"],
+        Literal["auto", "jsonl", "json", "csv", "lamp", "oppu", "export"],
         typer.Option("--format", help="Layout of the file."),
     ] = "auto",
     skip_bad: Annotated[bool, typer.Option(help="Skip and report bad records.")] = False,
@@ -78,6 +86,33 @@ def import_(
         )
     if report.skipped:
         raise typer.Exit(PARTIAL)
+
+
+@app.command()
+def export(
+    user: User,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="The file to write, readable by its owner only.")
+    ] = None,
+    traces: Annotated[bool, typer.Option(help="Include the user's local traces, which may be large.")] = True,
+    store: Store = None,
+) -> None:
+    """Print everything held about a user as JSON, or write it to a file.
+
+    It has the user's interactions, profile, persona versions with what each line rests on, corrections,
+    alignments, costs, keys (without secrets) and local traces, and says what it does not have. `users import`
+    takes over interactions, profile and persona versions.
+    """
+    with open_store(store) as users:
+        data = export_user(users, user, home=home(), traces=traces)
+    if output is None:
+        print_json(data)
+        return
+    write_text(output, to_json(data) + "\n")
+    err.print_line(
+        f"{counted(len(data['interactions']), 'interaction')} and "
+        f"{counted(len(data['personas']), 'persona version')} written to {output}"
+    )
 
 
 @app.command("list")
@@ -240,18 +275,20 @@ def _print_costs(rows: Sequence[UserCost], *, by_user: bool, by_month: bool = Tr
 def forget(
     user: User,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    also: Also = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Delete everything about a user: rows of the store, local traces, cached answers, steps of the fleet.
 
+    Run folders of evaluations lie anywhere: name them with --also, and a resumed run leaves the user out.
     No import brings the user back. If the command is interrupted, run it again. Prints a receipt without
     content; what this cannot reach is in its JSON.
     """
     with open_store(store) as users:
         if not yes and not confirm(f"Delete everything about {user!r}? This cannot be undone"):
             raise typer.Abort
-        print_receipt(users.forget(user, home=home(), actor=ACTOR), json=json)
+        print_receipt(users.forget(user, home=home(), actor=ACTOR, also=also or ()), json=json)
 
 
 @app.command()

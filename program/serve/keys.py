@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from program.store import UserStore
 
 Right = Literal["read", "write", "admin"]
-"""``read``: context, persona, export and chat. ``write``: record, align, roll back. ``admin``: delete."""
+"""``read``: context, persona, export, chat. ``write``: record, correct, align, roll back. ``admin``: delete.
+"""
 
 RIGHTS: tuple[Right, ...] = get_args(Right)
 

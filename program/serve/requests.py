@@ -35,3 +35,11 @@ class Rollback(_Body):
     """The version to go back to."""
 
     version: int = Field(ge=1, le=2**31 - 1)
+
+
+class Correction(_Body):
+    """A person's own correction: a line without a text is taken out, a text without a line is added."""
+
+    line: str | None = Field(None, min_length=1, max_length=100_000, description="The text of a line.")
+    text: str | None = Field(None, min_length=1, max_length=1000, examples=["Likes old comedies."])
+    why: str = Field("", max_length=1000, description="The reason, shown with the new version.")

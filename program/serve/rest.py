@@ -26,18 +26,18 @@ from fastapi import (
 )
 
 from program.errors import ConfigError, DataError, StoreError, UnknownUserError, UnparsableAnswerError
+from program.export import export_user
 from program.memory.interaction import Interaction
-from program.memory.semantic import render
 from program.serve.access import Caller, check_right, of_all_users, of_user
 from program.serve.context import MOST_TOKENS, UserContext
 from program.serve.failures import ApiError
 from program.serve.jobs import Job
-from program.serve.requests import NewInteraction, Query, Rollback
-from program.serve.room import Room, explain_persona, forget_interaction, forget_user, persona_of
+from program.serve.requests import Correction, NewInteraction, Query, Rollback
+from program.serve.room import ACTOR, Room, explain_persona, forget_interaction, forget_user, persona_of
+from program.store.exported import interaction_data, version_data
 from program.store.records import PersonaVersion, UserSummary
 from program.task import get_task
 
-EXPORT_SCHEMA = "personaagent.export/1"
 _SHOWN_USERS = 200
 
 Reader = Annotated[str, Depends(of_user("read"))]
@@ -101,18 +101,13 @@ def _add_users(router: APIRouter) -> None:
         return room.recall.context(user_id, query, max_tokens=max_tokens or room.max_tokens)
 
     @router.get("/users/{user_id}/export", tags=["users"])
-    def export(room: InRoom, user_id: Reader) -> dict[str, Any]:
-        """Return all that the store holds about a user; traces are not in it."""
-        store = room.store
-        profile = store.profile(user_id)
-        return {
-            "schema": EXPORT_SCHEMA,
-            "user": asdict(store.user(user_id)),
-            "interactions": [_interaction(item) for item in store.interactions(user_id)],
-            "profile": None if profile is None else {"text": render(profile), "parts": asdict(profile)},
-            "personas": [_version(row) for row in store.persona_history(user_id)],
-            "alignments": [asdict(row) for row in store.alignments(user_id)],
-        }
+    def export(
+        room: InRoom,
+        user_id: Reader,
+        traces: Annotated[bool, QueryField(description="Whether local traces are in it.")] = True,
+    ) -> dict[str, Any]:
+        """Return all that is held about a user; `users import` reads it."""
+        return export_user(room.store, user_id, home=room.home, traces=traces)
 
     @router.delete("/users/{user_id}", tags=["users"])
     def forget(room: InRoom, user_id: Admin) -> dict[str, Any]:
@@ -143,7 +138,7 @@ def _add_interactions(router: APIRouter) -> None:
             name = _hashed(idempotency_key) if idempotency_key else uuid4().hex
         stored, is_new = _observe(room, user_id, name, new)
         response.status_code = 201 if is_new else 200
-        return _interaction(stored)
+        return interaction_data(stored)
 
     @router.delete("/users/{user_id}/interactions/{interaction_id}", tags=["interactions"])
     def delete_interaction(
@@ -161,12 +156,12 @@ def _add_persona(router: APIRouter) -> None:
     @router.get("/users/{user_id}/persona", tags=["persona"])
     def persona(room: InRoom, user_id: Reader, version: Version = None) -> dict[str, Any]:
         """Return a persona version."""
-        return _version(_stored(room, user_id, version))
+        return version_data(_stored(room, user_id, version))
 
     @router.get("/users/{user_id}/persona/versions", tags=["persona"])
     def versions(room: InRoom, user_id: Reader) -> dict[str, Any]:
         """List the persona versions, oldest first, without their texts."""
-        rows = [_version(row) for row in room.store.persona_history(user_id)]
+        rows = [version_data(row) for row in room.store.persona_history(user_id)]
         return {"versions": [{key: row[key] for key in row if key not in ("text", "parts")} for row in rows]}
 
     @router.get("/users/{user_id}/persona/diff", tags=["persona"])
@@ -190,7 +185,16 @@ def _add_persona(router: APIRouter) -> None:
     @router.post("/users/{user_id}/persona/rollback", tags=["persona"])
     def rollback(room: InRoom, user_id: Writer, to: Annotated[Rollback, Body()]) -> dict[str, Any]:
         """Go back to an older version. It becomes a new one; nothing is deleted."""
-        return _version(room.store.rollback(user_id, to.version))
+        return version_data(room.store.rollback(user_id, to.version))
+
+    @router.post("/users/{user_id}/persona/correct", tags=["persona"])
+    def correct(room: InRoom, user_id: Writer, said: Annotated[Correction, Body()]) -> dict[str, Any]:
+        """Replace, take out or add a line in the person's own words, as a new version.
+
+        No alignment, edit or rollback undoes it; another correction can.
+        """
+        version = room.store.correct(user_id, line=said.line, text=said.text, why=said.why, actor=ACTOR)
+        return version_data(version)
 
 
 def _add_work(router: APIRouter) -> None:
@@ -290,15 +294,6 @@ def _hashed(idempotency_key: str) -> str:
 
 def _stored(room: Room, user_id: str, version: int | None) -> PersonaVersion:
     return persona_of(room.store, user_id, version)
-
-
-def _version(row: PersonaVersion) -> dict[str, Any]:
-    # Without `asdict`, which cannot copy every mapping.
-    return {name: value for name, value in vars(row).items() if name != "user_id"}
-
-
-def _interaction(item: Interaction) -> dict[str, Any]:
-    return {name: value for name, value in vars(item).items() if name != "user_id"}
 
 
 def _job(job: Job) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from program.store.erasers import Receipt
 from program.store.records import PersonaVersion
 from program.task import get_task
 
-_ACTOR = "server"
+ACTOR = "server"
+"""Who the audit log says it was."""
 _SHOWN_EVIDENCE = 20
 
 
@@ -54,7 +55,7 @@ def forget_user(room: Room, user_id: str) -> dict[str, Any]:
         ApiError: 409 while users are being aligned.
     """
     _refuse_while_aligning(room)
-    receipt = room.store.forget(user_id, home=room.home, actor=_ACTOR)
+    receipt = room.store.forget(user_id, home=room.home, actor=ACTOR)
     room.recall.drop(user_id)
     room.jobs.drop_user(user_id)
     return _told(receipt)
@@ -69,7 +70,7 @@ def forget_interaction(room: Room, user_id: str, interaction_id: str) -> dict[st
         ApiError: 409 while users are being aligned.
     """
     _refuse_while_aligning(room)
-    receipt = room.store.forget_interactions(user_id, [interaction_id], home=room.home, actor=_ACTOR)
+    receipt = room.store.forget_interactions(user_id, [interaction_id], home=room.home, actor=ACTOR)
     room.recall.drop(user_id)
     return _told(receipt)
 

@@ -7,15 +7,15 @@ can be repeated: a command that was killed is run again and ends the work.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from program.errors import StoreError
+from program.errors import ConfigError, StoreError
 from program.home import home as default_home
 from program.store import forgetting, tombstones, users
 from program.store.database import Database
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 ERASERS = "personaagent.erasers"
 """The group of entry points that name the erasers of all packages; ``traced-calls`` deletes traced calls."""
 
+FOLDER_ERASERS = "personaagent.folder-erasers"
+"""The group of entry points that name what deletes from folders that the caller names."""
+
 SHARED = frozenset({"cached answers"})
 """What is emptied as a whole, because it does not say whom it is about."""
 
@@ -36,6 +39,7 @@ AT_ONCE_BYTES = 256 * 1024**2
 OUT_OF_REACH = (
     "backups and copies of the files",
     "traces sent elsewhere, and pages and files that were exported",
+    "run folders of evaluations that were not named",
     "DSPy's own cache of what was asked from Python without `personaagent`'s cache",
 )
 
@@ -65,6 +69,40 @@ class Eraser(Protocol):
             user_id: The user.
             home: The data directory.
             whole: Whether the user is to be forgotten, and not only some interactions.
+        """
+        ...
+
+
+class FolderEraser(Protocol):
+    """Deletes what one kind of folder holds of a user, wherever the folder lies: run folders of evaluations.
+
+    Constraints: as for `Eraser`. A module with both functions is one.
+
+    Example:
+        >>> class Notes:
+        ...     def owns(self, folder):
+        ...         return (folder / "notes").is_dir()
+        ...
+        ...     def erase(self, folder, user_id, *, whole):
+        ...         note = folder / "notes" / user_id
+        ...         existed = note.exists()
+        ...         note.unlink(missing_ok=True)
+        ...         return int(existed)
+        >>> Notes().owns(Path("somewhere"))
+        False
+    """
+
+    def owns(self, folder: Path) -> bool:
+        """Return whether this is such a folder; change nothing."""
+        ...
+
+    def erase(self, folder: Path, user_id: str, *, whole: bool) -> int:
+        """Return how many things were deleted.
+
+        Args:
+            folder: A folder that it owns.
+            user_id: The user.
+            whole: As for `Eraser`.
         """
         ...
 
@@ -116,15 +154,22 @@ def list_counts(counts: Mapping[str, Any]) -> str:
 
 
 def forget_user(
-    store: UserStore, database: Database, user_id: str, *, home: Path | None, actor: str
+    store: UserStore,
+    database: Database,
+    user_id: str,
+    *,
+    home: Path | None,
+    actor: str,
+    also: Sequence[str | Path] = (),
 ) -> Receipt:
     """Forget a user (see `UserStore.forget`)."""
+    folders = _owners(also)
     with database.read() as connection:
         known = users.exists(connection, user_id) or tombstones.is_forgotten(connection, user_id)
     erased: dict[str, int] = {}
     if known:
         erased |= database.change(lambda connection: forgetting.forget_user(connection, user_id))
-    erased |= _erase(store, user_id, home, whole=True)
+    erased |= _erase(store, user_id, home, folders, whole=True)
     if not known:
         if not any(count for name, count in erased.items() if name not in SHARED):
             store.user(user_id)  # raises, and suggests a similar id
@@ -140,22 +185,55 @@ def forget_interactions(
     *,
     home: Path | None,
     actor: str,
+    also: Sequence[str | Path] = (),
 ) -> Receipt:
     """Forget interactions (see `UserStore.forget_interactions`)."""
+    folders = _owners(also)
     erased = database.change(
         lambda connection: forgetting.forget_interactions(connection, user_id, interaction_ids)
     )
-    erased |= _erase(store, user_id, home, whole=False)
+    erased |= _erase(store, user_id, home, folders, whole=False)
     return _finish(database, "forget interactions", user_id, actor, erased)
 
 
-def _erase(store: UserStore, user_id: str, home: Path | None, *, whole: bool) -> dict[str, int]:
+class _Owned(NamedTuple):
+    """A folder that was named, and what deletes from it."""
+
+    name: str
+    eraser: FolderEraser
+    folder: Path
+
+
+def _owners(also: Sequence[str | Path]) -> list[_Owned]:
+    """Return what deletes from each folder.
+
+    Raises:
+        ConfigError: Nothing does from one of them; nothing was changed yet.
+    """
+    found = []
+    for path in dict.fromkeys(Path(path).expanduser() for path in also):
+        owner = next((row for row in _folder_erasers().items() if row[1].owns(path)), None)
+        if owner is None:
+            what = "is not a folder of a run" if path.exists() else "does not exist"
+            raise ConfigError(
+                f"`{path}` {what}; nothing was forgotten: name folders that `personaagent eval run` wrote"
+            )
+        found.append(_Owned(*owner, path))
+    return found
+
+
+def _erase(
+    store: UserStore, user_id: str, home: Path | None, folders: Sequence[_Owned], *, whole: bool
+) -> dict[str, int]:
     """Call every eraser, also after one that failed, and raise at the end."""
+    home = home or default_home()
+    work = [(name, partial(erase, store, user_id, home, whole=whole)) for name, erase in _erasers().items()]
+    work += [(name, partial(eraser.erase, path, user_id, whole=whole)) for name, eraser, path in folders]
     erased: dict[str, int] = {}
     failed: list[str] = []
-    for name, erase in _erasers().items():
+    for name, erase in work:
         try:
-            erased[name] = erase(store, user_id, home or default_home(), whole=whole)
+            erased[name] = erased.get(name, 0) + erase()
         except Exception as error:  # noqa: BLE001 - the others must still be erased
             failed.append(f"{name} ({error})")
     if failed:
@@ -168,7 +246,16 @@ def _erase(store: UserStore, user_id: str, home: Path | None, *, whole: bool) ->
 
 @cache
 def _erasers() -> dict[str, Eraser]:
-    points = sorted(entry_points(group=ERASERS), key=lambda point: point.name)
+    return _load(ERASERS)
+
+
+@cache
+def _folder_erasers() -> dict[str, FolderEraser]:
+    return _load(FOLDER_ERASERS)
+
+
+def _load(group: str) -> dict[str, Any]:
+    points = sorted(entry_points(group=group), key=lambda point: point.name)
     return {point.name.replace("-", " "): point.load() for point in points}
 
 

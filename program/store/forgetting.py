@@ -20,6 +20,7 @@ from program.task import Task, get_task
 from program.text import counted
 
 _CHUNK = 500
+_CORRECTED = "corrected by the person"
 
 Counts = dict[str, int]
 """How many rows were deleted, by what they were."""
@@ -117,27 +118,40 @@ def _derive(
     task: Task,
 ) -> None:
     """Take the forgotten interactions out of every persona version, and add one from what remains."""
+    from program.corrections import keep_corrections
     from program.evidence import collect  # brings regex
     from program.persona import ROLE, RULES, Persona, first_persona
 
     evidence = collect(remaining, task)
     mine = personas.c.user_id == user.user_id
     kept: dict[int, Persona] = {}
+    # What the person corrected stays corrected, also in a version that goes.
+    corrected: Persona | None = None
+    quoting: list[int] = []
     for row in connection.execute(select(personas.c.version, personas.c.parts).where(mine)):
         if row.parts is not None:
             with suppress(DataError):  # parts that cannot be read go like a text that was written freely
                 persona = Persona.from_dict(row.parts)
+                rest = persona.without_lines_on(gone)
+                if row.version == user.head:
+                    corrected = rest
                 if (persona.role, persona.rules) == (ROLE, RULES):
-                    kept[row.version] = persona.without_lines_on(gone)
+                    kept[row.version] = rest
+                    quoting += [row.version] * (rest != persona)
     connection.execute(delete(personas).where(mine, personas.c.version.not_in(list(kept))))
     connection.execute(update(personas).where(mine, personas.c.parent.not_in(list(kept))).values(parent=None))
     for version, persona in kept.items():
         values = {"text": persona.render(evidence), "parts": persona.as_dict(), "alignment_id": None}
         connection.execute(update(personas).where(mine, personas.c.version == version).values(values))
+    # The reason for a correction may quote what was corrected.
+    by_person = mine, personas.c.version.in_(quoting), personas.c.source == "correction"
+    connection.execute(update(personas).where(*by_person).values(why=_CORRECTED))
     if not user.head:
         return
     parent = max((version for version in kept if version <= users.current(user)), default=None)
     persona = first_persona() if parent is None else kept[parent]
+    derived = keep_corrections(persona, corrected)
+    persona = derived if isinstance(derived, Persona) else persona
     new: dict[str, Any] = {
         "user_id": user.user_id,
         "version": user.head + 1,

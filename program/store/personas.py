@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select
 
-from program.errors import PinnedPersonaError, StoreError, UnknownVersionError
-from program.store import users
+from program import corrections
+from program.errors import DataError, PinnedPersonaError, StoreError, UnknownVersionError
+from program.persona import Persona, first_persona
+from program.store import interactions, users
 from program.store.records import PersonaSource, PersonaVersion, UserSummary
 from program.store.schema import personas
 from program.store.schema import users as all_users
+from program.task import get_task
 from program.text_safety import find_problem
 
 
@@ -29,17 +33,17 @@ def add(
     since: datetime | None = None,
     alignment_id: str | None = None,
     parts: Mapping[str, Any] | None = None,
+    corrects: bool = False,
 ) -> PersonaVersion:
     """Add a version and make it the current one (see `UserStore.add_persona`).
 
-    The user's number of settled interactions never gets smaller; ``since`` as in `users.settle`.
+    The user's number of settled interactions never gets smaller; ``since`` as in `users.settle`. What the
+    person corrected is put back unless the version ``corrects`` it.
 
     Raises:
         PinnedPersonaError: A version is pinned.
     """
-    for field, value in (("text", text), ("why", why)):
-        if problem := find_problem(value):
-            raise StoreError(f"the persona of user {user_id!r} cannot be stored: `{field}` {problem}")
+    _check_texts(user_id, text=text, why=why)
     user = users.get(connection, user_id, lock=True)
     refuse_pinned(user)
     if expect_head is not None and expect_head != user.head:
@@ -49,6 +53,8 @@ def add(
         )
     if parent is not None:
         get(connection, user_id, parent)
+    if not corrects:
+        text, parts = with_corrections(connection, user, text, parts)
     # Only `forget` deletes versions, all at once: the head is always the highest version.
     version = user.head + 1
     created = users.now()
@@ -68,6 +74,84 @@ def add(
     return get(connection, user_id, version)
 
 
+def with_corrections(
+    connection: Connection, user: Row[Any], text: str, parts: Mapping[str, Any] | None
+) -> tuple[str, Mapping[str, Any] | None]:
+    """Return the text and the parts of a persona with what the person has corrected until now."""
+    before = _parts(get(connection, user.user_id, user.head)) if user.head else None
+    if before is None or not before.is_corrected:
+        return text, parts
+    from program.evidence import collect  # brings regex
+
+    new = text if parts is None else Persona.from_dict(parts)
+    kept = corrections.keep_corrections(new, before)
+    if kept == new or not isinstance(kept, Persona):
+        return text, parts
+    evidence = collect(interactions.latest(connection, user.user_id, None), get_task(user.task))
+    kept = corrections.fit(kept, evidence)
+    return kept.render(evidence), kept.as_dict()
+
+
+def _parts(version: PersonaVersion) -> Persona | None:
+    """Return the parts of a version; ``None`` without any that can be read."""
+    if version.parts is not None:
+        with suppress(DataError):
+            return Persona.from_dict(version.parts)
+    return None
+
+
+def correct(
+    connection: Connection, user_id: str, *, line: str | int | None, text: str | None, why: str
+) -> PersonaVersion:
+    """Add a version with a correction of the person (see `UserStore.correct`)."""
+    from program.evidence import collect  # brings regex
+
+    user = users.get(connection, user_id, lock=True)
+    refuse_pinned(user)
+    evidence = collect(interactions.latest(connection, user_id, None), get_task(user.task))
+    now = get(connection, user_id, user.head) if user.head else None
+    if now is None:
+        persona = first_persona()
+    else:
+        persona = _parts(now) or Persona.of_text(now.text)
+    day = users.now().date().isoformat()
+    corrected = corrections.correct(persona, evidence, line=line, text=text, day=day)
+    persona = corrections.fit(corrected, evidence)
+    what = "added" if line is None else "took out" if text is None else "replaced"
+    return add(
+        connection,
+        user_id,
+        persona.render(evidence),
+        source="correction",
+        why=why or f"the person {what} a line",
+        parts=persona.as_dict(),
+        corrects=True,
+    )
+
+
+def restore(
+    connection: Connection, user_id: str, versions: Sequence[PersonaVersion], pinned: int | None
+) -> None:
+    """Add the versions of a user who has none, with their numbers, times and reasons.
+
+    Args:
+        connection: In a write transaction that holds the user's lock.
+        user_id: The user.
+        versions: In rising order; each parent is one of them.
+        pinned: The version to pin, one of them; ``None`` for none.
+    """
+    for row in versions:
+        _check_texts(user_id, text=row.text, why=row.why)
+    connection.execute(insert(personas), [{**vars(row), "user_id": user_id} for row in versions])
+    users.change(connection, user_id, head=versions[-1].version, pinned=pinned)
+
+
+def _check_texts(user_id: str, **texts: str) -> None:
+    for field, value in texts.items():
+        if problem := find_problem(value):
+            raise StoreError(f"the persona of user {user_id!r} cannot be stored: `{field}` {problem}")
+
+
 def refuse_pinned(user: Row[Any] | UserSummary) -> None:
     """Raise `PinnedPersonaError` if a version of the user is pinned."""
     if user.pinned is not None:
@@ -79,8 +163,13 @@ def refuse_pinned(user: Row[Any] | UserSummary) -> None:
 
 def pin(connection: Connection, user_id: str, version: int) -> PersonaVersion:
     """Pin a version and return it (see `UserStore.pin`)."""
-    users.get(connection, user_id, lock=True)
+    user = users.get(connection, user_id, lock=True)
     pinned = get(connection, user_id, version)
+    if with_corrections(connection, user, pinned.text, pinned.parts) != (pinned.text, pinned.parts):
+        raise StoreError(
+            f"version {version} of user {user_id!r} lacks what the person corrected since; "
+            f"`personaagent persona rollback USER {version}` makes a version that has both: pin that one"
+        )
     users.change(connection, user_id, pinned=version)
     return pinned
 
@@ -94,8 +183,12 @@ def unpin(connection: Connection, user_id: str) -> PersonaVersion | None:
 
 def _with_origin(parts: Mapping[str, Any], version: int) -> dict[str, Any]:
     """Return the parts with ``version`` as the origin of lines that have none."""
-    lines = [{**line, "since": line.get("since") or version} for line in parts.get("lines", ())]
-    return {**parts, "lines": lines}
+    lines = {
+        name: [{**line, "since": line.get("since") or version} for line in parts[name]]
+        for name in ("lines", "removed")
+        if name in parts
+    }
+    return {**parts, "lines": [], **lines}
 
 
 def get(connection: Connection, user_id: str, version: int) -> PersonaVersion:

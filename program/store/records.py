@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from program.text import counted
 
-PersonaSource = Literal["initial", "alignment", "rollback", "edit", "forget"]
+PersonaSource = Literal["initial", "alignment", "rollback", "edit", "forget", "correction"]
 AlignmentStatus = Literal["running", "done", "failed", "interrupted"]
 
 COUNTS = ("calls", "input_tokens", "cached_tokens", "output_tokens", "unpriced", "cache_hits")
@@ -200,7 +200,7 @@ class AuditEntry:
 
     Attributes:
         at: When it was done, in UTC.
-        action: ``forget user``, ``forget interactions`` or ``readmit``.
+        action: ``forget user``, ``forget interactions``, ``readmit`` or ``correct persona``.
         actor: Who asked for it: ``python``, ``command line``, or the name of a key.
         subject: The hash of the user's id (`program.store.tombstones.user_digest`).
         details: How much was deleted, by what it was.

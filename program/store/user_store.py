@@ -180,7 +180,14 @@ class UserStore:
 
     # Forgetting
 
-    def forget(self, user_id: str, *, home: Path | None = None, actor: str = "python") -> Receipt:
+    def forget(
+        self,
+        user_id: str,
+        *,
+        home: Path | None = None,
+        actor: str = "python",
+        also: Sequence[str | Path] = (),
+    ) -> Receipt:
         """Delete a user with everything that is kept anywhere; a hash keeps an import from bringing it back.
 
         First the store, in one transaction; then traces, cached answers (all of them: they do not say whom
@@ -194,8 +201,10 @@ class UserStore:
             user_id: The user.
             home: The data directory; ``None`` for `program.home.home`.
             actor: Who asked for it, for the audit log.
+            also: Run folders of evaluations, which lose the user's records and the reports on them.
 
         Raises:
+            ConfigError: ``also`` names something else; nothing was forgotten.
             UnknownUserError: There is nothing about the user anywhere.
             StoreError: Something outside the store could not be deleted; the message says what to do.
 
@@ -208,7 +217,7 @@ class UserStore:
             ...
             program.errors.ForgottenUserError: user 'ana' was forgotten and does not come back by itself; ...
         """
-        return erasers.forget_user(self, self._database, user_id, home=home, actor=actor)
+        return erasers.forget_user(self, self._database, user_id, home=home, actor=actor, also=also)
 
     def forget_interactions(
         self,
@@ -217,6 +226,7 @@ class UserStore:
         *,
         home: Path | None = None,
         actor: str = "python",
+        also: Sequence[str | Path] = (),
     ) -> Receipt:
         """Delete interactions and everything that rests on them or may quote them.
 
@@ -228,10 +238,12 @@ class UserStore:
         Args:
             user_id: The user.
             interaction_ids: The ids of the interactions.
-            home: As for `forget`, like the next one.
+            home: As for `forget`, like the next two.
             actor: Who asked for it.
+            also: Run folders; all of the user's records in them go, because each may quote any interaction.
 
         Raises:
+            ConfigError: As for `forget`.
             UnknownInteractionError: The user has no such interaction, and none with this id was forgotten.
             StoreError: As for `forget`.
 
@@ -245,7 +257,7 @@ class UserStore:
             ['Mint.']
         """
         return erasers.forget_interactions(
-            self, self._database, user_id, interaction_ids, home=home, actor=actor
+            self, self._database, user_id, interaction_ids, home=home, actor=actor, also=also
         )
 
     def readmit(self, user_id: str, *, actor: str = "python") -> bool:
@@ -272,7 +284,7 @@ class UserStore:
         return self._database.change(admit)
 
     def audit(self) -> list[AuditEntry]:
-        """Return who had what forgotten and when, oldest first; without content and user ids.
+        """Return who had what forgotten or corrected and when, oldest first; without content and user ids.
 
         Example:
             >>> with UserStore("users.db") as store:
@@ -510,10 +522,60 @@ class UserStore:
         with self._database.read() as connection:
             return personas.history(connection, user_id)
 
+    def correct(
+        self,
+        user_id: str,
+        *,
+        line: str | int | None = None,
+        text: str | None = None,
+        why: str = "",
+        actor: str = "python",
+    ) -> PersonaVersion:
+        """Add a version with a correction of the person, which no later version undoes.
+
+        Alignment with any preset, edits, rewrites and rollbacks keep the person's own lines, and bring back
+        nothing that the person took out; another correction can. The audit log notes it.
+
+        Args:
+            user_id: The user. Without a persona, it begins with this correction.
+            line: The line to replace or take out: its text, or its number in
+                `program.corrections.list_lines`, from 1. ``None`` adds a line.
+            text: What the person says instead, 1 to 240 characters; ``None`` takes ``line`` out.
+            why: The reason, in words; it is shown with the version.
+            actor: Who asked for it, for the audit log.
+
+        Raises:
+            DataError: There is no such line, or the text cannot be one.
+            PinnedPersonaError: A version is pinned.
+
+        Example:
+            >>> from program import Persona
+            >>> learned = Persona().with_line("Likes heists.", ["7"])
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     _ = store.add_persona("ana", "...", source="edit", why="w", parts=learned.as_dict())
+            ...     print(store.correct("ana", line="Likes heists.", text="Likes old comedies."))
+            ...     rewrite = store.add_persona("ana", "Likes heists. Be brief.", source="edit", why="w")
+            v2 of 'ana' (correction, from v1): the person replaced a line
+            >>> print(rewrite.text)
+            Be brief.
+            <BLANKLINE>
+            What this user says, which counts most:
+            - Likes old comedies.
+        """
+
+        def add(connection: Connection) -> PersonaVersion:
+            version = personas.correct(connection, user_id, line=line, text=text, why=why)
+            details = {"persona version": version.version}
+            forgetting.log(connection, "correct persona", user_id, actor, details)
+            return version
+
+        return self._database.change(add)
+
     def rollback(self, user_id: str, version: int) -> PersonaVersion:
         """Add a new version with the text and parts of an older one; nothing is deleted.
 
-        A stale user stays stale.
+        A stale user stays stale. What the person corrected since then stays corrected, and `why` says so.
 
         Raises:
             PinnedPersonaError: A version is pinned.
@@ -521,16 +583,68 @@ class UserStore:
         """
 
         def add(connection: Connection) -> PersonaVersion:
-            users.get(connection, user_id, lock=True)
+            user = users.get(connection, user_id, lock=True)
             old = personas.get(connection, user_id, version)
+            text, parts = personas.with_corrections(connection, user, old.text, old.parts)
+            kept = "" if (text, parts) == (old.text, old.parts) else ", with what the person corrected since"
             return personas.add(
                 connection,
                 user_id,
-                old.text,
+                text,
                 source="rollback",
-                why=f"back to version {version}",
-                parts=old.parts,
+                why=f"back to version {version}{kept}",
+                parts=parts,
             )
+
+        return self._database.change(add)
+
+    def restore(
+        self,
+        user_id: str,
+        versions: Sequence[PersonaVersion],
+        *,
+        profile: Profile | None = None,
+        pinned: int | None = None,
+        stale: bool = False,
+        stale_since: datetime | None = None,
+    ) -> bool:
+        """Take over the profile and the persona versions of an export; `import_users` does it.
+
+        Args:
+            user_id: A stored user, with the interactions of the export.
+            versions: In rising order, with their numbers; each parent is one of them.
+            profile: The profile; ``None`` for none.
+            pinned: The version to pin.
+            stale: Whether there is something to learn.
+            stale_since: Since when.
+
+        Returns:
+            Whether it was done; it is not if the user has a persona or a profile already.
+
+        Example:
+            >>> with UserStore("users.db") as store, UserStore("other.db") as other:
+            ...     store.add_user("ana", task="free-text")
+            ...     other.add_user("ana", task="free-text")
+            ...     _ = store.add_persona("ana", "Be brief.", source="edit", why="she said so")
+            ...     print(other.restore("ana", store.persona_history("ana")), other.persona("ana"))
+            True v1 of 'ana' (edit): she said so
+        """
+        body = None if profile is None else _PROFILE.dump_python(profile, mode="json")
+
+        def add(connection: Connection) -> bool:
+            user = users.get(connection, user_id, lock=True)
+            query = select(profiles.c.user_id).where(profiles.c.user_id == user_id)
+            if user.head or connection.scalar(query) is not None:
+                return False
+            if versions:
+                personas.restore(connection, user_id, versions, pinned)
+            if body is not None:
+                users.put(connection, profiles, {"user_id": user_id}, {"profile": body})
+            if not stale:
+                users.settle(connection, user, user.interactions, users.now())
+            elif stale_since is not None:
+                users.change(connection, user_id, stale_since=stale_since)
+            return True
 
         return self._database.change(add)
 
@@ -541,6 +655,7 @@ class UserStore:
         an alignment that was running when the version was pinned. Pinning another version replaces the pin.
 
         Raises:
+            StoreError: The version lacks what the person corrected since.
             UnknownVersionError: ``version`` does not exist.
 
         Example:

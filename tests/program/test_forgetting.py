@@ -271,6 +271,8 @@ class TestBytes:
             store.append("ana", [said(number, CANARY) for number in range(6)], task="LaMP-2M")
             align_user(store, "ana", wikipedia=False)
             open_session(store, "ana", prose=False, wikipedia=False).agent(query=CANARY)
+            add_parts(store, ("Likes heists.", "i4"))
+            store.correct("ana", line="Likes heists.", text=f"Likes {CANARY}.", why=CANARY)
             dspy.cache.put({"prompt": CANARY}, f"{CANARY}?")
         held = " ".join(path.name for path in find_canary(home()))
         assert all(name in held for name in ("users.db", "traces.db", "cache.db")), held

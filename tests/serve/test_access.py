@@ -45,6 +45,7 @@ OF_A_USER = {
     "POST /v1/users/{user_id}/answer": "read",
     "POST /v1/users/{user_id}/interactions": "write",
     "POST /v1/users/{user_id}/persona/rollback": "write",
+    "POST /v1/users/{user_id}/persona/correct": "write",
     "POST /v1/users/{user_id}/align": "write",
     "DELETE /v1/users/{user_id}": "admin",
     "DELETE /v1/users/{user_id}/interactions/{interaction_id}": "admin",
@@ -53,6 +54,7 @@ BODIES: dict[str, Any] = {
     "answer": {"query": "q"},
     "interactions": {"query": "q", "response": "r"},
     "rollback": {"version": 1},
+    "correct": {"text": "Likes mint."},
 }
 
 KEYS = ["missing", "wrong", "expired", "revoked", "none"]

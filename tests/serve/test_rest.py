@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from optimizers.fleet.users import align_users
+from program.export import export_user
 from program.home import home
 from program.models.scripted import scripted_lm
 from program.serve.app import make_app
@@ -299,6 +300,40 @@ def test_export_holds_all_of_the_user_and_nothing_of_others(api: Api) -> None:
     assert len(body["interactions"]) == 2
     assert body["personas"][0]["parts"]["lines"][0]["text"] == "Likes pulses."
     assert "BEN" not in json.dumps(body)
+
+
+def test_an_export_is_that_of_the_command_line(api: Api, store: UserStore) -> None:
+    assert api("GET", "export").json() == export_user(store, ANA, home=home())
+    assert api("GET", "export", params={"traces": False}).json()["traces"] is None
+
+
+def test_a_correction_is_told_at_once_and_a_rollback_keeps_it(api: Api) -> None:
+    said = {"line": "Likes pulses.", "text": "Hates pulses.", "why": "I said so"}
+    version = api("POST", "persona/correct", json=said).json()
+    assert (version["version"], version["source"], version["why"]) == (2, "correction", "I said so")
+    assert api("GET", "context").json()["persona"] == ["- Hates pulses."]
+    [line] = api("GET", "persona/why").json()["lines"]
+    assert line["origin"].startswith("corrected by the person on 20")
+    api("POST", "persona/rollback", json={"version": 1})
+    assert api("GET", "context").json()["persona"] == ["- Hates pulses."]
+    assert "BEN" not in json.dumps(version)
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ({}, 400),
+        ({"line": "Likes opera."}, 400),
+        ({"text": ""}, 422),
+        ({"text": "x" * 241}, 400),
+        ({"x": 1}, 422),
+    ],
+)
+def test_a_correction_that_is_none_is_refused(said: dict[str, Any], status: int, api: Api) -> None:
+    response = api("POST", "persona/correct", json=said)
+    assert response.status_code == status
+    assert "opera" not in response.text
+    assert api("GET", "persona").json()["version"] == 1
 
 
 def test_deleting_a_user_leaves_nothing_and_revokes_the_keys(api: Api, store: UserStore, token: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from program.errors import DataError, ForgottenUserError, StoreError, StoreUnavailableError
 from program.files import open_utf8
+from program.store.importers.export_file import import_export, is_export
 from program.store.importers.reader import Reader, UserRecords
 from program.store.importers.report import BadRecord, ImportReport
 from program.store.importers.sniff import Format, open_reader
@@ -28,7 +29,7 @@ def import_users(
     store: UserStore,
     path: str | Path,
     *,
-    task: str | Task = "free-text",
+    task: str | Task | None = None,
     format: Format = "auto",  # noqa: A002 - the name of the command-line option
     skip_bad: bool = False,
     progress: Progress | None = None,
@@ -40,11 +41,15 @@ def import_users(
     interactions in each transaction, and all of a user in one. Stored interactions are skipped, so an
     import can be repeated or resumed; so are users and interactions that were forgotten.
 
+    An export of a user (`program.export.export_user`) brings its profile and persona versions, too, unless
+    the user has some already.
+
     Args:
         store: Receives the users.
-        path: The file: JSON lines, a JSON list, CSV with a header, or a LaMP or OPPU history file, also
-            packed with gzip; ``-`` is standard input.
-        task: The users' task: its name, ``module:TASK``, or an installed task itself.
+        path: The file: JSON lines, a JSON list, CSV with a header, a LaMP or OPPU history file, or an
+            export of a user, also packed with gzip; ``-`` is standard input.
+        task: The users' task: its name, ``module:TASK``, or an installed task itself; ``None`` for
+            free-text, or the task that an export names.
         format: Layout of the file.
         skip_bad: Skip and report bad records instead of raising `DataError`. A user without a valid
             record is skipped as well.
@@ -66,9 +71,11 @@ def import_users(
         >>> report.users, report.interactions, report.new
         (1, 1, 1)
     """
-    spec = task_spec(task)
+    spec = task_spec("free-text" if task is None else task)
     declared = get_task(spec)
     with open_utf8(path) as source:
+        if format == "export" or (format == "auto" and is_export(source)):
+            return import_export(store, source, None if task is None else spec)
         reader = open_reader(source, format, declared)
         skipped, warnings = _check(
             reader, skip_bad, lambda position: progress and progress(position, 2 * source.size)

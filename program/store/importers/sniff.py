@@ -13,9 +13,10 @@ from program.store.importers.records import JsonLines, JsonList, RecordReader
 from program.store.importers.table import CsvRows, find_delimiter
 from program.task import Task
 
-Format = Literal["auto", "jsonl", "json", "csv", "lamp", "oppu"]
+Format = Literal["auto", "jsonl", "json", "csv", "lamp", "oppu", "export"]
 """``auto`` detects the layout. ``jsonl`` is lines of JSON objects, ``json`` a list of them, one for each
-interaction; ``csv`` is a table with a header; ``lamp`` and ``oppu`` are lists with one profile per user."""
+interaction; ``csv`` is a table with a header; ``lamp`` and ``oppu`` are lists with one profile per user;
+``export`` is everything about one user (`program.export`)."""
 
 _EXPECTED = {
     "jsonl": "lines of JSON objects",
