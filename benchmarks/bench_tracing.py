@@ -151,7 +151,7 @@ def listing(calls: int) -> None:
     """Fill a store and print how long pages take."""
     from program.tracing.server.calls import write_end, write_start
     from program.tracing.server.trace_store import TraceStore
-    from program.tracing.view import reader
+    from program.tracing.view import personas, reader
     from program.tracing.view.page.json_routes import answer_page
 
     project, users, per_trace = "local/personaagent", 1_000, 20
@@ -199,7 +199,7 @@ def listing(calls: int) -> None:
             "page of 100 failed calls": lambda: store.calls(project, query=failed, limit=100),
             "one trace": lambda: reader.show_trace(store, str(uuid.UUID(int=1))),
             "count of all calls": lambda: store.count(project),
-            "personas of one user": lambda: reader.persona_history(store, "user-0500"),
+            "personas of one user": lambda: personas.persona_history(store, "user-0500"),
             "page: first 200 users": lambda: answer_page(store, "/view/users"),
             "page: runs": lambda: answer_page(store, "/view/runs"),
         }

@@ -218,7 +218,10 @@ async def _align(
             budget=budget,
             on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
         )
-        with about(persona_version=version.version), track_usage(spending.tracker):
+        with (
+            about(persona_version=version.version, alignment_id=alignment_id),
+            track_usage(spending.tracker),
+        ):
             if wait:
                 aligned: PersonaAgent = await optimizer.acompile(agent, trainset=trainset)
             else:

@@ -290,7 +290,7 @@ def test_a_failure_traced_by_0_1_is_shown(cli: Cli) -> None:
 
 
 def test_persona_history_in_traces_of_0_1_has_feedback_and_decision(cli: Cli) -> None:
-    found = cli("trace", "diff", "ana", "--json").json
+    found = cli("trace", "diff", "ana", "1", "2", "--json").json
     assert [line for line in found["diff"] if line.startswith(("+", "-"))] == ["+", f"+{HINT}"]
     # From the first persona to where the second one first stood: one step.
     (step,) = found["steps"]
@@ -300,6 +300,30 @@ def test_persona_history_in_traces_of_0_1_has_feedback_and_decision(cli: Cli) ->
         "The user said romance. Look at similar films first.",
     ]
     assert "accepted: agreement rose from 0.00 to 0.50" in cli("trace", "diff", "ana").out
+
+
+def test_texts_in_traces_of_0_1_are_shown_and_searched(cli: Cli) -> None:
+    (line,) = cli("trace", "list", "--name", "align", "--user", "ana", "--json").json
+    shown = cli("trace", "show", line["id"]).out
+    texts = [text.strip(" │├└─") for text in shown.splitlines()]
+    assert "feedback The user said romance. Look at similar films first." in texts
+    assert "true     romance" in texts
+    asked = [
+        node["texts"]["asked"]
+        for node in _nodes(cli("trace", "show", line["id"], "--json").json)
+        if "asked" in node["texts"]
+    ]
+    assert [row["id"] for row in cli("trace", "list", "--query", asked[0].upper(), "--json").json] == [
+        line["id"]
+    ]
+    assert "feedback" not in cli("trace", "show", line["id"], "--no-texts").out
+
+
+def test_persona_numbers_in_traces_of_0_1_are_the_versions_of_the_store(cli: Cli) -> None:
+    history = cli("persona", "history", "ana", "--json").json
+    table = cli("trace", "diff", "ana").out
+    assert [row.split()[0] for row in table.splitlines()[1 : len(history) + 2]] == ["v1", "v2", "v2", "v3"]
+    assert history[-1]["source"] in table
 
 
 def test_traces_of_0_1_are_exported(cli: Cli) -> None:

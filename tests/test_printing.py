@@ -298,8 +298,8 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
         ],
         "eval tasks": [()],
         "eval methods": [()],
-        "trace list": [(), ("--user", ANN), ("--name", HOSTILE)],
-        "trace show": [(), (HOSTILE,)],
+        "trace list": [(), ("--user", ANN), ("--name", HOSTILE), ("--query", MARKUP)],
+        "trace show": [(), ("--no-texts",), (HOSTILE,)],
         "trace diff": [(ANN,), (HOSTILE,), (ANN, 99)],
         "trace export": [
             (w.out / f"t{HOSTILE_PATH}",),

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from program.cli.options import MAX_INTEGER
+from program.cli.options import MAX_INTEGER, Store
 from program.console import err, out, print_json
 from program.errors import ConfigError, StoreError
 from program.home import home
@@ -21,6 +21,8 @@ from program.tracing.limits import MAX_MB, OLDER_THAN, trace_limits
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, store_path
 from program.tracing.view import reader, terminal
+from program.tracing.view.personas import diff_lines, persona_history
+from program.tracing.view.stored import stored_versions
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare, export and serve traces.")
 
@@ -47,12 +49,17 @@ def list_(
     run: Annotated[str | None, typer.Option(help="Only this run's traces.")] = None,
     name: Annotated[str | None, typer.Option(help="Only traces of this kind: align, ask, evaluate.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only traces in which something failed.")] = False,
+    query: Annotated[
+        str | None, typer.Option(help="Only traces in which a question holds this text, in any case.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_INTEGER, help="Maximum number of traces.")] = 30,
     json_: Json = False,
 ) -> None:
     """List traces, newest first."""
     with _traces() as store:
-        lines = reader.list_traces(store, user_id=user, run_id=run, name=name, failed=failed, limit=limit)
+        lines = reader.list_traces(
+            store, user_id=user, run_id=run, name=name, failed=failed, query=query, limit=limit
+        )
     if json_:
         print_json([asdict(line) for line in lines])
     else:
@@ -60,10 +67,19 @@ def list_(
 
 
 @app.command()
-def show(trace: Trace = "last", json_: Json = False) -> None:
-    """Show a trace as a tree with durations, tokens, cost and decisions."""
+def show(
+    trace: Trace = "last",
+    texts: Annotated[
+        bool, typer.Option("--texts/--no-texts", help="Print what was asked, answered and said, a line each.")
+    ] = True,
+    json_: Json = False,
+) -> None:
+    """Show a trace as a tree: what was asked and answered, the user's true answer, feedback, tools, failures.
+
+    Each call has its duration, tokens, cost and decision. Texts are cut to one line; `--json` has them whole.
+    """
     with _traces() as store:
-        tree = reader.show_trace(store, reader.find_trace(store, trace))
+        tree = reader.show_trace(store, reader.find_trace(store, trace), texts=texts)
     if json_:
         print_json(asdict(tree))
     else:
@@ -75,22 +91,29 @@ def diff(
     user: Annotated[str, typer.Argument(help="User id.")],
     before: Annotated[int | None, typer.Argument(help="A persona's number; default: the first.")] = None,
     after: Annotated[int | None, typer.Argument(help="A persona's number; default: the latest.")] = None,
+    location: Store = None,
     json_: Json = False,
 ) -> None:
-    """Show how a user's persona changed between two versions, and the feedback that led to it."""
+    """Show how a user's persona changed between two versions, and the feedback that led to it.
+
+    Numbers are the store's versions, rollbacks and edits among them. Of an agent that was aligned without a
+    store, the texts are counted as they first appear.
+    """
     with _traces() as store:
-        changes = reader.persona_history(store, user)
-    if not changes:
+        changes = persona_history(store, user, stored_versions(location, user))
+    by_number = {change.number: change for change in reversed(changes) if change.number is not None}
+    if not by_number:
         raise StoreError(f"no traced persona for user {user!r}; see `personaagent trace list`")
-    by_number = {change.number: change for change in reversed(changes)}
-    first = by_number.get(changes[0].number if before is None else before)
-    last = by_number.get(changes[-1].number if after is None else after)
+    newest = next(change.number for change in reversed(changes) if change.number is not None)
+    first = by_number.get(next(reversed(by_number)) if before is None else before)
+    last = by_number.get(newest if after is None else after)
     if first is None or last is None:
         numbers = ", ".join(f"{number}" for number in sorted(by_number))
         raise StoreError(f"no such persona for user {user!r}; choose from {numbers}")
-    between = [change for change in changes if first.at <= change.at <= last.at and change.source != "start"]
+    start, end = sorted((changes.index(first), changes.index(last)))
+    between = changes[start + 1 : end + 1]
     if json_:
-        diff = reader.diff_lines(first.text, last.text)
+        diff = diff_lines(first.text, last.text)
         print_json({"diff": diff, "steps": [asdict(change) for change in between]})
     else:
         out.print(terminal.persona_table(changes), "", terminal.persona_diff(first, last, between))

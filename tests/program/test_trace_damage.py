@@ -22,7 +22,7 @@ from program.tracing.forget import forget_user
 from program.tracing.server.schema import VERSION
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, open_tracer, store_path
-from program.tracing.view import reader
+from program.tracing.view import personas, reader
 from program.tracing.view.page.html import export_page
 
 TEXT = "Which of the many kinds of tea that the shop sells is the best one for a cold evening? " * 3
@@ -59,7 +59,7 @@ def read_all(path: Path) -> list[reader.CallLine]:
             if not line.trace_id.startswith("damaged-"):
                 reader.show_trace(store, line.trace_id)
             if line.user_id:
-                reader.persona_history(store, line.user_id)
+                personas.persona_history(store, line.user_id)
         for call in reader.export_calls(store):
             json.dumps(call, allow_nan=False)
         export_page(store)

@@ -31,15 +31,14 @@ from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, open_tracer, store_path
 from program.tracing.view.page.html import export_page
 from program.tracing.view.page.json_routes import answer_page
+from program.tracing.view.personas import diff_lines, persona_history
 from program.tracing.view.reader import (
     CallLine,
     CallNode,
     call_line,
-    diff_lines,
     export_calls,
     find_trace,
     list_traces,
-    persona_history,
     show_trace,
 )
 from program.tracing.view.terminal import persona_diff, trace_tree, traces_table
@@ -75,7 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_tracer("local", home=folder):
         with about(user_id="ana", run_id="run-1"):
             align("You play music.", "You play music.\nJazz at night.")
-            with span("persona", version=3, source="rollback", why="undone", text="You play music."):
+            with span("persona", source="rollback", why="undone", text="You play music."):
                 pass
         with about(user_id=EVIL, run_id="run-2"):
             align("You cook.", "You cook well.")

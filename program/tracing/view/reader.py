@@ -5,7 +5,6 @@ Reads Weave's own records, so it also shows calls that Weave's client wrote.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from program.errors import StoreError
 from program.text_safety import repair
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT
+from program.tracing.view.texts import TELLING, call_texts, mapping
 
 Status = Literal["success", "error", "running", "descendant_error", "interrupted", "damaged"]
 
@@ -23,6 +23,9 @@ MAX_CALLS = 20_000
 
 MAX_DEPTH = 100
 """Levels of calls shown per trace; deeper ones are left out."""
+
+MAX_MATCHES = 5_000
+"""Questions that a search reads, the newest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,42 +60,24 @@ class CallLine:
 
 @dataclass(frozen=True, kw_only=True)
 class CallNode:
-    """A call and the calls below it, in order of start. Steps have a decision."""
+    """A call and the calls below it, in order of start. Steps have a decision.
+
+    Attributes:
+        texts: What was asked, answered and said (`program.tracing.view.texts`), without what the call
+            above says already; empty unless they were asked for.
+    """
 
     line: CallLine
     children: Sequence[CallNode] = ()
     decision: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PersonaChange:
-    """The user's persona after one step of an alignment, or after one edit.
-
-    Attributes:
-        number: Number of the persona: a user's distinct texts, counted from 1 as they first appear.
-        parent: Number of the persona before; ``None`` for the first.
-        text: The persona's text; empty if it is not stored.
-        source: ``step``, or the source given by the ``persona`` span, such as ``rollback``.
-        changed: Whether the persona differs from the one before.
-        detail: The recorded step: rollouts (``simulations``), feedback, decision, usage.
-    """
-
-    number: int
-    parent: int | None
-    text: str
-    source: str
-    at: str
-    changed: bool
-    call_id: str
-    trace_id: str
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def call_line(call: Mapping[str, Any]) -> CallLine:
     """Return the line of a call record in Weave's wire format."""
     summary = call["summary"]
-    weave, cost = summary["weave"], _mapping(summary.get("cost"))
-    usage = [_mapping(model) for model in _mapping(summary.get("usage")).values()]
+    weave, cost = summary["weave"], mapping(summary.get("cost"))
+    usage = [mapping(model) for model in mapping(summary.get("usage")).values()]
     status = weave["status"]
     if status == "error":
         kind = _kind_of_error(call.get("exception"))
@@ -119,10 +104,6 @@ def call_line(call: Mapping[str, Any]) -> CallLine:
     )
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _text(value: Any) -> str | None:
     return None if value is None else repair(str(value))
 
@@ -135,7 +116,7 @@ def _number(value: Any) -> float:
 
 def _kind_of_error(exception: str | None) -> str:
     try:
-        return str(_mapping(json.loads(exception or "{}")).get("type"))
+        return str(mapping(json.loads(exception or "{}")).get("type"))
     except (ValueError, RecursionError):
         return ""
 
@@ -147,6 +128,7 @@ def list_traces(
     run_id: str | None = None,
     name: str | None = None,
     failed: bool = False,
+    query: str | None = None,
     limit: int = 50,
     offset: int = 0,
     project: str = LOCAL_PROJECT,
@@ -159,6 +141,8 @@ def list_traces(
         run_id: Only traces of this run.
         name: Only traces whose root span has this name.
         failed: Only traces with a failed or interrupted call.
+        query: Only traces in which a question holds this text, in upper or lower case. The newest
+            `MAX_MATCHES` are searched for the other conditions.
         limit: Size of the page.
         offset: Number of traces to skip.
         project: ``entity/project``.
@@ -170,7 +154,9 @@ def list_traces(
     ]
     filter_: dict[str, Any] = {"trace_roots_only": True, "with_failures": failed or None}
     if name is not None:
-        filter_["op_names"] = [f"weave:///{project}/op/{_op_name(name)}:*", _op_name(name)]
+        filter_["op_names"] = op_names(project, name)
+    if query is not None:
+        filter_["trace_ids"] = _traces_that_ask(store, query, conditions, project)
     calls = store.calls(
         project,
         filter=filter_,
@@ -183,8 +169,26 @@ def list_traces(
     return [call_line(call) for call in calls]
 
 
-def _op_name(name: str) -> str:
-    return name if "." in name else f"personaagent.{name}"
+def _traces_that_ask(
+    store: TraceStore, text: str, conditions: Sequence[Mapping[str, Any]], project: str
+) -> list[str]:
+    asked = {"$getField": "inputs.query"}
+    found = {"$contains": {"input": asked, "substr": {"$literal": text}, "case_insensitive": True}}
+    calls = store.calls(
+        project,
+        filter={"op_names": op_names(project, "ask", "agent", "evaluate")},
+        query={"$expr": {"$and": [*conditions, found]}},
+        sort_by=[{"field": "started_at", "direction": "desc"}],
+        columns=["id"],
+        limit=MAX_MATCHES,
+    )
+    return list(dict.fromkeys(call["trace_id"] for call in calls))
+
+
+def op_names(project: str, *names: str) -> list[str]:
+    """Return a filter's ``op_names`` for spans of these names; ops of Weave keep their own."""
+    full = [name if "." in name else f"personaagent.{name}" for name in names]
+    return [*(f"weave:///{project}/op/{name}:*" for name in full), *full]
 
 
 def find_trace(store: TraceStore, prefix: str, *, project: str = LOCAL_PROJECT) -> str:
@@ -209,8 +213,16 @@ def find_trace(store: TraceStore, prefix: str, *, project: str = LOCAL_PROJECT) 
     return ids[0]
 
 
-def show_trace(store: TraceStore, trace_id: str, *, project: str = LOCAL_PROJECT) -> CallNode:
+def show_trace(
+    store: TraceStore, trace_id: str, *, texts: bool = False, project: str = LOCAL_PROJECT
+) -> CallNode:
     """Return a trace's call tree with the decision of each step.
+
+    Args:
+        store: The open trace file.
+        trace_id: The whole id.
+        texts: Whether to read what was asked, answered and said as well.
+        project: ``entity/project``.
 
     Raises:
         StoreError: There is no such trace.
@@ -223,113 +235,56 @@ def show_trace(store: TraceStore, trace_id: str, *, project: str = LOCAL_PROJECT
     )
     if not calls:
         raise StoreError(f"no trace {trace_id!r}; see `personaagent trace list`")
-    steps = store.calls(
+    told = store.calls(
         project,
-        filter={"trace_ids": [trace_id], "op_names": [f"weave:///{project}/op/personaagent.step:*"]},
-        columns=["output"],
+        filter={
+            "trace_ids": [trace_id],
+            "op_names": op_names(project, *(TELLING if texts else ("step",))),
+        },
+        columns=["inputs", "output"] if texts else ["output"],
+        limit=MAX_CALLS,
     )
-    decisions = {call["id"]: _mapping(_step(call).get("decision")) or None for call in steps}
-    children_of: dict[str | None, list[CallLine]] = {}
+    payloads = {call["id"]: call for call in told}
+    children_of: dict[str | None, list[Mapping[str, Any]]] = {}
     for call in calls:
-        children_of.setdefault(call["parent_id"], []).append(call_line(call))
+        children_of.setdefault(call["parent_id"], []).append(call)
     ids = {call["id"] for call in calls}
-    roots = [line for parent, lines in children_of.items() if parent not in ids for line in lines]
+    roots = [call for parent, below in children_of.items() if parent not in ids for call in below]
     shown: set[str] = set()
 
-    def node(line: CallLine, depth: int) -> CallNode:
+    def node(call: Mapping[str, Any], depth: int, said: Mapping[str, str]) -> CallNode:
         # Calls that are their own ancestors, or very deep, come from damage or from other programs.
+        line, payload = call_line(call), payloads.get(call["id"], {})
         shown.add(line.id)
-        below = [child for child in children_of.get(line.id, ()) if child.id not in shown]
-        shown.update(child.id for child in below)
-        nodes = [node(child, depth + 1) for child in below] if depth < MAX_DEPTH else []
-        return CallNode(line=line, children=tuple(nodes), decision=decisions.get(line.id))
+        below = [child for child in children_of.get(line.id, ()) if child["id"] not in shown]
+        shown.update(child["id"] for child in below)
+        own = call_texts(line.name, {**payload, "exception": call["exception"]}) if texts else {}
+        nodes = [node(child, depth + 1, {**said, **own}) for child in below] if depth < MAX_DEPTH else []
+        # Nothing is said twice, and a failure stands where it began.
+        failures = _failures(nodes) if "failed" in own else set()
+        return CallNode(
+            line=line,
+            children=tuple(nodes),
+            decision=mapping(step_of(payload).get("decision")) or None if line.name == "step" else None,
+            texts={
+                label: text
+                for label, text in own.items()
+                if (text not in failures if label == "failed" else said.get(label) != text)
+            },
+        )
 
-    return node(roots[0] if roots else call_line(calls[0]), 1)
-
-
-def _step(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _mapping(_mapping(call["output"]).get("step"))
-
-
-def persona_history(store: TraceStore, user_id: str, *, project: str = LOCAL_PROJECT) -> list[PersonaChange]:
-    """Return every step and edit of a user's persona, oldest first; empty if none is traced."""
-    ops = [f"weave:///{project}/op/personaagent.{name}:*" for name in ("step", "persona")]
-    calls = store.calls(
-        project,
-        filter={"op_names": ops},
-        query={"$expr": {"$eq": [{"$getField": "attributes.user_id"}, {"$literal": user_id}]}},
-    )
-    numbers: dict[str, int] = {}
-    history: list[PersonaChange] = []
-    for call in calls:
-        before, after, source = _personas_of(call)
-        if not after:
-            continue
-        if before and before not in numbers:
-            # No traced step led to the first persona.
-            numbers[before] = len(numbers) + 1
-            history.append(_change(store, call, numbers[before], None, before, "start", changed=True))
-        parent = numbers[before] if before else None
-        number = numbers.setdefault(after, len(numbers) + 1)
-        changed = not history or history[-1].number != number
-        history.append(_change(store, call, number, parent, after, source, changed=changed))
-    return history
+    return node(roots[0] if roots else calls[0], 1, {})
 
 
-def _personas_of(call: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the personas before and after a call, as references or texts, and its source."""
-    step = _step(call)
-    if step:
-        return str(step.get("persona_before") or ""), str(step.get("persona_after") or ""), "step"
-    inputs = call["inputs"]
-    return (
-        str(inputs.get("parent_text") or ""),
-        str(inputs.get("text") or ""),
-        str(inputs.get("source") or ""),
-    )
+def _failures(nodes: Sequence[CallNode]) -> set[str]:
+    """Return the reasons of all failures in and below these calls."""
+    reasons = {node.texts["failed"] for node in nodes if "failed" in node.texts}
+    return reasons.union(*(_failures(node.children) for node in nodes))
 
 
-def _change(
-    store: TraceStore,
-    call: Mapping[str, Any],
-    number: int,
-    parent: int | None,
-    persona: str,
-    source: str,
-    *,
-    changed: bool,
-) -> PersonaChange:
-    detail = {} if source == "start" else _step(call) or call["inputs"]
-    return PersonaChange(
-        number=number,
-        parent=parent,
-        text=persona_text(store, persona),
-        source=source,
-        at=call["started_at"],
-        changed=changed,
-        call_id=call["id"],
-        trace_id=call["trace_id"],
-        detail=detail,
-    )
-
-
-def persona_text(store: TraceStore, persona: str) -> str:
-    """Return the persona that a reference points at; other text unchanged."""
-    if not persona.startswith("weave:///"):
-        return persona
-    value = store.value(persona)
-    return str(value.get("content", "")) if isinstance(value, Mapping) else ""
-
-
-def diff_lines(before: str, after: str) -> list[str]:
-    """Return a unified diff of two personas, without file names; empty if they are equal.
-
-    Example:
-        >>> diff_lines("Likes tea.", "Likes mint tea.")
-        ['@@ -1 +1 @@', '-Likes tea.', '+Likes mint tea.']
-    """
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=3)
-    return list(lines)[2:]
+def step_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the recorded step of a ``step`` call; empty if it has none."""
+    return mapping(mapping(call.get("output")).get("step"))
 
 
 def export_calls(

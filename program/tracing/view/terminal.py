@@ -9,8 +9,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from program.printer import cell
+from program.text import one_line
 from program.text_safety import printable
-from program.tracing.view.reader import CallLine, CallNode, PersonaChange, diff_lines
+from program.tracing.view.personas import PersonaChange, diff_lines
+from program.tracing.view.reader import CallLine, CallNode
 
 _STYLES = {
     "error": "red",
@@ -19,6 +21,7 @@ _STYLES = {
     "interrupted": "magenta",
     "running": "cyan",
 }
+_TEXT_CHARS = 300
 _WORDS = {"descendant_error": "failed below", "error": "failed", "success": "ok"}
 
 
@@ -67,8 +70,8 @@ def persona_table(changes: Sequence[PersonaChange]) -> Table:
         decision = change.detail.get("decision") or {}
         reason = str(decision.get("reason") or change.detail.get("why") or "")
         table.add_row(
-            f"#{change.number}",
-            "" if change.parent is None else f"#{change.parent}",
+            change.label,
+            _parent(change),
             change.at[:19].replace("T", " "),
             cell(change.source),
             cell(reason),
@@ -83,7 +86,9 @@ def persona_diff(before: PersonaChange, after: PersonaChange, between: Sequence[
     for line in diff_lines(before.text, after.text) or ["(the texts are equal)"]:
         text.append(printable(line) + "\n", style={"+": "green", "-": "red", "@": "dim"}.get(line[:1], ""))
     for change in between:
-        text.append(f"\n#{change.parent} to #{change.number}, {change.at[:19]}\n", style="bold")
+        text.append(f"\n{_parent(change) or 'new'} to {change.label}, {change.at[:19]}\n", style="bold")
+        if why := change.detail.get("why"):
+            text.append(printable(f"{change.source}: {why}\n"))
         decision = change.detail.get("decision") or {}
         if decision:
             verdict = "accepted" if decision.get("accept") else "rejected"
@@ -92,6 +97,11 @@ def persona_diff(before: PersonaChange, after: PersonaChange, between: Sequence[
             feedback = item.get("text") or f"(none: {item.get('skipped')})"
             text.append(printable(f"  {item.get('interaction_id')}: {feedback}\n"))
     return text
+
+
+def _parent(change: PersonaChange) -> str:
+    sign = "#" if change.label.startswith("#") else "v"
+    return "" if change.parent is None else f"{sign}{change.parent}"
 
 
 def _label(node: CallNode) -> Text:
@@ -107,6 +117,11 @@ def _label(node: CallNode) -> Text:
     if node.decision:
         verdict = "accepted" if node.decision.get("accept") else "rejected"
         text.append(cell(f"  {verdict}: {node.decision.get('reason')}", "bold"))
+    for label, said in node.texts.items():
+        style = "red" if label == "failed" else ""
+        text.append("\n").append(f"{label:9}", "dim").append(cell(one_line(said, _TEXT_CHARS), style))
+    # A narrow terminal cuts each line, so that the tree stays a tree.
+    text.no_wrap, text.overflow = True, "ellipsis"
     return text
 
 

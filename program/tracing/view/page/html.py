@@ -19,6 +19,7 @@ from program.tracing.server.routes import Response
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT
 from program.tracing.view import reader
+from program.tracing.view.personas import persona_history
 
 PAGE_HEADERS = {"Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
 _MAX_EXPORTED_TRACES = 2_000
@@ -53,7 +54,7 @@ def export_page(store: TraceStore, *, user_id: str | None = None, trace_id: str 
         "traces": [asdict(line) for line in lines],
     }
     for user in sorted(user_ids - {None}, key=str):
-        changes = reader.persona_history(store, str(user))
+        changes = persona_history(store, str(user))
         data[_key("personas", user=str(user))] = [asdict(change) for change in changes]
     for line in lines:
         try:

@@ -13,6 +13,7 @@ from program.tracing.server.routes import Response
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT
 from program.tracing.view import reader
+from program.tracing.view.personas import persona_history
 
 PAGE_SIZE = 200
 
@@ -57,7 +58,7 @@ def _call(store: TraceStore, query: Mapping[str, str]) -> Any:
 
 
 def _personas(store: TraceStore, query: Mapping[str, str]) -> Any:
-    return [asdict(change) for change in reader.persona_history(store, query["user"])]
+    return [asdict(change) for change in persona_history(store, query["user"])]
 
 
 _ROUTES: dict[str, Callable[[TraceStore, Mapping[str, str]], Any]] = {

@@ -138,24 +138,24 @@ const VIEWS = {
     const changes = await get("personas", { user });
     const change = changes[Number(index)];
     if (!change) throw new Error("This persona does not exist.");
-    const parent = changes.find((c) => c.number === change.parent);
+    const parent = change.parent === null ? null : changes.find((c) => c.number === change.parent);
     const step = change.detail || {};
     const rollouts = step.simulations || [];
     const decision = step.decision;
     const feedback = new Map((step.feedback || []).map((f) => [f.interaction_id, f]));
     return [
       el("p", null, link(`User ${user}`, "user", user)),
-      el("h2", null, `Persona #${change.number}`),
+      el("h2", null, `Persona ${change.label}`),
       el("dl", null,
         pair("Source", sourceOf(change)), pair("When (UTC)", when(change.at)),
-        pair("Parent", change.parent === null ? "none" : `#${change.parent}`),
+        pair("Parent", parentOf(change) || "none"),
         step.why && pair("Why", step.why),
         decision && pair("Decision", `${decision.accept ? "accepted" : "rejected"}: ${decision.reason}`),
         decision && pair("Numbers", JSON.stringify(decision.numbers || {})),
         step.note && pair("Note", step.note),
-        pair("Trace", link(change.trace_id.slice(0, 8), "trace", change.trace_id, change.call_id))),
+        pair("Trace", change.trace_id ? link(change.trace_id.slice(0, 8), "trace", change.trace_id, change.call_id) : "not traced")),
       el("h3", null, "Text"), el("pre", null, change.text || "(text not stored)"),
-      parent && el("h3", null, `Changes from #${parent.number}`), parent && diff(parent.text, change.text),
+      parent && el("h3", null, `Changes from ${parentOf(change)}`), parent && diff(parent.text, change.text),
       decision && !decision.accept && step.candidate && [el("h3", null, "Rejected rewrite"), el("pre", null, step.candidate)],
       rollouts.length > 0 && [
         el("h3", null, "Rollouts"),
@@ -215,6 +215,7 @@ async function traceList(title, query) {
 }
 
 const SOURCES = { start: "first traced persona", step: "alignment step", alignment: "saved alignment" };
+const parentOf = (change) => (change.parent === null ? "" : `${change.label.startsWith("#") ? "#" : "v"}${change.parent}`);
 const sourceOf = (change) => SOURCES[change.source] || change.source;
 
 function pair(name, value) { return [el("dt", null, name), el("dd", null, value)]; }
@@ -225,7 +226,7 @@ function personaList(user, changes) {
     const scores = (change.detail.simulations || []).map((s) => s.score).filter((s) => s !== null);
     const mean = scores.length ? `, mean score before the step ${(scores.reduce((a, b) => a + b, 0) / scores.length).toFixed(2)} (n=${scores.length})` : "";
     return el("li", { class: change.changed ? "changed" : null },
-      el("p", null, link(`Persona #${change.number}`, "version", user, String(index)), ` ${change.parent === null ? "" : `from #${change.parent} `}(${sourceOf(change)}), ${when(change.at)} UTC`),
+      el("p", null, link(`Persona ${change.label}`, "version", user, String(index)), ` ${change.parent === null ? "" : `from ${parentOf(change)} `}(${sourceOf(change)}), ${when(change.at)} UTC`),
       decision && el("p", null, el("span", { class: decision.accept ? "good" : "warn" }, decision.accept ? "accepted" : "rejected"), `: ${decision.reason}${mean}`),
       el("p", { class: "soft" }, (change.text || "").slice(0, 180) + ((change.text || "").length > 180 ? "…" : "")));
   }));
@@ -233,7 +234,7 @@ function personaList(user, changes) {
 
 function comparison(changes, change) {
   const out = el("div");
-  const box = el("select", { id: "other" }, changes.map((c, i) => el("option", { value: i }, `#${c.number} (${sourceOf(c)}, ${when(c.at)})`)));
+  const box = el("select", { id: "other" }, changes.map((c, i) => el("option", { value: i }, `${c.label} (${sourceOf(c)}, ${when(c.at)})`)));
   const go = (event) => { event.preventDefault(); out.replaceChildren(diff(changes[Number(box.value)].text, change.text)); };
   return el("div", null, el("form", { onsubmit: go }, el("label", null, "Other persona", box), el("button", null, "Show difference")), out);
 }
