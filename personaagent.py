@@ -40,7 +40,7 @@ def command_line() -> Any:
     from optimizers.fleet.cli import app as fleet_app
     from optimizers.fleet.cli import worker
     from optimizers.fleet.users import align_users
-    from program.cli import ask, interactions, keys, persona, serve, store, users
+    from program.cli import ask, interactions, keys, persona, serve, store, users, why
     from program.cli.root import Root
     from program.console import out
     from program.tracing.cli import app as trace_app
@@ -75,6 +75,7 @@ def command_line() -> Any:
     app.command()(worker)
     app.add_typer(fleet_app, name="fleet")
     app.add_typer(persona.app, name="persona")
+    app.command()(why.why)
     app.add_typer(eval_app, name="eval")
     app.add_typer(trace_app, name="trace")
     serve.align_with(align_users)

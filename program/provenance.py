@@ -18,11 +18,13 @@ class ExplainedLine:
         text: As the model reads it now.
         origin: Who wrote it, and the persona version that brought it.
         interaction_ids: What it rests on, in time order for code.
+        since: That version.
     """
 
     text: str
     origin: str
     interaction_ids: tuple[str, ...]
+    since: int
 
 
 def parts_by_version(versions: Sequence[PersonaVersion]) -> list[tuple[int, Persona | None]]:
@@ -42,20 +44,19 @@ def explain_lines(
     Example:
         >>> persona = Persona(lines=(Line(text="Likes heists.", interaction_ids=("7",), since=2),))
         >>> explain_lines([(1, Persona()), (2, persona)], evidence=[])
-        [ExplainedLine(text='Likes heists.', origin='learned, since v2', interaction_ids=('7',))]
+        [ExplainedLine(text='Likes heists.', origin='learned, since v2', interaction_ids=('7',), since=2)]
     """
     persona = versions[-1][1]
     if persona is None:
         return []
     facts = [
-        ExplainedLine(item.text, f"counted by code, since v{_since(item, versions)}", item.interaction_ids)
-        for item in persona.shown_facts(evidence)
+        _explained("counted by code", item, _since(item, versions)) for item in persona.shown_facts(evidence)
     ]
-    learned = [
-        ExplainedLine(line.text, f"{_origin(line)}, since v{line.since}", line.interaction_ids)
-        for line in persona.lines
-    ]
-    return [*facts, *learned]
+    return [*facts, *(_explained(_origin(line), line, line.since) for line in persona.lines)]
+
+
+def _explained(author: str, line: Evidence | Line, since: int) -> ExplainedLine:
+    return ExplainedLine(line.text, f"{author}, since v{since}", line.interaction_ids, since)
 
 
 def _origin(line: Line) -> str:

@@ -206,6 +206,14 @@ def commands(w: World) -> dict[str, list[tuple[object, ...]]]:
         ],
         "persona show": [(ANN,), ("forgotten",), (HOSTILE,)],
         "persona why": [(ANN,), ("forgotten",), (HOSTILE,)],
+        "why": [
+            (ANN,),
+            (ANN, HOSTILE.split()[0]),
+            (ANN, "last"),
+            ("forgotten",),
+            (HOSTILE,),
+            (BOB, "--version", 1),
+        ],
         "persona page": [
             (ANN, "--out", w.out / HOSTILE_PATH),
             (ANN, "--out", w.out / "no" / HOSTILE_PATH),
@@ -493,6 +501,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "store audit": (),
     "persona show": ("ana",),
     "persona why": ("ana",),
+    "why": ("ana",),
     "persona page": ("ana",),
     "persona history": ("ana",),
     "persona diff": ("ana",),

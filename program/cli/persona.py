@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from program.cli.options import MAX_INTEGER, Json, Store, User, open_store
 from program.console import err, out, print_json
 from program.errors import UnknownVersionError
-from program.evidence import collect
 from program.persona_page import persona_page, write_page
 from program.printer import command, make_table
-from program.provenance import explain_lines, parts_by_version
 from program.store import UserStore
 from program.store.records import PersonaVersion
-from program.task import get_task
 from program.text import counted, one_line
+from program.why import WhyLine, explain
 
 _SHOWN = 5
 _QUERY_CHARS = 70
@@ -55,32 +53,36 @@ def show(user: User, version: Version = None, store: Store = None, json: Json = 
 
 @app.command()
 def why(user: User, version: Version = None, store: Store = None, json: Json = False) -> None:
-    """Print each line of a persona, the version that brought it, and the interactions behind it."""
+    """Print each line of a persona, the version that brought it, and the interactions behind it.
+
+    `personaagent why USER` also prints the feedback and the decision that led to it.
+    """
     with open_store(store) as users:
-        task = get_task(users.user(user).task)
-        persona = _persona(users, user, version)
-        past = users.interactions(user)
-        stored = users.persona_history(user)
-    if persona.parts is None:
-        if json:
-            print_json({"version": persona.version, "lines": None})
-        else:
-            out.print_line(f"v{persona.version} was written freely: nothing is known of what it rests on")
-        return
-    versions = parts_by_version([row for row in stored if row.version <= persona.version])
-    rows = [vars(row) for row in explain_lines(versions, collect(past, task))]
+        users.user(user)
+        _persona(users, user, version)
+        found = explain(users, user, version)
+    number, rows = found.persona.version, found.lines
     if json:
-        print_json({"version": persona.version, "lines": rows})
+        lines = None if rows is None else [_known(row) for row in rows]
+        print_json({"version": number, "lines": lines})
         return
-    if not rows:
-        out.print_line(f"v{persona.version} says nothing about the user: no fact or line has been added")
-    queries = {item.id: one_line(item.query, _QUERY_CHARS) for item in past}
-    for row in rows:
-        out.print_line(f"{row['text']}  ({row['origin']})")
-        for interaction_id in row["interaction_ids"][:_SHOWN]:
-            out.print_line(f"    {interaction_id}: {queries.get(interaction_id, 'forgotten')}", style="dim")
-        if (others := len(row["interaction_ids"]) - _SHOWN) > 0:
+    if rows is None:
+        out.print_line(f"v{number} was written freely: nothing is known of what it rests on")
+    elif not rows:
+        out.print_line(f"v{number} says nothing about the user: no fact or line has been added")
+    for row in rows or ():
+        out.print_line(f"{row.text}  ({row.origin})")
+        for name in row.interaction_ids[:_SHOWN]:
+            item = found.interactions.get(name)
+            query = "forgotten" if item is None else one_line(item.query, _QUERY_CHARS)
+            out.print_line(f"    {name}: {query}", style="dim")
+        if (others := len(row.interaction_ids) - _SHOWN) > 0:
             out.print_line(f"    and {counted(others, 'other interaction')}", style="dim")
+
+
+def _known(line: WhyLine) -> dict[str, Any]:
+    names = ("text", "origin", "since", "interaction_ids")
+    return {name: getattr(line, name) for name in names}
 
 
 @app.command()

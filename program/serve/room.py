@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from program.evidence import collect
-from program.memory.interaction import Interaction
-from program.provenance import explain_lines, parts_by_version
 from program.serve.contracts import Actions
 from program.serve.failures import ApiError
 from program.serve.jobs import Jobs
@@ -17,11 +14,10 @@ from program.serve.recall import Recall
 from program.store import UserStore
 from program.store.erasers import Receipt
 from program.store.records import PersonaVersion
-from program.task import get_task
+from program.why import explain
 
 ACTOR = "server"
 """Who the audit log says it was."""
-_SHOWN_EVIDENCE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,33 +90,8 @@ def explain_persona(store: UserStore, user_id: str, version: int | None = None) 
         UnknownVersionError: There is no such version.
         ApiError: 404 if the user has no persona.
     """
-    persona = persona_of(store, user_id, version)
-    if persona.parts is None:
-        return {"version": persona.version, "lines": None}
-    past = store.interactions(user_id)
-    history = [row for row in store.persona_history(user_id) if row.version <= persona.version]
-    lines = explain_lines(parts_by_version(history), collect(past, get_task(store.user(user_id).task)))
-    known = {item.id: item for item in past}
-    return {
-        "version": persona.version,
-        "lines": [
-            {
-                "text": line.text,
-                "origin": line.origin,
-                "interaction_ids": list(line.interaction_ids),
-                # The newest first; a forgotten one is an id without a text.
-                "evidence": [
-                    {"id": name, **({} if name not in known else _texts(known[name]))}
-                    for name in line.interaction_ids[-_SHOWN_EVIDENCE:][::-1]
-                ],
-            }
-            for line in lines
-        ],
-    }
-
-
-def _texts(item: Interaction) -> dict[str, str]:
-    return {"query": item.query, "response": item.response}
+    persona_of(store, user_id, version)
+    return explain(store, user_id, version).as_dict()
 
 
 def persona_of(store: UserStore, user_id: str, version: int | None = None) -> PersonaVersion:

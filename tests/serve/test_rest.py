@@ -175,7 +175,8 @@ def test_persona_versions_diff_why_and_rollback(api: Api, store: UserStore) -> N
     assert [(row["version"], row["why"]) for row in versions] == [(1, "she said so"), (2, "changed")]
     assert "text" not in versions[0]
     assert api("GET", "persona/diff").json()["diff"][-2:] == ["-Likes pulses.", "+Likes rice."]
-    assert api("GET", "persona/why").json() == {"version": 2, "lines": None}
+    why = api("GET", "persona/why").json()
+    assert (why["version"], why["lines"], why["source"], why["why"]) == (2, None, "edit", "changed")
     [line] = api("GET", "persona/why", params={"version": 1}).json()["lines"]
     assert line["text"] == "Likes pulses."
     assert line["evidence"][0]["response"] == "Lentils, ANASECRET."
