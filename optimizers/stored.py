@@ -275,10 +275,13 @@ def _past(store: UserStore, user_id: str, config: AlignmentConfig, cohort: str) 
     gate = config.as_dict()["gate"]
     latest = next((record for record in done[::-1] if record.get("config", {}).get("gate") == gate), {})
     trials = store.trials(cohort, excluding=user_id)
+    current = store.persona(user_id)
+    # What a person approved is not tested further.
+    approved = current is not None and current.source == "approval"
     return Past(
         # What did not help long ago may help now.
         rejected=latest.get("rejected", ()),
         n_tests=sum(bool(step.get("checks")) for step in steps),
         prior=fit_prior(trials) if trials else (),
-        pending=Pending.from_dict(latest.get("pending")),
+        pending=None if approved else Pending.from_dict(latest.get("pending")),
     )

@@ -82,7 +82,7 @@ class Why:
         persona: The version.
         cause: What led to it.
         outcome: What the gate says of it now, later reviews included: ``confirmed``, ``provisional``,
-            ``rolled back``; empty if no gate tested it.
+            ``rolled back``; ``approved`` by a person; empty if no gate tested it.
         review: The latest review by newer interactions; ``None`` without one.
         lines: Its facts and learned lines; ``None`` if it was written freely.
         interactions: The user's interactions by id, without forgotten ones.
@@ -172,10 +172,11 @@ def explain(store: UserStore, user_id: str, version: int | None = None) -> Why:
         lines = tuple(_why_line(line, causes) for line in explained)
     review = _review(persona, versions, runs)
     decision = review or causes[persona.version].last_decision or {}
+    outcome = "approved" if persona.source == "approval" else str(decision.get("outcome") or "")
     return Why(
         persona=persona,
         cause=causes[persona.version],
-        outcome=str(decision.get("outcome") or ""),
+        outcome=outcome,
         review=review,
         lines=lines,
         interactions={item.id: item for item in past},

@@ -1,4 +1,4 @@
-"""`personaagent persona`: show, why, page, history, diff, rollback, pin, unpin."""
+"""`personaagent persona`: show, why, page, history, diff, rollback, approve, pin, unpin."""
 
 from __future__ import annotations
 
@@ -170,6 +170,23 @@ def rollback(
     else:
         kept = "" if restored.text == old.text else " and what the person corrected since"
         out.print_line(f"v{restored.version} has the text of v{version}{kept}")
+
+
+@app.command()
+def approve(
+    user: User,
+    version: Annotated[int, typer.Argument(min=1, max=MAX_INTEGER, help="The current version.")],
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Keep the current persona: a provisional one is tested no further. It becomes a new version."""
+    with open_store(store) as users:
+        users.user(user)
+        approved = users.approve(user, version)
+    if json:
+        print_json(vars(approved))
+    else:
+        out.print_line(f"v{approved.version} keeps the text of v{version}, approved")
 
 
 @app.command()

@@ -26,6 +26,7 @@ from program.serve.proxy import Proxy, Upstream, proxy_router
 from program.serve.recall import Recall
 from program.serve.rest import rest_router
 from program.serve.room import Room
+from program.serve.traces import traces_router
 from program.store import UserStore
 
 _ALL_READ = Depends(of_all_users("read"))
@@ -118,6 +119,7 @@ def make_app(
     app.include_router(rest_router())
     app.include_router(proxy_router())
     app.include_router(pages_router())
+    app.include_router(traces_router())
 
     @app.get("/healthz", tags=["server"])
     async def healthz() -> dict[str, str]:

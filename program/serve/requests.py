@@ -31,6 +31,12 @@ class Query(_Body):
     query: _Text = Field(examples=["And what tomorrow?"])
 
 
+class Approval(_Body):
+    """The current version, as the person who approves it has seen it."""
+
+    version: int = Field(ge=1, le=2**31 - 1)
+
+
 class Rollback(_Body):
     """The version to go back to."""
 

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 from dataclasses import asdict
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -32,10 +33,10 @@ from program.serve.access import Caller, check_right, of_all_users, of_user
 from program.serve.context import MOST_TOKENS, UserContext
 from program.serve.failures import ApiError
 from program.serve.jobs import Job
-from program.serve.requests import Correction, NewInteraction, Query, Rollback
+from program.serve.requests import Approval, Correction, NewInteraction, Query, Rollback
 from program.serve.room import ACTOR, Room, explain_persona, forget_interaction, forget_user, persona_of
 from program.store.exported import interaction_data, version_data
-from program.store.records import PersonaVersion, UserSummary
+from program.store.records import PersonaVersion, UserCost, UserSummary
 from program.task import get_task
 
 _SHOWN_USERS = 200
@@ -75,20 +76,26 @@ def _add_users(router: APIRouter) -> None:
         room: InRoom,
         after: Annotated[str, QueryField(description="Only ids after this one.")] = "",
         limit: Annotated[int, QueryField(ge=1, le=1000)] = _SHOWN_USERS,
+        costs: Annotated[bool, QueryField(description="With what each user cost in all.")] = False,
     ) -> dict[str, Any]:
         """List users by id, for a key for all users."""
-        rows = []
-        for user in room.store.users():
-            if user.user_id > after:
-                rows.append(asdict(user))
-            if len(rows) > limit:
-                return {"users": rows[:-1], "next": rows[-2]["user_id"]}
-        return {"users": rows, "next": None}
+        later = (user for user in room.store.users() if user.user_id > after)
+        page = list(islice(later, limit + 1))
+        rows = [asdict(user) for user in page[:limit]]
+        for row in rows if costs else ():
+            row["cost"] = _cost(room.store.cost(row["user_id"]))
+        return {"users": rows, "next": rows[-1]["user_id"] if len(page) > limit else None}
 
     @router.get("/users/{user_id}", tags=["users"])
     def show_user(room: InRoom, user_id: Reader) -> UserSummary:
         """Return a user's numbers: interactions, persona version, whether there is something to learn."""
         return room.store.user(user_id)
+
+    @router.get("/users/{user_id}/costs", tags=["users"])
+    def costs_of_user(room: InRoom, user_id: Reader) -> dict[str, Any]:
+        """Return what a user cost, and how well the agent did, in all and by month (UTC)."""
+        months = [_cost(cost) for cost in room.store.costs(user_id)]
+        return {"total": _cost(room.store.cost(user_id)), "months": months}
 
     @router.get("/users/{user_id}/context", tags=["users"])
     def context(
@@ -196,6 +203,14 @@ def _add_persona(router: APIRouter) -> None:
         version = room.store.correct(user_id, line=said.line, text=said.text, why=said.why, actor=ACTOR)
         return version_data(version)
 
+    @router.post("/users/{user_id}/persona/approve", tags=["persona"])
+    def approve(room: InRoom, user_id: Writer, seen: Annotated[Approval, Body()]) -> dict[str, Any]:
+        """Keep the current version, which is then tested no further. It becomes a new one.
+
+        Another version is current meanwhile: 409.
+        """
+        return version_data(room.store.approve(user_id, seen.version))
+
 
 def _add_work(router: APIRouter) -> None:
     @router.post("/users/{user_id}/answer", tags=["agent"])
@@ -294,6 +309,11 @@ def _hashed(idempotency_key: str) -> str:
 
 def _stored(room: Room, user_id: str, version: int | None) -> PersonaVersion:
     return persona_of(room.store, user_id, version)
+
+
+def _cost(cost: UserCost) -> dict[str, Any]:
+    data = {name: value for name, value in cost.as_dict().items() if name != "user_id"}
+    return {**data, "price": cost.price}
 
 
 def _job(job: Job) -> dict[str, Any]:

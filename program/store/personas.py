@@ -152,6 +152,19 @@ def _check_texts(user_id: str, **texts: str) -> None:
             raise StoreError(f"the persona of user {user_id!r} cannot be stored: `{field}` {problem}")
 
 
+def approve(connection: Connection, user_id: str, version: int) -> PersonaVersion:
+    """Add a version that keeps the current text because a person approved it (see `UserStore.approve`)."""
+    current = users.get(connection, user_id, lock=True).head
+    old = get(connection, user_id, version)
+    if version != current:
+        raise StoreError(
+            f"version {version} of user {user_id!r} is not the current one, which is {current}: roll back to "
+            "it first"
+        )
+    why = f"version {version} approved by a person"
+    return add(connection, user_id, old.text, source="approval", why=why, parts=old.parts)
+
+
 def refuse_pinned(user: Row[Any] | UserSummary) -> None:
     """Raise `PinnedPersonaError` if a version of the user is pinned."""
     if user.pinned is not None:

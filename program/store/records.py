@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from program.text import counted
 
-PersonaSource = Literal["initial", "alignment", "rollback", "edit", "forget", "correction"]
+PersonaSource = Literal["initial", "alignment", "rollback", "edit", "forget", "correction", "approval"]
 AlignmentStatus = Literal["running", "done", "failed", "interrupted"]
 
 COUNTS = ("calls", "input_tokens", "cached_tokens", "output_tokens", "unpriced", "cache_hits")

@@ -648,6 +648,25 @@ class UserStore:
 
         return self._database.change(add)
 
+    def approve(self, user_id: str, version: int) -> PersonaVersion:
+        """Keep the current version because a person approved it, as a new version with its text and parts.
+
+        A provisional version is then tested no further, and no later interaction rolls it back by itself.
+
+        Raises:
+            PinnedPersonaError: A version is pinned.
+            StoreError: ``version`` is not the current one.
+            UnknownVersionError: ``version`` does not exist.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     _ = store.add_persona("ana", "Be brief.", source="edit", why="a try")
+            ...     print(store.approve("ana", 1))
+            v2 of 'ana' (approval, from v1): version 1 approved by a person
+        """
+        return self._database.change(lambda connection: personas.approve(connection, user_id, version))
+
     def pin(self, user_id: str, version: int) -> PersonaVersion:
         """Keep a version as the current one until `unpin`; return it.
 

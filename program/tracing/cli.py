@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import LOCAL_PROJECT, store_path
 from program.tracing.view import reader, terminal
 from program.tracing.view.personas import diff_lines, persona_history
-from program.tracing.view.stored import stored_versions
+from program.tracing.view.stored import users_at_hand, versions_of
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare, export and serve traces.")
 
@@ -36,11 +36,8 @@ def _traces() -> Iterator[TraceStore]:
     path = store_path(home())
     if not path.exists():
         raise StoreError(f"no traces yet in {str(path)!r}; run `personaagent ask` or `align` first")
-    store = TraceStore(path)
-    try:
+    with closing(TraceStore(path)) as store:
         yield store
-    finally:
-        store.close()
 
 
 @app.command("list")
@@ -99,8 +96,8 @@ def diff(
     Numbers are the store's versions, rollbacks and edits among them. Of an agent that was aligned without a
     store, the texts are counted as they first appear.
     """
-    with _traces() as store:
-        changes = persona_history(store, user, stored_versions(location, user))
+    with _traces() as store, users_at_hand(location) as users:
+        changes = persona_history(store, user, versions_of(users, user))
     by_number = {change.number: change for change in reversed(changes) if change.number is not None}
     if not by_number:
         raise StoreError(f"no traced persona for user {user!r}; see `personaagent trace list`")
@@ -129,18 +126,23 @@ def export(
     format_: Annotated[
         Literal["html", "jsonl"], typer.Option("--format", help="A page for a browser, or Weave's records.")
     ] = "html",
+    location: Store = None,
 ) -> None:
-    """Write traces to one file. It holds users' texts: share it with care."""
+    """Write traces to one file. It holds users' texts: share it with care.
+
+    The page opens on the user's current persona with what it rests on, if it is about one user whom the store
+    knows.
+    """
     from program.tracing.view.page.html import export_page
 
-    with _traces() as store:
+    with _traces() as store, users_at_hand(location) as users:
         trace_id = None if trace is None else reader.find_trace(store, trace)
         # It holds users' texts, so only the owner may read it.
         to.touch(mode=0o600)
         # Half of a surrogate pair in a text becomes its JSON escape; the page holds JSON as well.
         with to.open("w", encoding="utf-8", errors="backslashreplace") as file:
             if format_ == "html":
-                file.write(export_page(store, user_id=user, trace_id=trace_id))
+                file.write(export_page(store, user_id=user, trace_id=trace_id, users=users))
             else:
                 for call in reader.export_calls(store, trace_id=trace_id, user_id=user):
                     file.write(json.dumps(call, ensure_ascii=False) + "\n")
@@ -189,12 +191,19 @@ def prune(
 def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8765,
     key: Annotated[str | None, typer.Option(help="Key that clients must send; default: random.")] = None,
+    location: Store = None,
 ) -> None:
-    """Serve the traces on this machine only: a page for the browser, and Weave's API."""
+    """Serve the traces on this machine only: a page for the browser, and Weave's API.
+
+    The page of a user opens on the current persona with what it rests on, from the store.
+    """
     from program.tracing.server.http_server import TraceServer
 
-    store = TraceStore(store_path(home()))
-    with TraceServer(store, port=port, key=key) as server:
+    with (
+        users_at_hand(location) as users,
+        closing(TraceStore(store_path(home()))) as store,
+        TraceServer(store, port=port, key=key, users=users) as server,
+    ):
         err.print_line(f"Page:   {server.page_address}")
         err.print_line(f"Weave:  WANDB_BASE_URL={server.address} WANDB_API_KEY={server.key}")
         err.print_line("Stop with Ctrl-C.")
@@ -202,5 +211,3 @@ def serve(
             server.serve_forever()
         except KeyboardInterrupt:
             err.print_line("Stopped.")
-        finally:
-            store.close()

@@ -312,6 +312,21 @@ def test_later_interactions_test_a_provisional_persona_further(tmp_path: Path) -
         assert "Likes action." not in store.persona("ana").text  # type: ignore[union-attr]
 
 
+def test_what_a_person_approved_is_not_tested_further(tmp_path: Path) -> None:
+    lm = scripted(
+        lambda user: [add("Likes action.", 1)] if "action" in user.partition("feedback")[2] else [],
+        lambda system: "action" if "Likes action." in system else "comedy",
+    )
+    with store_with(tmp_path / "users.db", history(6)) as store, dspy.context(lm=lm):
+        align_user(store, "ana", AGREEMENT, home=tmp_path, wikipedia=False)
+        approved = store.approve("ana", store.user("ana").persona_version or 0)
+        store.append("ana", history(9, "comedy", start=6))
+        align_user(store, "ana", AGREEMENT, home=tmp_path, wikipedia=False)
+        assert store.alignments("ana")[-1].record["review"] is None
+        assert "Likes action." in store.persona("ana").text  # type: ignore[union-attr]
+        assert approved.parts == store.persona("ana", approved.parent).parts  # type: ignore[union-attr]
+
+
 def test_a_saved_program_has_the_parts_and_a_free_rewrite_has_none(tmp_path: Path) -> None:
     aligned = align(scripted(lambda user: [add("Likes action.", 1)]), history(16))
     aligned.save(tmp_path / "ana.json")

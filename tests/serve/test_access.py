@@ -21,12 +21,14 @@ from program.serve.app import ServeSettings, make_app
 from program.serve.keys import RIGHTS, Keys
 from program.serve.proxy import Upstream
 from program.store import UserStore
+from program.tracing.server.trace_store import TraceStore
+from program.tracing.setup import store_path
 
 OWN, OTHER, UNKNOWN = "own", "other", "unknown"
 
-OPEN = {"GET /", "GET /docs", "GET /openapi.json", "GET /healthz"}
+OPEN = {"GET /", "GET /docs", "GET /traces", "GET /openapi.json", "GET /healthz"}
 """They hold nothing of any user."""
-ALL_USERS = {"GET /metrics", "GET /v1/users"}
+ALL_USERS = {"GET /metrics", "GET /v1/users", "GET /v1/traces/{name}"}
 ANY_KEY = {
     "GET /v1/key": "",
     "GET /v1/models": "read",
@@ -37,6 +39,8 @@ CHAT = {"POST /v1/chat/completions", "POST /v1/responses"}
 OF_A_USER = {
     "GET /v1/users/{user_id}": "read",
     "GET /v1/users/{user_id}/context": "read",
+    "GET /v1/users/{user_id}/costs": "read",
+    "GET /v1/users/{user_id}/traces/{name}": "read",
     "GET /v1/users/{user_id}/export": "read",
     "GET /v1/users/{user_id}/persona": "read",
     "GET /v1/users/{user_id}/persona/versions": "read",
@@ -46,6 +50,7 @@ OF_A_USER = {
     "POST /v1/users/{user_id}/interactions": "write",
     "POST /v1/users/{user_id}/persona/rollback": "write",
     "POST /v1/users/{user_id}/persona/correct": "write",
+    "POST /v1/users/{user_id}/persona/approve": "write",
     "POST /v1/users/{user_id}/align": "write",
     "DELETE /v1/users/{user_id}": "admin",
     "DELETE /v1/users/{user_id}/interactions/{interaction_id}": "admin",
@@ -55,6 +60,7 @@ BODIES: dict[str, Any] = {
     "interactions": {"query": "q", "response": "r"},
     "rollback": {"version": 1},
     "correct": {"text": "Likes mint."},
+    "approve": {"version": 1},
 }
 
 KEYS = ["missing", "wrong", "expired", "revoked", "none"]
@@ -70,7 +76,7 @@ class Server:
 
     def ask(self, route: str, key: str, user: str, **more: Any) -> httpx.Response:
         method, path = route.split(" ")
-        path = path.format(user_id=quote(user), interaction_id="1", job_id="0" * 32)
+        path = path.format(user_id=quote(user), interaction_id="1", job_id="0" * 32, name="persona")
         if route == "DELETE /v1/users/{user_id}":
             # What may be deleted is gone for the next one.
             self.restore()
@@ -103,6 +109,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, start: Any) -> Iterator[Ser
     home = tmp_path_factory.mktemp("access")
     with ExitStack() as stack:
         store = stack.enter_context(UserStore(home / "users.db"))
+        TraceStore(store_path(home)).close()
         client = stack.enter_context(httpx.Client(trust_env=False, timeout=10))
         # Nobody listens there: whoever gets so far is answered with 502.
         app = make_app(store, home, ServeSettings(upstream=Upstream(url="http://127.0.0.1:9/v1"), rate=0))

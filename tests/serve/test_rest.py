@@ -26,6 +26,7 @@ from program.serve.app import make_app
 from program.serve.contracts import Actions
 from program.serve.keys import Keys
 from program.store import UserStore
+from program.usage import Usage
 
 ANA, BEN = "team/ana é", "ben"
 FINISH = {"thought": "", "action": {"tool": "finish", "answer": "Lentils."}}
@@ -185,6 +186,29 @@ def test_persona_versions_diff_why_and_rollback(api: Api, store: UserStore) -> N
     for path in ("persona?version=9", "persona/diff?old=9", "persona/why?version=9"):
         assert api("GET", path).json()["error"]["code"] == "unknown_version"
     assert api("POST", "persona/rollback", json={"version": 9}).status_code == 404
+
+
+def test_approving_keeps_the_current_version_and_no_other(api: Api, store: UserStore) -> None:
+    store.rollback(ANA, 1)
+    late = api("POST", "persona/approve", json={"version": 1})
+    assert (late.status_code, "is not the current one" in late.json()["error"]["message"]) == (409, True)
+    approved = api("POST", "persona/approve", json={"version": 2}).json()
+    assert (approved["version"], approved["source"], approved["parent"]) == (3, "approval", 2)
+    assert approved["text"] == store.persona(ANA, 2).text  # type: ignore[union-attr]
+    assert api("GET", "persona/why").json()["outcome"] == "approved"
+    assert api("POST", "persona/approve", json={"version": 9}).status_code == 404
+
+
+def test_costs_are_in_all_and_by_month(api: Api, store: UserStore) -> None:
+    assert api("GET", "costs").json()["months"] == []
+    store.record_answer(ANA, Usage(calls=2, input_tokens=700, output_tokens=30, usd=0.0004))
+    costs = api("GET", "costs").json()
+    assert (costs["total"]["calls"], costs["total"]["price"], len(costs["months"])) == (2, "$0.0004", 1)
+    users = {row["user_id"]: row for row in api("GET", "/v1/users", params={"costs": "true"}).json()["users"]}
+    assert (users[ANA]["cost"]["tokens"], users[BEN]["cost"]["calls"]) == (730, 0)
+    assert "cost" not in api("GET", "/v1/users").json()["users"][0]
+    page = api("GET", "/v1/users", params={"limit": 1}).json()
+    assert (page["users"][0]["user_id"], page["next"]) == (BEN, BEN)
 
 
 def test_a_user_without_a_persona_is_told_so(api: Api, store: UserStore) -> None:

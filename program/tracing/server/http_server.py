@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from program.errors import ConfigError
@@ -25,6 +25,9 @@ from program.tracing.server.routes import MAX_BODY, Response
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.view.page.html import PAGE_HEADERS, empty_page
 from program.tracing.view.page.json_routes import answer_page
+
+if TYPE_CHECKING:
+    from program.store import UserStore
 
 logger = logging.getLogger("personaagent.program.tracing")
 
@@ -73,6 +76,7 @@ class TraceServer(ThreadingHTTPServer):
         host: A loopback address.
         port: The port; 0 picks a free one (see `address`).
         key: The key that clients must send; random by default.
+        users: The users' store, for their personas; ``None`` without it. The caller closes it.
 
     Raises:
         ConfigError: The host is not loopback, or the port is in use.
@@ -91,13 +95,19 @@ class TraceServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(
-        self, store: TraceStore, *, host: str = "127.0.0.1", port: int = 0, key: str | None = None
+        self,
+        store: TraceStore,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        key: str | None = None,
+        users: UserStore | None = None,
     ) -> None:
         if host not in _LOCAL:
             raise ConfigError(
                 f"`host` must be a loopback address, got {host!r}; use a tunnel for remote access"
             )
-        self.store = store
+        self.store, self.users = store, users
         self.key = key or secrets.token_hex(20)
         self._free_threads = threading.BoundedSemaphore(MAX_THREADS)
         self._deadlines: dict[socket.socket, float] = {}
@@ -226,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and path == "/":
             self._send(empty_page(), PAGE_HEADERS)
         elif path is not None and path.startswith("/view/"):
-            self._send(answer_page(self.server.store, self.path))
+            self._send(answer_page(self.server.store, self.path, users=self.server.users))
         else:
             headers = {name.lower(): value for name, value in self.headers.items()}
             self._send(self.server.store.handle(self.command, self.path, headers, body))

@@ -25,16 +25,32 @@ function el(tag, props, ...children) {
 async function get(route, query) {
   const params = new URLSearchParams(Object.entries(query || {}).filter(([, v]) => v !== "" && v !== undefined));
   if (DATA) return exported(route, params);
-  const response = await fetch(`/view/${route}?${params}`, { headers: { Authorization: `Bearer ${key}` } });
+  return ask(`${await base()}/${route}?${params}`);
+}
+
+async function ask(path) {
+  const response = await fetch(path, { headers: { Authorization: `Bearer ${key}` }, cache: "no-store" });
   const body = await response.json();
-  if (!response.ok) throw new Error(body.reason || `status ${response.status}`);
+  if (!response.ok) throw new Error(body.reason || (body.error && body.error.message) || `status ${response.status}`);
   return body;
+}
+
+// `personaagent serve` has this page at /traces; a key for one user sees that user's traces alone.
+const IN_SERVER = location.pathname === "/traces";
+let place = IN_SERVER ? "" : "/view";
+
+async function base() {
+  if (!place) {
+    const { user_id: user } = await ask("/v1/key");
+    place = user === null ? "/v1/traces" : `/v1/users/${encodeURIComponent(user)}/traces`;
+  }
+  return place;
 }
 
 // Answers a route from the data of an exported page.
 function exported(route, params) {
   const exact = DATA[`${route}?${params}`];
-  if (exact) return exact;
+  if (exact !== undefined) return exact;
   if (!Array.isArray(DATA[route])) throw new Error("The exported file does not include this.");
   const offset = Number(params.get("offset") || 0);
   const rows = DATA[route].filter((row) =>
@@ -114,7 +130,7 @@ const VIEWS = {
   async failures() { return traceList("Failures", { failed: "1" }); },
 
   async user(user) {
-    const changes = await get("personas", { user });
+    const [persona, changes] = await Promise.all([get("persona", { user }), get("personas", { user })]);
     const failedOnly = el("input", { type: "checkbox" });
     const list = el("div");
     const fill = async () => {
@@ -126,7 +142,8 @@ const VIEWS = {
     await fill();
     return [
       el("h2", null, `User ${user}`),
-      el("h3", null, "Personas"),
+      persona && currentPersona(persona),
+      el("h3", null, "Versions and steps"),
       changes.length ? personaList(user, changes) : el("p", { class: "soft" }, "No persona changes are traced for this user."),
       el("h3", null, "Traces"),
       el("label", { class: "row" }, failedOnly, "Only failed traces"),
@@ -151,7 +168,7 @@ const VIEWS = {
         pair("Parent", parentOf(change) || "none"),
         step.why && pair("Why", step.why),
         decision && pair("Decision", `${decision.accept ? "accepted" : "rejected"}: ${decision.reason}`),
-        decision && pair("Numbers", JSON.stringify(decision.numbers || {})),
+        decision && numbers(decision) && pair("Numbers", numbers(decision)),
         step.note && pair("Note", step.note),
         pair("Trace", change.trace_id ? link(change.trace_id.slice(0, 8), "trace", change.trace_id, change.call_id) : "not traced")),
       el("h3", null, "Text"), el("pre", null, change.text || "(text not stored)"),
@@ -210,8 +227,45 @@ const VIEWS = {
 
 async function traceList(title, query) {
   const list = el("div");
-  await paged(list, (offset) => get("traces", { ...query, offset }), TRACE_COLUMNS, "No traces match.");
-  return [el("h2", null, title), list];
+  const box = el("input", { type: "search", autocomplete: "off" });
+  const fill = async () => {
+    list.replaceChildren();
+    await paged(list, (offset) => get("traces", { ...query, search: box.value, offset }), TRACE_COLUMNS, "No traces match.");
+  };
+  const find = (event) => { event.preventDefault(); fill(); };
+  await fill();
+  // An exported page has no questions to search in.
+  const form = DATA ? null : el("form", { onsubmit: find }, el("label", null, "Find a question", box), el("button", null, "Find"));
+  return [el("h2", null, title), form, list];
+}
+
+const verdict = (d) => `${d.outcome || (d.accept ? "accepted" : "rejected")}: ${d.reason}`;
+const numbers = (d) => Object.entries(d.numbers || {}).map(([name, n]) => `${name} ${Number(n.toPrecision(3))}`).join(", ");
+const plural = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+
+function currentPersona(p) {
+  const how = `${p.source} of ${when(p.created_at)} UTC, ${p.why}`;
+  const lines = p.lines === null
+    ? [el("p", { class: "soft" }, "It was written freely: nothing is known of what each line rests on."), feedbackList(p.feedback)]
+    : p.lines.length ? p.lines.map(personaLine) : el("p", { class: "soft" }, "It says nothing about the user: no fact or line has been added.");
+  return [
+    el("h3", null, `The persona now: v${p.version}${p.outcome ? `, ${p.outcome}` : ""}${p.pinned ? ", pinned" : ""}`),
+    el("p", { class: "soft" }, how), p.review && el("p", null, `Later interactions: ${verdict(p.review)}`),
+    lines, el("details", null, el("summary", null, "The whole text"), el("pre", null, p.text))];
+}
+
+function personaLine(row) {
+  const items = row.evidence.map((item) => el("li", null, item.query === undefined ? `${item.id}: forgotten` : [`${item.query} `, el("span", { class: "soft" }, "→ "), el("strong", null, item.response)]));
+  const more = row.interaction_ids.length - items.length;
+  return el("details", { class: "why", open: true },
+    el("summary", null, row.text, " ", el("span", { class: "soft" }, `(${row.origin}; ${plural(row.interaction_ids.length, "interaction")})`)),
+    feedbackList(row.feedback),
+    items.length ? [el("p", { class: "soft" }, "Rests on"), el("ul", null, items, more > 0 && el("li", { class: "soft" }, `and ${more} older`))] : null,
+    row.decision && el("p", null, el("span", { class: "soft" }, `Decided in v${row.since}: `), verdict(row.decision), el("span", { class: "soft" }, numbers(row.decision) && ` (${numbers(row.decision)})`)));
+}
+
+function feedbackList(feedback) {
+  return feedback.length ? [el("p", { class: "soft" }, "Feedback"), el("ul", null, feedback.map((f) => el("li", null, f.text)))] : null;
 }
 
 const SOURCES = { start: "first traced persona", step: "alignment step", alignment: "saved alignment" };
@@ -228,6 +282,7 @@ function personaList(user, changes) {
     return el("li", { class: change.changed ? "changed" : null },
       el("p", null, link(`Persona ${change.label}`, "version", user, String(index)), ` ${change.parent === null ? "" : `from ${parentOf(change)} `}(${sourceOf(change)}), ${when(change.at)} UTC`),
       decision && el("p", null, el("span", { class: decision.accept ? "good" : "warn" }, decision.accept ? "accepted" : "rejected"), `: ${decision.reason}${mean}`),
+      !decision && change.detail.why && el("p", null, change.detail.why),
       el("p", { class: "soft" }, (change.text || "").slice(0, 180) + ((change.text || "").length > 180 ? "…" : "")));
   }));
 }
@@ -356,6 +411,10 @@ async function route() {
   }
   if (!location.hash.startsWith("#/") && location.hash && location.hash !== "#") return;
   const [view, ...rest] = location.hash.slice(2).split("/").map(decodeURIComponent);
+  if (!view && DATA && DATA.users.length === 1 && DATA.users[0].user_id) {
+    location.replace(`#/user/${encodeURIComponent(DATA.users[0].user_id)}`);
+    return;
+  }
   const make = VIEWS[view || "users"];
   for (const a of document.querySelectorAll("nav a")) {
     if (a.hash === `#/${view || "users"}`) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
@@ -375,6 +434,7 @@ async function route() {
   main.focus({ preventScroll: true });
 }
 
-try { key = sessionStorage.getItem("key") || ""; } catch { key = ""; }
+try { key = sessionStorage.getItem(IN_SERVER ? "personaagent-key" : "key") || ""; } catch { key = ""; }
+if (IN_SERVER) document.querySelector("nav").prepend(el("a", { href: "/" }, "Personas"));
 window.addEventListener("hashchange", route);
 route();
