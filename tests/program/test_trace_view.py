@@ -424,7 +424,8 @@ def test_exported_page_of_one_trace_has_only_its_calls(store: TraceStore) -> Non
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert [trace["trace_id"] for trace in data["traces"]] == [trace_id]
     assert data["runs"] == []
-    assert {key.split("?")[0] for key in data} == {"users", "runs", "traces", "personas", "trace", "call"}
+    names = {"users", "runs", "traces", "persona", "personas", "trace", "call"}
+    assert {key.split("?")[0] for key in data} == names
     calls = [value for key, value in data.items() if key.startswith("call?")]
     assert {call["trace_id"] for call in calls} == {trace_id}
     assert len(calls) == 3
