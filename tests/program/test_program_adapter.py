@@ -394,7 +394,9 @@ def test_a_passing_failure_is_retried_after_the_time_it_names(
     assert caplog.messages == ["fake/m: LMRateLimitError; retry 1 in 7 s"]
 
 
-def test_backoff_doubles_is_capped_and_spreads_calls_that_failed_together(naps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backoff_doubles_is_capped_and_spreads_calls_that_failed_together(
+    naps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PERSONAAGENT_MAX_WAIT", "3")
     lm = make_lm(lambda request, number: dspy.LMServerError("down"), num_retries=4)
     with pytest.raises(dspy.LMServerError):

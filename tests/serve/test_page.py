@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,6 +26,23 @@ def test_the_page_has_no_data_and_runs_nothing_but_its_own_script(serve: Any, ht
         assert name not in response.text.replace("personaagent", "")
     for sink in ("innerHTML", "insertAdjacentHTML", "document.write", "eval(", "src="):
         assert sink not in response.text
+
+
+def test_every_route_that_the_page_asks_for_is_there(serve: Any, http: httpx.Client) -> None:
+    address = serve()
+    described = http.get(f"{address}/openapi.json").json()["paths"]
+    routes = {(method.upper(), path) for path, methods in described.items() for method in methods}
+    calls = re.findall(r'(?:ask|change)\("(GET|POST)", [`"]([^`"?]+)', http.get(f"{address}/").text)
+    asked = {(method, _route_of(path)) for method, path in calls}
+    assert len(asked) > 10
+    assert asked - routes == set()
+
+
+def _route_of(path: str) -> str:
+    user = "/v1/users/{user_id}"
+    for text, name in (("${userPath(id)}", user), ("${path}", user), ("${job.id}", "{job_id}")):
+        path = path.replace(text, name)
+    return path
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium")
@@ -62,6 +80,8 @@ def test_a_browser_shows_a_persona_line_by_line_with_its_evidence(
         "&lt;img src=x",
         "a gain is shown",
         "Go back",
+        "That is wrong",
+        "/traces#/user/",
     ]
     assert [text for text in shown if text not in content] == []
     assert "CONSOLE" not in process.stderr
