@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -27,6 +29,9 @@ from program.errors import (
 )
 from program.loop import AgentSettings
 from program.models.outages import is_outage
+from program.tracing.server.trace_store import TraceStore
+from program.tracing.setup import LOCAL_PROJECT, open_tracer, store_path
+from program.tracing.view.personas import persona_history
 from program.usage import Budget
 
 
@@ -63,6 +68,18 @@ def failing(system: str, user: str) -> Any:
     if "refine the system prompt" in system:
         raise dspy.LMServerError("down")
     return reply(system, user)
+
+
+def test_every_traced_call_of_an_alignment_names_it(store: UserStore, tmp_path: Path) -> None:
+    with open_tracer("local", home=tmp_path), dspy.context(lm=scripted_lm(reply)):
+        align_user(store, "ana", PAPER, wikipedia=False)
+    with closing(TraceStore(store_path(tmp_path))) as traces:
+        calls = traces.calls(LOCAL_PROJECT)
+        history = persona_history(traces, "ana", store.persona_history("ana"))
+    roots = {call["id"]: call["trace_id"] for call in calls if "align" in call["op_name"]}
+    ids = {call["attributes"].get("alignment_id") for call in calls if call["trace_id"] in roots.values()}
+    assert ids == {store.alignments("ana")[0].id}
+    assert [(change.label, change.source) for change in history] == [("v1", "initial"), ("v2", "step")]
 
 
 def test_the_new_persona_and_the_record_become_visible_together(store: UserStore) -> None:
