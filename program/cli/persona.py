@@ -175,18 +175,21 @@ def rollback(
 @app.command()
 def approve(
     user: User,
-    version: Annotated[int, typer.Argument(min=1, max=MAX_INTEGER, help="The current version.")],
+    version: Annotated[
+        int | None,
+        typer.Argument(min=1, max=MAX_INTEGER, help="The version that you have seen; it must be current."),
+    ] = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Keep the current persona: a provisional one is tested no further. It becomes a new version."""
     with open_store(store) as users:
         users.user(user)
-        approved = users.approve(user, version)
+        approved = users.approve(user, version or _persona(users, user, None).version)
     if json:
         print_json(vars(approved))
     else:
-        out.print_line(f"v{approved.version} keeps the text of v{version}, approved")
+        out.print_line(f"v{approved.version} keeps the text of v{approved.parent}, approved")
 
 
 @app.command()

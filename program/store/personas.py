@@ -154,12 +154,13 @@ def _check_texts(user_id: str, **texts: str) -> None:
 
 def approve(connection: Connection, user_id: str, version: int) -> PersonaVersion:
     """Add a version that keeps the current text because a person approved it (see `UserStore.approve`)."""
-    current = users.get(connection, user_id, lock=True).head
+    user = users.get(connection, user_id, lock=True)
+    refuse_pinned(user)
     old = get(connection, user_id, version)
-    if version != current:
+    if version != user.head:
         raise StoreError(
-            f"version {version} of user {user_id!r} is not the current one, which is {current}: roll back to "
-            "it first"
+            f"version {version} of user {user_id!r} is not the current one, which is {user.head}: roll back "
+            "to it first"
         )
     why = f"version {version} approved by a person"
     return add(connection, user_id, old.text, source="approval", why=why, parts=old.parts)

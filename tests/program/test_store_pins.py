@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from program.errors import PinnedPersonaError, UnknownUserError, UnknownVersionError
+from program.errors import PinnedPersonaError, StoreError, UnknownUserError, UnknownVersionError
 from program.memory.interaction import Interaction
 from program.session import open_session
 from program.store import UserStore
@@ -52,6 +52,22 @@ def test_nothing_replaces_a_pinned_persona(location: str) -> None:
                 change()
         assert [version.version for version in store.persona_history("ana")] == [1, 2, 3]
         assert store.alignments("ana") == []
+
+
+def test_approval_keeps_the_current_version_and_refuses_others(location: str) -> None:
+    with store_with_versions(location) as store:
+        with pytest.raises(StoreError, match="is not the current one, which is 3"):
+            store.approve("ana", 2)
+        with pytest.raises(UnknownVersionError):
+            store.approve("ana", 9)
+        store.pin("ana", 3)
+        with pytest.raises(PinnedPersonaError):
+            store.approve("ana", 3)
+        store.unpin("ana")
+        store.append("ana", [item("new")])
+        approved = store.approve("ana", 3)
+        assert (approved.version, approved.text, approved.source) == (4, "text 3", "approval")
+        assert store.user("ana").stale
 
 
 def test_alignment_that_was_running_does_not_replace_a_persona_pinned_meanwhile(location: str) -> None:
