@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from program.corrections import list_lines
 from program.errors import UnknownVersionError
 from program.evidence import collect
 from program.memory.interaction import Interaction
+from program.persona import Persona
 from program.provenance import ExplainedLine, explain_lines, parts_by_version
 from program.store import UserStore
 from program.store.records import AlignmentRow, PersonaVersion
@@ -59,7 +61,7 @@ class WhyLine:
     Attributes:
         text: As the model reads it now.
         origin: Who wrote it, and the version that brought it.
-        since: That version.
+        since: That version; 0 if it is not known.
         interaction_ids: What it rests on, in time order for code.
         feedback: The feedback on these interactions, each as id and text.
         decision: What the gate decided of it: ``outcome``, ``reason`` and ``numbers``; ``None`` if it was
@@ -84,7 +86,8 @@ class Why:
         outcome: What the gate says of it now, later reviews included: ``confirmed``, ``provisional``,
             ``rolled back``; ``approved`` by a person; empty if no gate tested it.
         review: The latest review by newer interactions; ``None`` without one.
-        lines: Its facts and learned lines; ``None`` if it was written freely.
+        lines: What was written freely before lines were added, facts and other lines; ``None`` if all of it
+            was written freely.
         interactions: The user's interactions by id, without forgotten ones.
 
     Example:
@@ -169,7 +172,7 @@ def explain(store: UserStore, user_id: str, version: int | None = None) -> Why:
     lines = None
     if persona.parts is not None:
         explained = explain_lines(parts_by_version(until), collect(past, get_task(user.task)))
-        lines = tuple(_why_line(line, causes) for line in explained)
+        lines = tuple(_why_line(line, causes) for line in (*_free_lines(persona.parts), *explained))
     review = _review(persona, versions, runs)
     decision = review or causes[persona.version].last_decision or {}
     outcome = "approved" if persona.source == "approval" else str(decision.get("outcome") or "")
@@ -206,6 +209,13 @@ def cause_of(version: PersonaVersion, runs: Iterable[AlignmentRow]) -> Cause:
         answers=answers,
         decisions=decisions,
     )
+
+
+def _free_lines(parts: Mapping[str, Any]) -> Iterator[ExplainedLine]:
+    """Yield what a persona with parts still says in words that were written freely."""
+    for row in list_lines(Persona.from_dict(parts), []):
+        if row.kind == "text":
+            yield ExplainedLine(row.text, "written freely", (), 0)
 
 
 def _why_line(line: ExplainedLine, causes: Mapping[int, Cause]) -> WhyLine:

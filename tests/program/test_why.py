@@ -101,6 +101,18 @@ def test_line_keeps_its_reasons_through_an_edit_and_a_rollback(store: UserStore)
     assert [text for _, text in kind.feedback] == ["A heist is action for her."]
 
 
+def test_free_text_that_a_person_corrected_still_stands_beside_the_correction(store: UserStore) -> None:
+    store.add_persona("ana", "Be brief.\nLikes rain.", source="edit", why="she wrote it")
+    store.correct("ana", line="Likes rain.", text="Hates rain.")
+    lines = explain(store, "ana").lines or ()
+    assert [(line.text, line.since) for line in lines] == [("Be brief.", 0), ("Hates rain.", 4)]
+    assert [line.origin.partition(" on ")[0] for line in lines] == [
+        "written freely",
+        "corrected by the person",
+    ]
+    assert [line.decision for line in lines] == [None, None]
+
+
 def test_review_by_later_interactions_is_what_the_gate_says_now(store: UserStore, why: Any) -> None:
     run = store.start_alignment("ana", {})
     store.finish_alignment("ana", run, {"review": decision("confirmed", "it held")})
