@@ -1,0 +1,147 @@
+"""Where the CPU of a model call of the fleet goes, by layer, beside bare `dspy.LM` calls.
+
+    python benchmarks/bench_call_cost.py [--users 100] [--concurrency 128] [--latency 0.2] [--stacks FILE]
+
+The bare calls have the same prompts. A signal samples the Python stack whenever the process has used some
+more CPU. A sample belongs to the innermost of our layers, of DSPy's or of the provider client in its stack,
+so that pydantic, JSON and SQLAlchemy count where they are used; what has none of them is the event loop and
+its threads. ``--stacks`` writes the samples, one stack and its count a line, as flame graph tools read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+import dspy
+from bench_fleet import bare, counts, fill, fleet, model, requests_of_fleet
+
+from program import UserStore
+
+INTERVAL = 0.001
+LAYERS = (
+    ("dspy/_vendor/lm15", "provider client"),
+    ("site-packages/litellm", "provider client"),
+    ("dspy/clients", "DSPy client"),
+    ("site-packages/dspy", "DSPy adapters, predictors, signatures"),
+    ("site-packages/dbos", "DBOS"),
+    ("program/store", "store"),
+    ("program/memory", "memory search"),
+    ("program/models", "forms, patience, replies"),
+    ("program/usage", "counting, budget, digests"),
+    ("program/calls", "counting, budget, digests"),
+    ("program/evidence", "facts"),
+    ("program/", "agent and tools"),
+    ("optimizers/fleet", "fleet: steps, limit, locks"),
+    ("optimizers/journal", "fleet: steps, limit, locks"),
+    ("optimizers/", "alignment"),
+)
+OTHER = "event loop, threads"
+WAITS = ("threading.py", "queue.py", "selectors.py", "thread.py")
+
+
+class Samples:
+    """Samples of Python stacks by CPU time, of the main thread or else of one that works."""
+
+    def __init__(self) -> None:
+        self.stacks: Counter[tuple[str, ...]] = Counter()
+
+    def __enter__(self) -> Samples:
+        self._cpu = time.process_time()
+        signal.signal(signal.SIGPROF, self._take)
+        signal.setitimer(signal.ITIMER_PROF, INTERVAL, INTERVAL)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        self.cpu = time.process_time() - self._cpu
+
+    def _take(self, _: int, frame: FrameType | None) -> None:
+        main = threading.main_thread().ident
+        if frame is not None and frame.f_code.co_filename.endswith("selectors.py"):
+            others = [other for key, other in sys._current_frames().items() if key != main]
+            working = [other for other in others if not other.f_code.co_filename.endswith(WAITS)]
+            frame = working[0] if working else frame
+        stack = []
+        while frame is not None:
+            stack.append(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
+            frame = frame.f_back
+        self.stacks[tuple(stack)] += 1
+
+    def by_layer(self, calls: int) -> dict[str, float]:
+        """Return milliseconds of CPU a call by layer."""
+        layers: Counter[str] = Counter()
+        for stack, n in self.stacks.items():
+            layers[layer(stack)] += n
+        scale = 1e3 * self.cpu / calls / sum(layers.values())
+        return {name: n * scale for name, n in layers.items()}
+
+
+ROOT = str(Path(__file__).parent.parent)
+
+
+def layer(stack: tuple[str, ...]) -> str:
+    for place in stack:
+        for part, name in LAYERS:
+            ours = not part.startswith(("dspy", "site-packages"))
+            if place.startswith(f"{ROOT}/{part}") if ours else part in place:
+                return name
+    return OTHER
+
+
+def measure(base: str, arguments: argparse.Namespace) -> tuple[Samples, Samples, int]:
+    requests = requests_of_fleet(base, arguments)
+    earlier = counts(base)["replies"]
+    with tempfile.TemporaryDirectory() as name, UserStore(Path(name) / "users.db") as store:
+        ids = fill(store, arguments.users)
+        with Samples() as ours:
+            asyncio.run(fleet(store, ids, arguments, Path(name), base, 1))
+    calls = counts(base)["replies"] - earlier
+    with Samples() as theirs:
+        asyncio.run(bare(model(base), requests, calls, arguments.concurrency))
+    return ours, theirs, calls
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--users", type=int, default=100)
+    parser.add_argument("--concurrency", type=int, default=128)
+    parser.add_argument("--latency", type=float, default=0.2)
+    parser.add_argument("--preset", default="grounded")
+    parser.add_argument("--stacks", type=Path)
+    arguments = parser.parse_args()
+    dspy.configure(disable_history=True)
+    script = str(Path(__file__).with_name("loopback.py"))
+    command = [sys.executable, script, "--latency", str(arguments.latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            ours, theirs, calls = measure(server.stdout.readline().strip(), arguments)
+        finally:
+            server.kill()
+    fleet_ms, bare_ms = ours.by_layer(calls), theirs.by_layer(calls)
+    print(f"{arguments.users} users, {calls:,} calls, {arguments.concurrency} in flight; ms of CPU a call")
+    print(f"  {'':40} fleet   bare")
+    for name in sorted(fleet_ms, key=fleet_ms.__getitem__, reverse=True):
+        print(f"  {name:40} {fleet_ms[name]:5.2f}  {bare_ms.get(name, 0.0):5.2f}")
+    print(f"  {'together':40} {sum(fleet_ms.values()):5.2f}  {sum(bare_ms.values()):5.2f}", flush=True)
+    if arguments.stacks is not None:
+        arguments.stacks.write_text(folded(ours))
+
+
+def folded(samples: Samples) -> str:
+    lines = (f"{';'.join(reversed(stack))} {n}\n" for stack, n in samples.stacks.items())
+    return "".join(lines)
+
+
+if __name__ == "__main__":
+    main()
