@@ -5,7 +5,8 @@
 The bare calls have the same prompts. A signal samples the Python stack whenever the process has used some
 more CPU. A sample belongs to the innermost of our layers, of DSPy's or of the provider client in its stack,
 so that pydantic, JSON and SQLAlchemy count where they are used; what has none of them is the event loop and
-its threads. ``--stacks`` writes the samples, one stack and its count a line, as flame graph tools read them.
+its threads. ``--stacks`` writes the samples, one stack and its microseconds a line, as flame graph tools read
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from types import FrameType
 
@@ -46,44 +47,57 @@ LAYERS = (
     ("optimizers/", "alignment"),
 )
 OTHER = "event loop, threads"
-WAITS = ("threading.py", "queue.py", "selectors.py", "thread.py")
+WAITS = ("threading.py", "queue.py", "selectors.py", "thread.py", "_sys_db.py")
+"""Where a thread that does nothing is (DBOS sleeps in the last one)."""
 
 
 class Samples:
-    """Samples of Python stacks by CPU time, of the main thread or else of one that works."""
+    """Samples of Python stacks, each with the CPU used since the one before.
+
+    What the main thread used belongs to its stack, and what others used to those that do not wait.
+    """
 
     def __init__(self) -> None:
-        self.stacks: Counter[tuple[str, ...]] = Counter()
+        self.stacks: defaultdict[tuple[str, ...], float] = defaultdict(float)
 
     def __enter__(self) -> Samples:
-        self._cpu = time.process_time()
+        self._start = self._latest = (time.process_time(), time.thread_time())
         signal.signal(signal.SIGPROF, self._take)
         signal.setitimer(signal.ITIMER_PROF, INTERVAL, INTERVAL)
         return self
 
     def __exit__(self, *exc: object) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        self.cpu = time.process_time() - self._cpu
+        self.cpu = time.process_time() - self._start[0]
 
     def _take(self, _: int, frame: FrameType | None) -> None:
-        main = threading.main_thread().ident
-        if frame is not None and frame.f_code.co_filename.endswith("selectors.py"):
-            others = [other for key, other in sys._current_frames().items() if key != main]
-            working = [other for other in others if not other.f_code.co_filename.endswith(WAITS)]
-            frame = working[0] if working else frame
-        stack = []
-        while frame is not None:
-            stack.append(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
-            frame = frame.f_back
-        self.stacks[tuple(stack)] += 1
+        now = (time.process_time(), time.thread_time())
+        main = max(0.0, now[1] - self._latest[1])
+        others = max(0.0, now[0] - self._latest[0] - main)
+        self._latest = now
+        self.stacks[_stack(frame)] += main
+        threads = [
+            _stack(frame)
+            for key, frame in sys._current_frames().items()
+            if key != threading.main_thread().ident and not frame.f_code.co_filename.endswith(WAITS)
+        ] or [("a thread",)]
+        for stack in threads:
+            self.stacks[stack] += others / len(threads)
 
     def by_layer(self, calls: int) -> dict[str, float]:
         """Return milliseconds of CPU a call by layer."""
-        layers: Counter[str] = Counter()
+        layers: defaultdict[str, float] = defaultdict(float)
         for stack, n in self.stacks.items():
             layers[layer(stack)] += n
-        scale = 1e3 * self.cpu / calls / sum(layers.values())
-        return {name: n * scale for name, n in layers.items()}
+        return {name: 1e3 * n / calls for name, n in layers.items()}
+
+
+def _stack(frame: FrameType | None) -> tuple[str, ...]:
+    stack = []
+    while frame is not None:
+        stack.append(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
+        frame = frame.f_back
+    return tuple(stack)
 
 
 ROOT = str(Path(__file__).parent.parent)
@@ -139,7 +153,7 @@ def main() -> None:
 
 
 def folded(samples: Samples) -> str:
-    lines = (f"{';'.join(reversed(stack))} {n}\n" for stack, n in samples.stacks.items())
+    lines = (f"{';'.join(reversed(stack))} {round(1e6 * n)}\n" for stack, n in samples.stacks.items())
     return "".join(lines)
 
 

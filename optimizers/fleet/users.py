@@ -29,6 +29,7 @@ from program.home import home as default_home
 from program.limits import MANY, MOST_STEPS, check_at_most
 from program.loop import AgentSettings
 from program.models.connections import most_connections
+from program.models.lookups import few_lookups
 from program.models.outages import ends_by_itself, is_outage
 from program.store import UserStore
 from program.store.personas import refuse_pinned
@@ -247,6 +248,7 @@ class Fleet:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)
             engine = stack.enter_context(open_engine(self.store, self.home))
+            stack.enter_context(few_lookups())
             if self.collector is None:
                 stack.enter_context(most_connections(self.slots.ceiling))
             else:

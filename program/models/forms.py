@@ -108,7 +108,9 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
         """Return the outputs of an example as JSON; texts need no schema of pydantic for that."""
         values = {name: outputs.get(name, missing_field_message) for name in signature.output_fields}
         if all(type(value) is str and value.isprintable() for value in values.values()):
-            return json.dumps(values, indent=2, ensure_ascii=False)
+            # What `json.dumps` writes with an indent, which its fast encoder does not know.
+            lines = (f'  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in values.items())
+            return "{\n" + ",\n".join(lines) + "\n}"
         content: str = super().format_assistant_message_content(signature, outputs, missing_field_message)
         return content
 
