@@ -1,7 +1,7 @@
 """DSPy's look-ups for each call, made once: abilities, route and price cost up to 1 ms of CPU a call.
 
-DSPy makes them in threads, which take the interpreter from each other, and looks for the price of a model that
-it does not know through its whole list, twice. Its answers do not change while a process lives.
+DSPy makes them in threads, which take the interpreter from each other, and goes through its whole list twice
+for the price of a model that it does not know. Its answers do not change while a process lives.
 """
 
 from __future__ import annotations
