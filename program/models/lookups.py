@@ -45,11 +45,11 @@ def few_lookups() -> Iterator[None]:
         yield  # a block around this one does it already, or nobody can
         return
     capabilities.model_info = costs.model_info = _info
-    loop.run_in_executor = partial(_run, loop, loop.run_in_executor)  # type: ignore[method-assign]
+    vars(loop)["run_in_executor"] = partial(_run, loop, loop.run_in_executor)
     try:
         yield
     finally:
-        del loop.run_in_executor
+        del vars(loop)["run_in_executor"]
         capabilities.model_info = costs.model_info = model_info
 
 
@@ -60,11 +60,12 @@ def _run(
     function: Callable[..., Any],
     *args: Any,
 ) -> asyncio.Future[Any]:
-    work = function.args[0] if executor is None and isinstance(function, partial) and function.args else None
-    origin = getattr(work, "__module__", ""), getattr(work, "__name__", "")
+    # `asyncio.to_thread` runs the work in a copy of the context, with its arguments.
+    inner = function.args if executor is None and isinstance(function, partial) else ()
+    origin = (getattr(inner[0], "__module__", ""), getattr(inner[0], "__name__", "")) if inner else ("", "")
     if origin not in _LOOKUPS:
         return in_thread(executor, function, *args)
-    name = origin[1], str(getattr(function.args[1], "model", ""))
+    name = origin[1], next((str(value.model) for value in inner[1:] if hasattr(value, "model")), "")
     if name not in _known:
         future = in_thread(executor, function, *args)
         future.add_done_callback(lambda _: _known.add(name))
