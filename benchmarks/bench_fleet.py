@@ -2,8 +2,9 @@
 
     python benchmarks/bench_fleet.py [--users 100] [--processes 1 2] [--concurrency 128] [--latency 0.2]
 
-For each number of users and processes: the run of `align_users`, then as many bare calls with a short prompt
-at the same concurrency, and calls x latency / concurrency. The full size is ``--users 100 1000 5000``.
+For each number of users and processes: the run of `align_users`, then as many bare calls of `dspy.LM.acall`
+with the same prompts at the same concurrency, in one process, and calls x latency / concurrency. The full
+size is ``--users 100 1000 5000``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 
@@ -43,18 +44,41 @@ def fill(store: UserStore, n_users: int) -> list[str]:
     return ids
 
 
-async def bare(lm: Any, n_calls: int, concurrency: int) -> None:
+Request = dict[str, Any]
+"""The keyword arguments of one call."""
+
+
+class Recorder(dspy.LM):  # type: ignore[misc]
+    """Keeps what it is asked."""
+
+    requests: ClassVar[list[Request]] = []
+
+    async def acall(self, prompt: Any = None, **arguments: Any) -> Any:
+        self.requests.append(arguments)
+        return await super().acall(prompt, **arguments)
+
+
+def requests_of_fleet(base: str, arguments: argparse.Namespace, n_users: int = 8) -> list[Request]:
+    """Return the requests of a few users, for the bare calls."""
+    Recorder.requests.clear()
+    with tempfile.TemporaryDirectory() as name, UserStore(Path(name) / "users.db") as store:
+        ids = fill(store, n_users)
+        asyncio.run(fleet(store, ids, arguments, Path(name), base, 1, Recorder))
+    return list(Recorder.requests)
+
+
+async def bare(lm: Any, requests: list[Request], n_calls: int, concurrency: int) -> None:
     left = iter(range(n_calls))
 
     async def caller() -> None:
         for number in left:
-            await lm.acall(f"Call {number}")
+            await lm.acall(**requests[number % len(requests)])
 
     await asyncio.gather(*(caller() for _ in range(concurrency)))
 
 
-def model(base: str) -> Any:
-    return dspy.LM("openai/gpt-4o-mini", api_base=base, api_key="none", cache=False)
+def model(base: str, kind: Any = dspy.LM) -> Any:
+    return kind("openai/gpt-4o-mini", api_base=base, api_key="none", cache=False)
 
 
 @contextmanager
@@ -71,11 +95,12 @@ async def fleet(
     home: Path,
     base: str,
     processes: int,
+    kind: Any = dspy.LM,
 ) -> Counter[str]:
     options = {"concurrency": arguments.concurrency, "home": home, "wikipedia": False}
     config = PRESETS[arguments.preset]
     if processes == 1:
-        results = await align_users(store, ids, config, lm=model(base), **options)
+        results = await align_users(store, ids, config, lm=model(base, kind), **options)
     else:
         share = Share(
             store=str(home / "users.db"),
@@ -112,15 +137,17 @@ def measure(n_users: int, processes: int, arguments: argparse.Namespace) -> None
             assert server.stdout is not None
             base = server.stdout.readline().strip()
             home = Path(name)
+            requests = requests_of_fleet(base, arguments)
+            earlier = counts(base)["replies"]
             with UserStore(home / "users.db") as store:
                 ids = fill(store, n_users)
                 wall, used = time.perf_counter(), cpu()
                 statuses = asyncio.run(fleet(store, ids, arguments, home, base, processes))
                 wall, used = time.perf_counter() - wall, cpu() - used
             seen = counts(base)
-            calls = seen["replies"]
+            calls = seen["replies"] - earlier
             bare_wall, bare_used = time.perf_counter(), cpu()
-            asyncio.run(bare(model(base), calls, arguments.concurrency))
+            asyncio.run(bare(model(base), requests, calls, arguments.concurrency))
             bare_wall, bare_used = time.perf_counter() - bare_wall, cpu() - bare_used
         finally:
             server.kill()

@@ -177,11 +177,12 @@ class Server:
         self.replies += 1
         self.sent.append(time.monotonic())
         self.answered[hashlib.sha256(body).hexdigest()] += 1
-        text = answer(json.loads(body)) if fault != "garbage" else self.faults.random.choice(GARBAGE)
+        request = json.loads(body)
+        text = answer(request) if fault != "garbage" else self.faults.random.choice(GARBAGE)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
-        kind = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
+        kind = {"id": "c", "object": "chat.completion", "created": 1, "model": request["model"]}
         return 200, {**kind, "choices": [choice], "usage": usage}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from optimizers.config import GROUNDED, AlignmentConfig, checking_gate
 from optimizers.contracts import Journal
 from optimizers.gates import GATES
 from optimizers.journal import MemoryJournal
+from optimizers.record import AlignmentStep
 from optimizers.spending import Spending
 from optimizers.trainset import examples
 from optimizers.trials import Past, Pending
@@ -184,20 +184,22 @@ async def _align(
 ) -> PersonaAgent:
     # With an event loop, what blocks runs in a thread: the profile may take a call, and a commit waits.
     call = asyncio.to_thread if wait else _call_now
-    open_session = partial(
-        Session,
-        store,
-        user_id,
-        tools=make_tools(tools, (home or default_home()) / "cache", wikipedia=wikipedia),
-        settings=settings,
-        learns=False,  # only an alignment that ends well has learned from new interactions
-        parts=config.edits,
-    )
-    refuse_pinned(await call(store.user, user_id))
+
+    def open_session() -> Session:
+        refuse_pinned(store.user(user_id))
+        return Session(
+            store,
+            user_id,
+            tools=make_tools(tools, (home or default_home()) / "cache", wikipedia=wikipedia),
+            settings=settings,
+            learns=False,  # only an alignment that ends well has learned from new interactions
+            parts=config.edits,
+        )
+
     opened = UsageTracker(parent=current_tracker())
     with track_usage(opened):
         session: Session = await make_call("", lambda: call(open_session))
-    agent, version = session.agent, session.version
+    agent, version = session.opened, session.version
     context = agent.context
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)
     cohort = _cohort(context.task, config)
@@ -206,6 +208,14 @@ async def _align(
     async def read_past() -> dict[str, Any]:
         return (await call(_past, store, user_id, config, cohort)).as_dict()
 
+    def save_step(step: AlignmentStep) -> None:
+        # The last one is stored with the end of the alignment, in one transaction.
+        if step.number == config.steps:
+            last_steps[step.number] = step.as_dict()
+        else:
+            store.save_step(user_id, alignment_id, step.number, step.as_dict())
+
+    last_steps: dict[int, dict[str, Any]] = {}
     spending, finishing = Spending(opened), False
     try:
         optimizer = PersonaAlignment(
@@ -216,7 +226,7 @@ async def _align(
             past=Past.from_dict(await (journal or MemoryJournal()).run(f"{user_id}/past", read_past)),
             journal=journal,
             budget=budget,
-            on_step=lambda step: store.save_step(user_id, alignment_id, step.number, step.as_dict()),
+            on_step=save_step,
         )
         with (
             about(persona_version=version.version, alignment_id=alignment_id),
@@ -240,10 +250,13 @@ async def _align(
             trials=[check.gains for step in record.steps for check in step.checks],
             cohort=cohort,
             cost=cost,
+            last_steps=last_steps,
         )
     except BaseException as error:  # an interrupt, too, must not leave the alignment open
         # One that is cancelled while it is stored may have ended well.
         with suppress(StoreError) if finishing else nullcontext():
+            for number, data in last_steps.items():
+                store.save_step(user_id, alignment_id, number, data)
             store.fail_alignment(
                 user_id,
                 alignment_id,

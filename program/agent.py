@@ -31,7 +31,7 @@ from program.models.label_probabilities import (
 from program.persona import Persona, initial_persona, validate_persona
 from program.renamed import RenamedAttributes
 from program.saved import check_saved, explain_load_errors, without_secrets, write_private
-from program.signatures import Act, with_instructions
+from program.signatures import acting, own_class, with_instructions
 from program.spans import about, span
 from program.sync import run_now
 from program.task import Task
@@ -92,7 +92,7 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
             settings=settings or AgentSettings(),
         )
         action = self.context.tools.action_type(task.answer.annotation)
-        self.act = dspy.Predict(Act.with_updated_fields("action", type_=action))
+        self.act = dspy.Predict(acting(action))
         self.persona = persona
 
     @classmethod
@@ -146,7 +146,7 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
 
     def _own_signature(self) -> None:
         # InferRules writes into the signature class, which a copy would share.
-        self.act.signature = self.act.signature.with_instructions(self.persona)
+        self.act.signature = own_class(self.act.signature, self.persona)
 
     def refresh(self) -> None:
         """Reload interactions, profile and persona from the store.
@@ -229,7 +229,7 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
     def persona(self, persona: str | Persona) -> None:
         text = persona.render(self.context.evidence_at(None, ())) if isinstance(persona, Persona) else persona
         # Copies of an agent share the signature class: rebind it, never change it in place.
-        self.act.signature = self.act.signature.with_instructions(validate_persona(text))
+        self.act.signature = own_class(self.act.signature, validate_persona(text))
         self._parts = (self.persona, persona) if isinstance(persona, Persona) else None
 
     @property

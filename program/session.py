@@ -65,7 +65,7 @@ class Session:
         self._max_input_chars = (settings or AgentSettings()).max_input_chars
         self._task = get_task(store.user(user_id).task)
         self._retrieval = retrieval
-        self._open_memory()
+        self._memory: EpisodicMemory | None = None
         self._agent = PersonaAgent.from_source(self._load, tools=tools, settings=settings)
 
     @property
@@ -87,9 +87,15 @@ class Session:
                 if self._holds_forgotten():
                     self._agent.refresh()
                     return self._agent
-                self._read_interactions()
+                assert self._memory is not None, "the agent is loaded"
+                self._read_interactions(self._memory)
                 self.version = self._store.persona(self._user_id) or self.version
                 self._agent.persona = _persona_of(self.version)
+        return self._agent
+
+    @property
+    def opened(self) -> PersonaAgent:
+        """The agent as it was loaded last, without a look into the store."""
         return self._agent
 
     def observe(self, query: str, response: str) -> Interaction:
@@ -111,18 +117,20 @@ class Session:
         self._agent.refresh()
 
     def _load(self) -> AgentState:
-        if self._holds_forgotten():
-            self._open_memory()
-        self._read_interactions()
-        profile = self._current_profile()
+        if self._memory is None or self._holds_forgotten():
+            memory = self._open_memory()
+        else:
+            memory = self._read_interactions(self._memory)
+        profile = self._current_profile(memory)
         self.version = self._current_version(profile)
         persona = _persona_of(self.version)
-        return AgentState(task=self._task, memory=self._memory, profile=profile, persona=persona)
+        return AgentState(task=self._task, memory=memory, profile=profile, persona=persona)
 
-    def _open_memory(self) -> None:
+    def _open_memory(self) -> EpisodicMemory:
         self._memory = self._store.memory(self._user_id, retrieval=self._retrieval)
         self._arrived = len(self._memory)
         self._forgets = self._count_forgets()
+        return self._memory
 
     def _count_forgets(self) -> int:
         return sum(row.source == "forget" for row in self._store.persona_history(self._user_id))
@@ -132,18 +140,19 @@ class Session:
         stored = self._store.user(self._user_id).interactions
         return stored < self._arrived or self._count_forgets() != self._forgets
 
-    def _read_interactions(self) -> None:
+    def _read_interactions(self, memory: EpisodicMemory) -> EpisodicMemory:
         start = self._arrived
         new = self._store.interactions(self._user_id, arrived_after=start)
         for interaction in new:
-            self._memory.append(interaction)
+            memory.append(interaction)
         self._arrived = start + len(new)
+        return memory
 
-    def _current_profile(self) -> Profile:
+    def _current_profile(self, memory: EpisodicMemory) -> Profile:
         profile = self._store.profile(self._user_id)
-        if profile is None or profile.is_stale(len(self._memory)):
+        if profile is None or profile.is_stale(len(memory)):
             profile = build_profile(
-                self._memory, self._task, prose=self._prose, max_input_chars=self._max_input_chars
+                memory, self._task, prose=self._prose, max_input_chars=self._max_input_chars
             )
             self._store.save_profile(self._user_id, profile)
         return profile

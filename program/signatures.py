@@ -5,12 +5,16 @@ Their docstrings are placeholders: the user's persona replaces them.
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from functools import lru_cache
 from typing import Any
 
 import dspy
 
 from program.answers import AnswerType
+
+_GENERATED = "StringSignature"
+"""DSPy's name of classes that are in no module: they are saved with their fields."""
 
 
 class Act(dspy.Signature):  # type: ignore[misc]
@@ -40,10 +44,32 @@ class Continue(dspy.Signature):  # type: ignore[misc]
     answer: Any = dspy.OutputField(desc="the final answer")
 
 
+@lru_cache(maxsize=256)
+def acting(action: Any) -> Any:
+    """Return the signature of a step whose action has this type. Cached: it is the same for many users."""
+    return Act.with_updated_fields("action", type_=action)
+
+
+def own_class(signature: Any, text: str) -> Any:
+    """Return a class like ``signature`` with other instructions, as DSPy's ``with_instructions`` does.
+
+    It inherits the fields, so that pydantic need not compile them again: 0.02 ms instead of 0.8 ms.
+
+    Example:
+        >>> brief = own_class(Conclude, "Be brief.")
+        >>> brief.instructions, list(brief.fields) == list(Conclude.fields), Conclude.instructions
+        ('Be brief.', True, 'You are a personal assistant.')
+    """
+    has_fields = next(kind for kind in signature.__mro__ if "__pydantic_fields__" in vars(kind))
+    names = {"__doc__": text, "__module__": __name__, "__qualname__": _GENERATED}
+    # Not by pydantic's metaclass, which would compile them.
+    return ABCMeta.__new__(type(signature), _GENERATED, (has_fields,), names)
+
+
 @lru_cache(maxsize=4096)
 def with_instructions(signature: Any, text: str) -> Any:
-    """Return ``signature`` with other instructions. Cached: a class takes longer than a prompt."""
-    return signature.with_instructions(text)
+    """Return ``signature`` with other instructions. Cached, so that what is kept by signature is, too."""
+    return own_class(signature, text)
 
 
 @lru_cache(maxsize=4096)
@@ -58,21 +84,28 @@ def continuation(persona: str, question: str, answer: AnswerType, *, findings: b
         answer: The type of the answer.
         findings: Whether the query comes with what tools found besides the examples.
     """
+    return own_class(_continuing(answer, findings=findings), f"{persona}\n\n{question}")
+
+
+@lru_cache(maxsize=256)
+def _continuing(answer: AnswerType, *, findings: bool) -> Any:
     signature = Continue.with_updated_fields(
         "answer", type_=answer.annotation, desc=f"the final answer, {answer.hint}"
     )
     if findings:
         field = dspy.InputField(desc="what was found out about the user")
         signature = signature.prepend("steps", field, str)
-    return signature.with_instructions(f"{persona}\n\n{question}")
+    return signature
 
 
 @lru_cache(maxsize=4096)
 def conclusion(persona: str, answer: AnswerType) -> Any:
-    """Return the signature of the final answer, with ``persona`` as instructions.
+    """Return the signature of the final answer, with ``persona`` as instructions."""
+    return own_class(_concluding(answer), persona)
 
-    Cached: creating a signature class takes longer than the overhead of a model call.
-    """
-    desc = f"the final answer, {answer.hint}"
-    typed = Conclude.with_updated_fields("answer", type_=answer.annotation, desc=desc)
-    return typed.with_instructions(persona)
+
+@lru_cache(maxsize=256)
+def _concluding(answer: AnswerType) -> Any:
+    return Conclude.with_updated_fields(
+        "answer", type_=answer.annotation, desc=f"the final answer, {answer.hint}"
+    )

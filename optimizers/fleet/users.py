@@ -29,9 +29,11 @@ from program.home import home as default_home
 from program.limits import MANY, MOST_STEPS, check_at_most
 from program.loop import AgentSettings
 from program.models.connections import most_connections
+from program.models.lookups import few_lookups
 from program.models.outages import ends_by_itself, is_outage
 from program.store import UserStore
 from program.store.personas import refuse_pinned
+from program.store.records import AlignmentRow
 from program.text import one_line
 from program.tools import Tools
 from program.usage import Budget, UsageTracker, configured_lm, current_tracker, metered, track_usage
@@ -247,6 +249,7 @@ class Fleet:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)
             engine = stack.enter_context(open_engine(self.store, self.home))
+            stack.enter_context(few_lookups())
             if self.collector is None:
                 stack.enter_context(most_connections(self.slots.ceiling))
             else:
@@ -327,15 +330,10 @@ class Fleet:
         return outputs
 
     async def _align(self, user_id: str, engine: FleetEngine) -> UserResult:
-        prompt_model = self.options["prompt_model"]
         try:
-            refuse_pinned(await asyncio.to_thread(self.store.user, user_id))
-            row = None
-            if not self.again:
-                row = await asyncio.to_thread(finished, self.store, user_id, self.config, prompt_model)
+            row, key = await asyncio.to_thread(self._look_at, user_id)
             if row is not None:
                 return await self._result(user_id, "done", row.record)
-            key = await asyncio.to_thread(work_key, self.store, user_id, self.config, self.options)
             while True:
                 try:
                     return await self._attempt(user_id, key, engine)
@@ -355,6 +353,17 @@ class Fleet:
             return UserResult(user_id=user_id, status=status, error=error)
         finally:
             self.pauses.ended(user_id)
+
+    def _look_at(self, user_id: str) -> tuple[AlignmentRow | None, str]:
+        """Return the alignment that has done the work already, if there is one, and the hash of the work.
+
+        Raises:
+            PinnedPersonaError: The persona must stay as it is.
+        """
+        prompt_model = self.options["prompt_model"]
+        refuse_pinned(self.store.user(user_id))
+        row = None if self.again else finished(self.store, user_id, self.config, prompt_model)
+        return row, "" if row is not None else work_key(self.store, user_id, self.config, self.options)
 
     def _is_spent(self) -> bool:
         """Return whether the budget of all users is spent, and not only that of one."""

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from program.json_schema import is_open_type
 
+_MOST_FORMATS = 256
 _MARKER_LINE = re.compile(r"^\[\[ ## (\w+) ## \]\]", re.M)
 
 
@@ -88,6 +89,8 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
         super().__init__(use_native_function_calling=False)
         self._system: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         self._format: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        # By model and types of the outputs: signatures of many users differ in the instructions alone.
+        self._same: dict[Any, Any] = {}
 
     def format_system_message(self, signature: Any) -> str:
         """Return the descriptions of the fields, then the instructions (the persona) verbatim."""
@@ -108,7 +111,9 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
         """Return the outputs of an example as JSON; texts need no schema of pydantic for that."""
         values = {name: outputs.get(name, missing_field_message) for name in signature.output_fields}
         if all(type(value) is str and value.isprintable() for value in values.values()):
-            return json.dumps(values, indent=2, ensure_ascii=False)
+            # What `json.dumps` writes with an indent, which its fast encoder does not know.
+            lines = (f'  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in values.items())
+            return "{\n" + ",\n".join(lines) + "\n}"
         content: str = super().format_assistant_message_content(signature, outputs, missing_field_message)
         return content
 
@@ -134,14 +139,28 @@ class SchemaAdapter(_PlainText, JSONAdapter):  # type: ignore[misc]
         if is_text(signature):
             return
         if signature not in self._format:
-            if any(is_open_type(field.annotation) for field in signature.output_fields.values()):
-                # A strict schema would leave only {} of a mapping, deep in a tool's arguments too.
-                lm_kwargs["response_format"] = {"type": "json_object"}
-            else:
-                super()._prepare_response_format(lm, lm_kwargs, signature)
-            self._format[signature] = lm_kwargs.get("response_format")
-        elif self._format[signature] is not None:
+            self._format[signature] = self._format_for(lm, signature)
+        if self._format[signature] is not None:
             lm_kwargs["response_format"] = self._format[signature]
+
+    def _format_for(self, lm: Any, signature: Any) -> Any:
+        """Return the response format of a signature; ``None`` if the model takes none."""
+        outputs = signature.output_fields
+        key = (type(lm), type(getattr(lm, "_engine_spec", None)), str(lm.model), _types(outputs))
+        if key[-1] and key in self._same:
+            return self._same[key]
+        chosen: dict[str, Any] = {}
+        if any(is_open_type(field.annotation) for field in outputs.values()):
+            # A strict schema would leave only {} of a mapping, deep in a tool's arguments too.
+            chosen["response_format"] = {"type": "json_object"}
+        else:
+            super()._prepare_response_format(lm, chosen, signature)
+        response_format = chosen.get("response_format")
+        if key[-1]:
+            if len(self._same) >= _MOST_FORMATS:
+                self._same.clear()
+            self._same[key] = response_format
+        return response_format
 
 
 class JsonAdapter(SchemaAdapter):
@@ -191,6 +210,16 @@ class MarkerAdapter(_PlainText, dspy.ChatAdapter):  # type: ignore[misc]
             for match in reversed(markers[:-1]):
                 completion = completion[: match.start()] + "> " + completion[match.start() :]
         return super().parse(signature, completion)
+
+
+def _types(outputs: Any) -> tuple[Any, ...]:
+    """Return what decides the schema of output fields; empty if that cannot be compared."""
+    types = tuple((name, field.annotation) for name, field in outputs.items() if field.is_required())
+    try:
+        hash(types)
+    except TypeError:
+        return ()
+    return types if len(types) == len(outputs) else ()
 
 
 @lru_cache(maxsize=1024)

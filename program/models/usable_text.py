@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from program.models.garbled import why_garbled
 from program.text_safety import repair
 
 _THOUGHTS = re.compile(
@@ -54,6 +55,7 @@ _ONE_CHARACTER = re.compile(r"([^\s\-_=*#~.])\1{39,}")
 _NULLS = frozenset(("none", "null", "undefined", "nan", "n/a", "[object object]"))
 # As programming languages write a missing value: "none" or "None." may be a user's answer.
 _NULL_VALUES = frozenset(("None", "null", "undefined", "NaN", "[object Object]"))
+_ERROR_KEYS = frozenset(("error", "errors", "detail", "status", "code"))
 _MOST_REFUSAL_CHARS = 600
 _MOST_NOISE = 0.5
 _MOST_UNDECODED = 0.05
@@ -73,8 +75,8 @@ def usable_text(reply: str, *, field: str = "", prose: bool = True) -> str:
         prose: Whether the text must read as language. An answer may be an emoji or a number.
 
     Raises:
-        UnusableTextError: It is empty, only thoughts, a refusal, a page of HTML, JSON, the word
-            ``None``, undecodable, or noise.
+        UnusableTextError: It is empty, only thoughts, a refusal, a page of HTML, whole or broken JSON, a
+            server's error, the word ``None``, undecodable, or noise.
 
     Example:
         >>> usable_text("<think>She likes tea.</think>\n\nAnswer in one word.")
@@ -100,6 +102,8 @@ def usable_text(reply: str, *, field: str = "", prose: bool = True) -> str:
         raise UnusableTextError("the reply cannot be decoded")
     if _ONE_CHARACTER.search(text):
         raise UnusableTextError("the reply repeats one character")
+    if reason := why_garbled(text):
+        raise UnusableTextError(reason)
     if prose and (reason := _noise(text)):
         raise UnusableTextError(reason)
     return text
@@ -152,7 +156,7 @@ def _unwrapped(text: str, field: str) -> str:
         return text
     if isinstance(data, dict):
         values = [data[field]] if field in data else list(data.values())
-        if len(values) == 1 and isinstance(values[0], str):
+        if len(values) == 1 and isinstance(values[0], str) and _ERROR_KEYS.isdisjoint(data):
             return repair(values[0]).strip()
         raise UnusableTextError("the reply is JSON, not text")
     if data and not all(isinstance(item, int | float | str) for item in data):

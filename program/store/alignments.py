@@ -58,6 +58,12 @@ def save_step(
 ) -> None:
     """Store one step of a running alignment; an existing step with this number is replaced."""
     _running(connection, user_id, alignment_id)
+    _put_step(connection, user_id, alignment_id, number, data)
+
+
+def _put_step(
+    connection: Connection, user_id: str, alignment_id: str, number: int, data: Mapping[str, Any]
+) -> None:
     keys = {"user_id": user_id, "alignment_id": alignment_id, "number": number}
     users.put(connection, steps, keys, {"data": dict(data)})
 
@@ -80,10 +86,13 @@ def finish(
     trials: Sequence[tuple[float, float]] = (),
     cohort: str = "",
     cost: Usage | None = None,
+    last_steps: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> PersonaVersion | None:
-    """End a running alignment and add its cost, its trials and its new persona, if any."""
+    """End a running alignment and add its last steps, its cost, its trials and its new persona, if any."""
     row = _running(connection, user_id, alignment_id)
     ended = users.now()
+    for number, data in (last_steps or {}).items():
+        _put_step(connection, user_id, alignment_id, number, data)
     _set(connection, row, status="done", ended_at=ended, record=dict(record))
     paid = costs.amounts_of_record(record) if cost is None else costs.amounts(cost)
     costs.add(connection, user_id, ended, alignments=1, **paid, **costs.scores_of_record(record))

@@ -842,6 +842,7 @@ class UserStore:
         trials: Sequence[tuple[float, float]] = (),
         cohort: str = "",
         cost: Usage | None = None,
+        last_steps: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> PersonaVersion | None:
         """End an alignment and store its record, status, persona, trials and cost, all or none.
 
@@ -855,6 +856,7 @@ class UserStore:
                 (see `trials`).
             cohort: What the trials can be compared by: task, model and settings, but nothing of the user.
             cost: What was paid and is not recorded yet; ``None`` for what the record says under ``usage``.
+            last_steps: Steps by number that `save_step` has not stored.
 
         Returns:
             The new version, or ``None`` if the current persona is kept.
@@ -877,6 +879,7 @@ class UserStore:
                 trials=trials,
                 cohort=cohort,
                 cost=cost,
+                last_steps=last_steps,
             )
         )
 

@@ -22,6 +22,7 @@ from program.errors import (
     BudgetExceededError,
     EmptyHistoryError,
     ModelSetupError,
+    PinnedPersonaError,
     StoreError,
     StoreUnavailableError,
     UnknownUserError,
@@ -131,6 +132,19 @@ def test_finished_steps_are_saved_before_a_later_step_fails(store: UserStore) ->
     assert [rollout["interaction_id"] for rollout in steps[0]["simulations"]] == [
         interaction.id for interaction in store.interactions("ana", latest=3)
     ]
+
+
+def test_the_last_step_is_kept_if_the_new_persona_cannot_be_stored(store: UserStore) -> None:
+    def pins(system: str, user: str) -> Any:
+        if "refine the system prompt" in system:
+            store.pin("ana", 1)
+        return reply(system, user)
+
+    with dspy.context(lm=scripted_lm(pins)), pytest.raises(PinnedPersonaError):
+        align_user(store, "ana", PAPER, wikipedia=False)
+    alignment = store.alignments("ana")[0]
+    assert alignment.status == "failed"
+    assert [step["persona_after"] for step in store.steps("ana", alignment.id)] == ["Answer briefly."]
 
 
 def test_a_gate_that_refuses_leaves_the_version(store: UserStore) -> None:

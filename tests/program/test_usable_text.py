@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from program.models.garbled import why_garbled
 from program.models.usable_text import UnusableTextError, is_refusal, usable_text
 
 PERSONA = "You help someone who likes tea. Use two tools before you answer."
@@ -58,6 +61,26 @@ def test_what_is_around_a_text_comes_off(reply: str) -> None:
         ('<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "HTML"),
         ('{"error": {"message": "overloaded", "type": "server_error"}}', "JSON"),
         ('[{"a": 1}]', "JSON"),
+        ('{"error": "GARBAGE"}', "JSON"),
+        ('{"detail": "Not Found"}', "JSON"),
+        ('{"answer": ', "broken JSON"),
+        ('{"feedback": "This user calls', "broken JSON"),
+        ('{"feedback": "This user says "action" often."}', "broken JSON"),
+        ("{'feedback': 'This user says action.'}", "broken JSON"),
+        ('[{"feedback": "This user says action."', "broken JSON"),
+        ('["action", "come', "broken JSON"),
+        ('```json\n{"answer": ', "broken JSON"),
+        ('data: {"choices": [{"delta": {"content": "Th', "broken JSON"),
+        ('answer": "This user says action."}', "broken JSON"),
+        ('{"feedback": "This user says action."}}]', "broken JSON"),
+        ("<center><h1>502 Bad Gateway</h1></center>", "HTML"),
+        ("<h1>503 Service Unavailable</h1>\nNo server is available.", "HTML"),
+        ("Try again later.\n</body>\n</html>", "HTML"),
+        ("502 Bad Gateway", "server's error"),
+        ("HTTP/1.1 503 Service Unavailable", "server's error"),
+        ("Error code: 429 - {'error': {'message': 'Rate limit reached'}}", "server's error"),
+        ("upstream connect error or disconnect/reset before headers", "server's error"),
+        ("Traceback (most recent call last):\n  File", "server's error"),
         ("\ufffd\ufffd\ufffd\ufffdabc\ufffd\ufffd", "cannot be decoded"),
         ("}}}}]]]]((((&&&&####", "not language"),
         ("the " * 200, "repeats one word"),
@@ -83,6 +106,15 @@ def test_what_is_no_text_is_refused_with_its_reason(reply: str, reason: str) -> 
         "1. Prefer tea.\n2. Answer in one line.\n   - indented",
         "<b>Bold</b> is how this user writes.",
         "The user said: I cannot help with dinner plans, and laughed.",
+        '{"answer": "action"} is what this user expects, not {"answer": "comedy"}.',
+        "{name} is how this user marks what is to be filled in, as in {city}.",
+        '["tea", "rain"] are words this user likes.',
+        "[Chorus] This user writes songs, with [Verse] and [Bridge] as headings.",
+        '"Tea": that word comes up in most answers of this user.',
+        "Write {'tea': 1} as this user does, with single quotes.",
+        "404 is the number of the room that this user dreams of.",
+        "500 errors a day is what this user fixes at work.",
+        "Use <h1> for titles, and close them with </h1>.",
     ],
 )
 def test_real_text_is_not_changed(text: str) -> None:
@@ -106,6 +138,42 @@ def test_any_reply_gives_a_clean_text_or_a_reason(reply: str) -> None:
             assert text
             assert "\x00" not in text
             text.encode("utf-8")
+
+
+# Words, code, quotes and brackets in any script; JSON alone is a text that no test of prose may make.
+WORDS = st.lists(
+    st.one_of(
+        st.text("abcdefgh", min_size=2, max_size=9),
+        st.text("чайдождь", min_size=2, max_size=9),
+        st.text("一杯绿茶的夜雨", min_size=2, max_size=9),
+        st.text("شايمطر", min_size=2, max_size=9),
+        st.sampled_from(("{name}", '"tea"', "'rain'", "[1]", "f(x)", "d['tea']", '{"tea": 1}', "x = {1: 2}")),
+    ),
+    min_size=4,
+    max_size=30,
+)
+
+
+@given(WORDS, st.sampled_from((". ", "\n- ", ": ", " ")))
+def test_prose_with_code_braces_and_quotes_is_never_refused_as_garbled(
+    words: list[str], between: str
+) -> None:
+    text = f"Likes tea {between.join(words)} a lot"
+    assert why_garbled(text) == ""
+    opened = " ".join([*words, "is what this user writes"])
+    assert why_garbled(opened) == ""
+
+
+@given(
+    st.dictionaries(
+        st.text("abc_", min_size=1, max_size=8), st.text(max_size=40) | st.integers(), min_size=1
+    ),
+    st.data(),
+)
+def test_an_object_that_is_cut_anywhere_is_refused(data: dict[str, object], choose: st.DataObject) -> None:
+    whole = json.dumps(data, ensure_ascii=False)
+    cut = whole[: choose.draw(st.integers(1, len(whole) - 1))]
+    assert why_garbled(cut) == "the reply is broken JSON"
 
 
 def test_a_long_text_that_begins_like_a_refusal_is_not_one() -> None:

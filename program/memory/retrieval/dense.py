@@ -56,8 +56,9 @@ class Dense:
         """Return the cosine similarity of each text to the query."""
         if self._vectors is None:
             return np.zeros(0)
-        similarities: npt.NDArray[np.float64] = (self._vectors @ self._encode([query])[0]).astype(np.float64)
         row = self._row_of.get(query)
+        vector = self._encode([query])[0] if row is None else self._vectors[row]
+        similarities: npt.NDArray[np.float64] = (self._vectors @ vector).astype(np.float64)
         if row is not None and np.count_nonzero(similarities >= similarities[row]) > 1:
             similarities[row] = np.nextafter(similarities.max(), np.inf)
         scores: npt.NDArray[np.float64] = similarities[self._rows]
