@@ -19,7 +19,7 @@ import pytest
 
 from program.serve.chat import ReplyText, last_request, with_context
 from program.serve.context import build_context, count_tokens
-from program.serve.proxy import Upstream
+from program.serve.upstream import Upstream
 from program.store import UserStore
 
 ANA, BEN = "team/ana é", "ben"
