@@ -106,7 +106,10 @@ class Database:
 
     @contextmanager
     def read_once(self) -> Iterator[Connection]:
-        """Open a connection for one SELECT, which sees one snapshot without a transaction around it."""
+        """Open a connection for one SELECT, which sees one snapshot without a transaction around it.
+
+        A second one sees what was stored since: use it only to tell why the first one gave nothing.
+        """
         with self.errors(), self._connect(self._single) as connection:
             yield connection
 

@@ -55,7 +55,8 @@ def append_many(connection: Connection, new: Mapping[str, Sequence[Interaction]]
             chunk = given[start : start + _CHUNK]
             for row in _new_rows(connection, user_id, chunk, buried, is_empty=before == 0):
                 count += 1
-                rows.append({**row, "position": count})
+                row["position"] = count
+                rows.append(row)
         if count > before:
             since = user.stale_since or now
             changes.append({"of_user": user_id, "interactions": count, "stale_since": since})

@@ -432,7 +432,7 @@ class UserStore:
         Raises:
             ConfigError: ``latest`` is negative.
         """
-        with self._database.read() as connection:
+        with self._database.read_once() as connection:
             return interactions.latest(connection, user_id, latest, arrived_after)
 
     def memory(self, user_id: str, retrieval: str | Callable[[], Retriever] = "hybrid") -> EpisodicMemory:
@@ -530,9 +530,10 @@ class UserStore:
         Raises:
             UnknownVersionError: ``version`` does not exist.
         """
-        with self._database.read() as connection:
-            if version is None:
+        if version is None:
+            with self._database.read_once() as connection:
                 return personas.current(connection, user_id)
+        with self._database.read() as connection:
             users.get(connection, user_id)
             return personas.get(connection, user_id, version)
 
