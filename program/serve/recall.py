@@ -52,7 +52,7 @@ class Recall:
         self._store = store
         self._retrieval = retrieval
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._forgotten_at = ""
+        self._audited_at = ""
         self._lock = threading.Lock()
 
     def context(self, user_id: str, query: str = "", *, max_tokens: int = MAX_TOKENS) -> UserContext:
@@ -92,9 +92,9 @@ class Recall:
             self.drop(user_id)
             raise
         with self._lock:
-            if head.forgotten_at != self._forgotten_at:
+            if head.audited_at != self._audited_at:
                 self._known.clear()
-                self._forgotten_at = head.forgotten_at
+                self._audited_at = head.audited_at
             known = self._known.get(user_id)
             if known is not None:
                 self._known.move_to_end(user_id)
@@ -139,8 +139,8 @@ class Recall:
             lines=persona_lines(version, items, task),
         )
         with self._lock:
-            # Else something was forgotten meanwhile, and it could be this.
-            if head.forgotten_at == self._forgotten_at:
+            # Else something may have been forgotten meanwhile, and it could be this.
+            if head.audited_at == self._audited_at:
                 self._known[head.user_id] = known
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)

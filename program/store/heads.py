@@ -21,7 +21,7 @@ class UserHead:
         newest: The newest persona version; 0 without one. It grows also if an older version is changed,
             which happens only when an interaction is forgotten.
         pinned: The version that is current instead; ``None`` without one.
-        forgotten_at: When something was last forgotten, of any user; empty if nothing was.
+        audited_at: When something was last forgotten or corrected, of any user; empty if nothing was.
     """
 
     user_id: str
@@ -31,7 +31,7 @@ class UserHead:
     last_id: str | None
     newest: int
     pinned: int | None
-    forgotten_at: str
+    audited_at: str
 
 
 _HEAD = (
@@ -46,7 +46,7 @@ _HEAD = (
         users.c.pinned,
         select(func.coalesce(func.max(type_coerce(audit.c.at, String)), ""))
         .scalar_subquery()
-        .label("forgotten_at"),
+        .label("audited_at"),
     )
     .outerjoin(
         interactions,
@@ -72,5 +72,5 @@ def read(connection: Connection, user_id: str) -> UserHead | None:
         last_id=row.last_id,
         newest=row.newest,
         pinned=row.pinned,
-        forgotten_at=row.forgotten_at,
+        audited_at=row.audited_at,
     )

@@ -91,7 +91,7 @@ def test_a_head_changes_with_everything_that_a_prompt_shows(store: UserStore) ->
     heads.append(store.head("u1"))
     assert len(set(heads)) == len(heads) == 6
     # That something was forgotten shows in the head of everyone.
-    assert store.head("u2").forgotten_at > other.forgotten_at
+    assert store.head("u2").audited_at > other.audited_at
     assert (heads[-1].interactions, heads[-1].newest, heads[2].pinned, heads[3].pinned) == (21, 3, None, 1)
 
 
