@@ -20,6 +20,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Seconds since 1970 have 9 to 11 digits from 1973 to 5138; each finer unit has three more.
 _UNITS = ((10**8, 10**11, 1), (10**11, 10**14, 10**3), (10**14, 10**17, 10**6), (10**17, 10**20, 10**9))
 _MAX_WHOLE_FLOAT = 2**53
+# What every supported Python reads by itself, and like any other reader.
+_PLAIN_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{6})?(?:[+-]\d\d:[0-5]\d)?", re.ASCII
+)
 _NUMBER = re.compile(r"\d{9,20}(\.\d+)?")
 _UTC = re.compile(r"\s*(UTC|GMT)$", re.IGNORECASE)
 _OFFSET = re.compile(r"(:\d\d(?:[.,]\d+)?)\s*([+-]\d\d)(?::?(\d\d))?$")
@@ -102,6 +106,11 @@ def to_time(value: object) -> datetime | None:
     text = to_text(value).strip()
     if not text or text == "NaT":
         return None
+    if _PLAIN_TIME.fullmatch(text):
+        try:
+            return _in_utc(datetime.fromisoformat(text))
+        except (ValueError, OverflowError):
+            pass  # refused below, like any other text
     try:
         if re.fullmatch(r"\d{4}(\.0)?", text):
             return datetime(int(text[:4]), 1, 1, tzinfo=timezone.utc)
@@ -143,7 +152,12 @@ def _since_1970(text: str) -> datetime:
 def _iso(text: str) -> datetime:
     # Databases write offsets as `+00` or after a space.
     text = _OFFSET.sub(lambda match: f"{match[1]}{match[2]}:{match[3] or '00'}", _UTC.sub("", text))
-    time = _time_parser().validate_python(text)
+    return _in_utc(_time_parser().validate_python(text))
+
+
+def _in_utc(time: datetime) -> datetime:
+    if time.tzinfo is timezone.utc:
+        return time
     return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
 
 

@@ -65,8 +65,8 @@ def serve(
     try:
         from program.serve.app import ServeSettings, make_app, make_room
         from program.serve.contracts import Actions
-        from program.serve.proxy import Upstream
         from program.serve.running import json_logs, listen, run, run_stdio
+        from program.serve.upstream import Upstream
     except ImportError as error:
         raise ModelSetupError(
             f"`personaagent serve` needs the extra `serve` ({error}): pip install 'personaagent[serve]'"

@@ -22,11 +22,12 @@ from program.serve.keys import Keys
 from program.serve.mcp_server import McpEndpoint, make_mcp
 from program.serve.metrics import CONTENT_TYPE, Metrics
 from program.serve.pages import pages_router
-from program.serve.proxy import Proxy, Upstream, proxy_router
+from program.serve.proxy import Proxy, proxy_router
 from program.serve.recall import Recall
 from program.serve.rest import rest_router
 from program.serve.room import Room
 from program.serve.traces import traces_router
+from program.serve.upstream import Upstream
 from program.store import UserStore
 
 _ALL_READ = Depends(of_all_users("read"))
@@ -93,8 +94,7 @@ def make_app(
                 app.state.proxy = Proxy(
                     store=store,
                     recall=room.recall,
-                    upstream=settings.upstream,
-                    client=await stack.enter_async_context(settings.upstream.client()),
+                    connections=await stack.enter_async_context(settings.upstream.connected()),
                     metrics=metrics,
                     record=settings.record,
                     max_tokens=settings.max_tokens,
@@ -116,8 +116,9 @@ def make_app(
     app.state.doorkeeper, app.state.room = doorkeeper, room
     app.router.routes.append(Route("/mcp", endpoint=mcp, include_in_schema=False))
     handle_errors(app)
-    app.include_router(rest_router())
+    # Routes are tried in this order, and chats are the many.
     app.include_router(proxy_router())
+    app.include_router(rest_router())
     app.include_router(pages_router())
     app.include_router(traces_router())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from program.evidence import collect
 from program.memory.interaction import Interaction
@@ -75,18 +76,33 @@ def build_context(
         >>> build_context(["- Likes pulses."], [item], max_tokens=10).left_out
         2
     """
-    context = UserContext(persona_version=persona_version)
+    size = _Size().plus(_HEADING)
+    persona: list[str] = []
+    memories: list[str] = []
+    ids: list[str] = []
     for line in lines:
-        context = _grown(context, max_tokens, persona=(*context.persona, line))
+        if (grown := size.plus("\n", line)).tokens <= max_tokens:
+            persona.append(line)
+            size = grown
     for item in matches:
-        text = f"{len(context.memories) + 1}. {render_interaction(item, response_noun, _MEMORY_CHARS)}"
-        context = _grown(
-            context,
-            max_tokens,
-            memories=(*context.memories, text),
-            interaction_ids=(*context.interaction_ids, item.id),
-        )
-    return context
+        text = f"{len(memories) + 1}. {render_interaction(item, response_noun, _MEMORY_CHARS)}"
+        grown = size.plus("\n", text) if memories else size.plus("\n", _MEMORIES, "\n", text)
+        if grown.tokens <= max_tokens:
+            memories.append(text)
+            ids.append(item.id)
+            size = grown
+    left_out = len(lines) + len(matches) - len(persona) - len(memories)
+    if not persona and not memories:
+        return UserContext(persona_version=persona_version, left_out=left_out)
+    return UserContext(
+        text="\n".join([_HEADING, *persona, *([_MEMORIES, *memories] if memories else [])]),
+        persona=tuple(persona),
+        memories=tuple(memories),
+        interaction_ids=tuple(ids),
+        persona_version=persona_version,
+        tokens=size.tokens,
+        left_out=left_out,
+    )
 
 
 def persona_lines(version: PersonaVersion | None, history: Sequence[Interaction], task: Task) -> list[str]:
@@ -122,18 +138,20 @@ def count_tokens(text: str) -> int:
         >>> count_tokens("lentils!"), count_tokens("扁豆")
         (2, 2)
     """
-    n_ascii = len(text.encode("ascii", "ignore"))
-    return -(-n_ascii // 4) + len(text) - n_ascii
+    return _Size().plus(text).tokens
 
 
-def _grown(context: UserContext, max_tokens: int, **parts: Sequence[str]) -> UserContext:
-    grown = replace(context, **parts)  # type: ignore[arg-type]
-    text = _render(grown)
-    if (tokens := count_tokens(text)) > max_tokens:
-        return replace(context, left_out=context.left_out + 1)
-    return replace(grown, text=text, tokens=tokens)
+class _Size(NamedTuple):
+    """The length of a text that grows."""
 
+    n_ascii: int = 0
+    n_other: int = 0
 
-def _render(context: UserContext) -> str:
-    memories = [_MEMORIES, *context.memories] if context.memories else []
-    return "\n".join([_HEADING, *context.persona, *memories])
+    @property
+    def tokens(self) -> int:
+        return -(-self.n_ascii // 4) + self.n_other
+
+    def plus(self, *texts: str) -> _Size:
+        n_ascii = sum(len(text) if text.isascii() else len(text.encode("ascii", "ignore")) for text in texts)
+        n_all = sum(map(len, texts))
+        return _Size(self.n_ascii + n_ascii, self.n_other + n_all - n_ascii)

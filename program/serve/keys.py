@@ -2,6 +2,7 @@
 
 Each key is one private file in the folder ``keys`` of the data directory, so creating and revoking need no
 lock, and a running server sees both with its next request. A file holds the hash of a key, never the key.
+What a file says is kept in memory; before each use the file system is asked whether it is still that file.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _ID = re.compile(r"[0-9a-f]{12}")
 _AGE = re.compile(r"([1-9][0-9]{0,4})([dhm])")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _NO_HASH = "0" * 64
+_MOST_KEPT = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,8 @@ class Keys:
 
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER
+        # What each file said, and what tells that it is still the same file.
+        self._kept: dict[Path, tuple[tuple[int, ...], tuple[Key, str]]] = {}
 
     def create(
         self, *, user_id: str | None, rights: Collection[str] = ("read",), expires: timedelta | None = None
@@ -159,7 +163,7 @@ class Keys:
             DataError: The key's file is damaged.
         """
         match = _TOKEN.fullmatch(token)
-        stored = None if match is None else self._read(self._path(match[1]))
+        stored = None if match is None else self._look_up(self._path(match[1]))
         known = _NO_HASH if stored is None else stored[1]
         if hmac.compare_digest(_hash(token), known) and stored is not None:
             return stored[0]
@@ -199,6 +203,25 @@ class Keys:
 
     def _paths(self) -> Iterable[Path]:
         return sorted(path for path in self._folder.glob("*.json") if _ID.fullmatch(path.stem))
+
+    def _look_up(self, path: Path) -> tuple[Key, str] | None:
+        """Return what `_read` does, without reading a file that has not changed."""
+        try:
+            status = path.stat()
+        except OSError:
+            self._kept.pop(path, None)
+            return self._read(path)
+        # A file is written once, under a new name, so that any change is another file.
+        same = (status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
+        kept = self._kept.get(path)
+        if kept is not None and kept[0] == same:
+            return kept[1]
+        stored = self._read(path)
+        if stored is not None:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[path] = same, stored
+        return stored
 
     def _read(self, path: Path) -> tuple[Key, str] | None:
         """Return a key and its hash; ``None`` if it does not exist."""

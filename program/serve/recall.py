@@ -7,10 +7,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from program.memory.episodic import EpisodicMemory
-from program.memory.interaction import Interaction
 from program.serve.context import MAX_TOKENS, MEMORIES, UserContext, build_context, persona_lines
 from program.store import UserStore
-from program.store.records import PersonaVersion, UserSummary
+from program.store.heads import UserHead
+from program.store.records import PersonaVersion
 from program.task import Task, get_task
 
 _KEPT = 1000
@@ -20,22 +20,20 @@ _KEPT = 1000
 class _Known:
     """What is kept of one user; only the thread that has the lock changes it."""
 
+    # What is kept is of this state, or of a later one: then the next request reads again.
+    head: UserHead
     task: Task
     memory: EpisodicMemory
-    # The interaction that arrived last.
-    last: Interaction | None
-    version: PersonaVersion | None = None
-    lines: list[str] = field(default_factory=list)
-    # Of how many interactions the lines are.
-    counted: int = -1
+    version: PersonaVersion | None
+    lines: list[str]
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 class Recall:
     """Reads users' memories and personas, and keeps those of the latest thousand users.
 
-    Every read asks the store first, so that it sees what other processes wrote, and never a forgotten user.
-    Threads can share it.
+    Every read asks the store first, in one statement, so that it sees what other processes wrote, and never
+    a forgotten user. If anything of anyone was forgotten since, all that is kept goes. Threads can share it.
 
     Args:
         store: The users' store.
@@ -54,6 +52,7 @@ class Recall:
         self._store = store
         self._retrieval = retrieval
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._audited_at = ""
         self._lock = threading.Lock()
 
     def context(self, user_id: str, query: str = "", *, max_tokens: int = MAX_TOKENS) -> UserContext:
@@ -88,60 +87,61 @@ class Recall:
 
     def _current(self, user_id: str) -> _Known:
         try:
-            user = self._store.user(user_id)
-            version = self._store.persona(user_id)
+            head = self._store.head(user_id)
         except BaseException:
             self.drop(user_id)
             raise
         with self._lock:
+            if head.audited_at != self._audited_at:
+                self._known.clear()
+                self._audited_at = head.audited_at
             known = self._known.get(user_id)
             if known is not None:
                 self._known.move_to_end(user_id)
-        if known is None or not self._follow(known, user):
-            known = self._read(user)
-        with known.lock:
-            if known.version != version or known.counted != len(known.memory):
-                known.version, known.counted = version, len(known.memory)
-                known.lines = persona_lines(version, known.memory.latest(), known.task)
-        return known
+        if known is not None:
+            with known.lock:
+                if known.head == head or self._follow(known, head):
+                    return known
+        return self._read(head)
 
-    def _follow(self, known: _Known, user: UserSummary) -> bool:
+    def _follow(self, known: _Known, head: UserHead) -> bool:
         """Add what has arrived; return whether what is kept is the start of what is stored.
 
         It is not if the user was forgotten and imported again since.
         """
-        with known.lock:
-            arrived = len(known.memory)
-            if user.interactions < arrived or user.task != known.task.name:
+        arrived = len(known.memory)
+        if (known.head.added_at, known.head.task) != (head.added_at, head.task):
+            return False
+        if arrived != known.head.interactions or head.interactions < arrived:
+            return False
+        if head.interactions > arrived:
+            rows = self._store.interactions(head.user_id, arrived_after=max(arrived - 1, 0))
+            new = [row for row in rows if row.id != known.head.last_id]
+            if len(rows) - len(new) != min(arrived, 1) or arrived + len(new) != head.interactions:
                 return False
-            rows = self._store.interactions(user.user_id, arrived_after=max(arrived - 1, 0))
-            if known.last is not None:
-                if known.last not in rows:
-                    return False
-                rows.remove(known.last)
-            if user.interactions != arrived + len(rows):
-                return False
-            if rows:
-                for item in rows:
-                    known.memory.append(item)
-                known.last = self._last(user.user_id, len(known.memory))
-            return len(known.memory) == user.interactions
+            for item in new:
+                known.memory.append(item)
+        elif head.last_id != known.head.last_id:
+            return False
+        known.version = self._store.persona(head.user_id)
+        known.lines = persona_lines(known.version, known.memory.latest(), known.task)
+        known.head = head
+        return True
 
-    def _last(self, user_id: str, arrived: int) -> Interaction | None:
-        """Return the interaction that arrived at a place, counted from 1."""
-        rows = self._store.interactions(user_id, arrived_after=arrived - 1) if arrived else []
-        later = self._store.interactions(user_id, arrived_after=arrived) if len(rows) > 1 else []
-        return next((row for row in rows if row not in later), None)
-
-    def _read(self, user: UserSummary) -> _Known:
-        items = self._store.interactions(user.user_id)
+    def _read(self, head: UserHead) -> _Known:
+        items = self._store.interactions(head.user_id)
+        task, version = get_task(head.task), self._store.persona(head.user_id)
         known = _Known(
-            task=get_task(user.task),
-            memory=EpisodicMemory(user.user_id, items, retrieval=self._retrieval),
-            last=self._last(user.user_id, len(items)),
+            head=head,
+            task=task,
+            memory=EpisodicMemory(head.user_id, items, retrieval=self._retrieval),
+            version=version,
+            lines=persona_lines(version, items, task),
         )
         with self._lock:
-            self._known[user.user_id] = known
+            # Else something may have been forgotten meanwhile, and it could be this.
+            if head.audited_at == self._audited_at:
+                self._known[head.user_id] = known
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         return known

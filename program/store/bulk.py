@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table
@@ -30,15 +31,18 @@ def insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
             connection.execute(insert_row(table), [dict(row) for row in rows])
         return
     names = [column.name for column in table.columns]
-    converted = [column.type.dialect_impl(connection.dialect) for column in table.columns]
-    converters = [kind.bind_processor(connection.dialect) for kind in converted]
-    values = (
-        tuple(
-            row[name] if convert is None else convert(row[name])
-            for name, convert in zip(names, converters, strict=True)
-        )
-        for row in rows
-    )
+    impls = [column.type.dialect_impl(connection.dialect) for column in table.columns]
+    processors = [impl.bind_processor(connection.dialect) for impl in impls]
+    converters = [(place, convert) for place, convert in enumerate(processors) if convert is not None]
+    pick = itemgetter(*names)
+
+    def converted(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        cells = list(pick(row))
+        for place, convert in converters:
+            cells[place] = convert(cells[place])
+        return tuple(cells)
+
+    values = map(converted, rows)
     columns = ", ".join(f'"{name}"' for name in names)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(names))

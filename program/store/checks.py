@@ -25,6 +25,8 @@ class DamagedValueError(ValueError):
 
 def id_problem(name: object) -> str:
     """Return why ``name`` is not a valid new id of a user or interaction; empty if it is."""
+    if isinstance(name, str) and _is_plain(name):
+        return ""
     problem = stored_id_problem(name)
     position = None if problem or not isinstance(name, str) else find_unseen(name)
     if position is None or not isinstance(name, str):
@@ -43,6 +45,8 @@ def stored_id_problem(name: object) -> str:
     """
     if not isinstance(name, str):
         return f"must be text, not {type(name).__name__}"
+    if _is_plain(name):
+        return ""
     if not 1 <= len(name) <= MAX_ID_CHARS:
         return f"must have 1 to {MAX_ID_CHARS} characters, has {len(name)}"
     if _CONTROLS.search(name):
@@ -66,15 +70,25 @@ def interaction_problem(interaction: Interaction, *, stored: bool = False) -> tu
         return "timestamp", f"must be a datetime, not {type(time).__name__}"
     if time is not None and time.tzinfo is None:
         return "timestamp", "has no timezone; give it one, as in `.replace(tzinfo=timezone.utc)`"
-    texts: list[tuple[str, object]] = [("query", interaction.query), ("response", interaction.response)]
+    if problem := _text_problem(interaction.query):
+        return "query", problem
+    if problem := _text_problem(interaction.response):
+        return "response", problem
     for key, value in interaction.metadata.items():
-        texts += [("metadata (a key)", key), (f"metadata.{str(key)[:40]!r}", value)]
-    for field, text in texts:
-        if not isinstance(text, str):
-            return field, f"must be text, not {type(text).__name__}"
-        if problem := find_problem(text):
-            return field, problem
+        if problem := _text_problem(key):
+            return "metadata (a key)", problem
+        if problem := _text_problem(value):
+            return f"metadata.{str(key)[:40]!r}", problem
     return None
+
+
+def _text_problem(text: object) -> str:
+    return find_problem(text) if isinstance(text, str) else f"must be text, not {type(text).__name__}"
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a name is one of those, nearly all, that no other check can refuse."""
+    return 1 <= len(name) <= MAX_ID_CHARS and name.isascii() and name.isprintable()
 
 
 def check_user_id(user_id: str, *, stored: bool = False) -> None:

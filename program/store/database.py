@@ -90,16 +90,27 @@ class Database:
         self.engine = _engine(url, self.pool, self.is_sqlite)
         if self.is_sqlite:
             self._reader, self._writer = self.engine, self.engine.execution_options(write=True)
+            self._single = self.engine.execution_options(single=True)
         else:
             self._reader = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
             self._writer = self.engine.execution_options(isolation_level="READ COMMITTED")
+            self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a read transaction: a consistent snapshot of the database."""
         with self.errors(), self._connect(self._reader) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read_once(self) -> Iterator[Connection]:
+        """Open a connection for one SELECT, which sees one snapshot without a transaction around it.
+
+        A second one sees what was stored since: use it only to tell why the first one gave nothing.
+        """
+        with self.errors(), self._connect(self._single) as connection:
             yield connection
 
     @contextmanager
@@ -325,5 +336,6 @@ def _on_connect(connection: Any, _: ConnectionPoolEntry) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get("single", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("write", False) else "BEGIN")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import cache
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Integer, Row, Select, bindparam, select
 
 from program.errors import ConfigError, StoreError
 from program.memory.interaction import Interaction
@@ -55,7 +56,8 @@ def append_many(connection: Connection, new: Mapping[str, Sequence[Interaction]]
             chunk = given[start : start + _CHUNK]
             for row in _new_rows(connection, user_id, chunk, buried, is_empty=before == 0):
                 count += 1
-                rows.append({**row, "position": count})
+                row["position"] = count
+                rows.append(row)
         if count > before:
             since = user.stale_since or now
             changes.append({"of_user": user_id, "interactions": count, "stale_since": since})
@@ -68,18 +70,25 @@ def latest(connection: Connection, user_id: str, n: int | None, arrived_after: i
     """Return the latest ``n`` interactions (``None``: all) in time order, without the first that arrived."""
     if n is not None and n < 0:
         raise ConfigError(f"`latest` must be 0 or more, got {n!r}")
-    query = (
-        select(interactions)
-        .where(interactions.c.user_id == user_id)
-        .order_by(interactions.c.timestamp.desc(), interactions.c.position.desc())
-        .limit(n)
-    )
-    if arrived_after:
-        query = query.where(interactions.c.position > arrived_after)
-    found = [_interaction(row) for row in connection.execute(query)][::-1]
+    query = _newest_first(limited=n is not None, later=arrived_after > 0)
+    rows = connection.execute(query, {"user": user_id, "n": n, "after": arrived_after})
+    found = [_interaction(row) for row in rows][::-1]
     if not found:
         users.get(connection, user_id)  # without a row the user may be unknown
     return found
+
+
+@cache
+def _newest_first(*, limited: bool, later: bool) -> Select[Any]:
+    """Return a statement of ``user``, ``n`` and ``after``: making it takes as long as running it."""
+    query = (
+        select(interactions)
+        .where(interactions.c.user_id == bindparam("user"))
+        .order_by(interactions.c.timestamp.desc(), interactions.c.position.desc())
+    )
+    if limited:
+        query = query.limit(bindparam("n", type_=Integer))
+    return query.where(interactions.c.position > bindparam("after")) if later else query
 
 
 def _new_rows(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, func, insert, select
 
 from program import corrections
 from program.errors import DataError, PinnedPersonaError, StoreError, UnknownVersionError
@@ -18,6 +18,15 @@ from program.store.schema import personas
 from program.store.schema import users as all_users
 from program.task import get_task
 from program.text_safety import find_problem
+
+_CURRENT = (
+    select(personas)
+    .join(all_users, all_users.c.user_id == personas.c.user_id)
+    .where(
+        all_users.c.user_id == bindparam("user"),
+        personas.c.version == func.coalesce(all_users.c.pinned, all_users.c.head),
+    )
+)
 
 
 def add(
@@ -228,12 +237,7 @@ def current(connection: Connection, user_id: str) -> PersonaVersion | None:
     Raises:
         UnknownUserError: ``user_id`` is not in the store.
     """
-    chosen = func.coalesce(all_users.c.pinned, all_users.c.head)
-    row = connection.execute(
-        select(personas)
-        .join(all_users, all_users.c.user_id == personas.c.user_id)
-        .where(all_users.c.user_id == user_id, personas.c.version == chosen)
-    ).one_or_none()
+    row = connection.execute(_CURRENT, {"user": user_id}).one_or_none()
     if row is None:
         version = users.current(users.get(connection, user_id))
         return get(connection, user_id, version) if version else None

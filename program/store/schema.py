@@ -45,7 +45,11 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str:
         """Convert a time to text."""
-        return "" if value is None else value.astimezone(timezone.utc).isoformat(timespec="microseconds")
+        if value is None:
+            return ""
+        # Most times are in UTC already, and converting one takes as long as writing it.
+        in_utc = value if value.tzinfo is timezone.utc else value.astimezone(timezone.utc)
+        return in_utc.isoformat(timespec="microseconds")
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
         """Convert text to a time."""

@@ -24,6 +24,7 @@ from program.store import (
     costs,
     erasers,
     forgetting,
+    heads,
     interactions,
     personas,
     tombstones,
@@ -33,6 +34,7 @@ from program.store.checks import check_cohort, check_trials
 from program.store.damage import advice
 from program.store.database import Database
 from program.store.erasers import Receipt
+from program.store.heads import UserHead
 from program.store.pool import PoolSettings
 from program.store.records import (
     AlignmentRow,
@@ -177,6 +179,23 @@ class UserStore:
         """Return one user."""
         with self._database.read() as connection:
             return users.summary(users.get(connection, user_id))
+
+    def head(self, user_id: str) -> UserHead:
+        """Return what is newest of a user: the cheapest way to know whether anything has changed.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     before = store.head("ana")
+            ...     _ = store.observe("ana", query="What shall I cook?", response="Lentils.")
+            ...     before == store.head("ana"), store.head("ana").interactions
+            (False, 1)
+        """
+        while True:
+            with self._database.read_once() as connection:
+                if (head := heads.read(connection, user_id)) is not None:
+                    return head
+            self.user(user_id)  # raises, unless the user was added just now
 
     # Forgetting
 
@@ -413,7 +432,7 @@ class UserStore:
         Raises:
             ConfigError: ``latest`` is negative.
         """
-        with self._database.read() as connection:
+        with self._database.read_once() as connection:
             return interactions.latest(connection, user_id, latest, arrived_after)
 
     def memory(self, user_id: str, retrieval: str | Callable[[], Retriever] = "hybrid") -> EpisodicMemory:
@@ -511,9 +530,10 @@ class UserStore:
         Raises:
             UnknownVersionError: ``version`` does not exist.
         """
-        with self._database.read() as connection:
-            if version is None:
+        if version is None:
+            with self._database.read_once() as connection:
                 return personas.current(connection, user_id)
+        with self._database.read() as connection:
             users.get(connection, user_id)
             return personas.get(connection, user_id, version)
 

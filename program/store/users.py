@@ -19,6 +19,9 @@ from program.task import find_task, get_task
 
 _NEIGHBOURS = 500
 
+_ONE = select(users).where(users.c.user_id == bindparam("user"))
+_LOCKED = _ONE.with_for_update()
+
 
 def now() -> datetime:
     """Return the current time in UTC."""
@@ -104,8 +107,7 @@ def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]
     Raises:
         UnknownUserError: ``user_id`` is not in the store.
     """
-    query = select(users).where(users.c.user_id == user_id)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    row = connection.execute(_LOCKED if lock else _ONE, {"user": user_id}).one_or_none()
     if row is None:
         raise UnknownUserError(_unknown(connection, user_id))
     return row

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from program import values
 from program.values import kind, to_id, to_metadata, to_text, to_time
 
 JSON = st.recursive(
@@ -154,3 +156,16 @@ def test_kind_names_what_a_value_is() -> None:
         "a list",
         "an object",
     ]
+
+
+@pytest.mark.parametrize("offset", ["", "+00:00", "-00:00", "+09:30", "-11:59", "+23:59", "-23:59", "+24:00"])
+@pytest.mark.parametrize("day", ["2024-02-29", "2023-02-29", "0001-01-01", "9999-12-31", "0000-01-01"])
+@pytest.mark.parametrize("clock", ["T12:30:59", " 00:00:00.123456", "T23:59:60", "T24:00:00"])
+def test_a_time_is_read_the_same_by_the_short_way(day: str, clock: str, offset: str) -> None:
+    def read(function: Callable[[str], object]) -> object:
+        try:
+            return function(f"{day}{clock}{offset}")
+        except (ValueError, OverflowError):
+            return None
+
+    assert read(to_time) == read(values._iso)

@@ -19,8 +19,8 @@ from program.home import home
 from program.persona import Persona
 from program.serve.app import ServeSettings, make_app
 from program.serve.keys import Keys
-from program.serve.proxy import Upstream
 from program.serve.running import listen
+from program.serve.upstream import Upstream
 from program.store import UserStore
 
 ANA, BEN = "team/ana é", "ben"

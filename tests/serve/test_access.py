@@ -19,7 +19,7 @@ from program.memory.interaction import Interaction
 from program.persona import first_persona
 from program.serve.app import ServeSettings, make_app
 from program.serve.keys import RIGHTS, Keys
-from program.serve.proxy import Upstream
+from program.serve.upstream import Upstream
 from program.store import UserStore
 from program.tracing.server.trace_store import TraceStore
 from program.tracing.setup import store_path

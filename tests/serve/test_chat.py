@@ -19,7 +19,7 @@ import pytest
 
 from program.serve.chat import ReplyText, last_request, with_context
 from program.serve.context import build_context, count_tokens
-from program.serve.proxy import Upstream
+from program.serve.upstream import Upstream
 from program.store import UserStore
 
 ANA, BEN = "team/ana é", "ben"
@@ -240,6 +240,49 @@ def test_an_upstream_that_is_away_is_502(serve: Any, token: Any) -> None:
                 cook(c)
     assert error.value.status_code == 502
     assert error.value.code == "upstream_unreachable"
+
+
+def test_an_upstream_that_says_nothing_is_504(serve: Any, token: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        upstream = Upstream(url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1", read_seconds=0.1)
+        with openai.OpenAI(base_url=f"{serve(upstream=upstream)}/v1", api_key=token(), max_retries=0) as c:
+            with pytest.raises(openai.InternalServerError) as error:
+                cook(c)
+    assert error.value.status_code == 504
+    assert error.value.code == "upstream_timeout"
+
+
+def test_a_client_that_leaves_ends_the_reply_of_the_upstream(
+    serve: Any, token: Any, http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+
+        def answer_without_end() -> bytes:
+            connection, _ = listening.accept()
+            with connection:
+                connection.settimeout(10)
+                while b"messages" not in connection.recv(1 << 16):
+                    pass
+                start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                connection.sendall(start + b"6\r\ndata: \r\n")
+                return connection.recv(1)
+
+        rest = pool.submit(answer_without_end)
+        url = serve(upstream=Upstream(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1"))
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "user": BEN, "stream": True}
+        headers = {"Authorization": f"Bearer {token()}"}
+        with http.stream("POST", f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+            assert next(response.iter_raw()) == b"data: "
+        assert rest.result(10) == b""
+    assert not [row for row in caplog.records if row.levelno >= logging.ERROR]
+
+
+def test_a_large_request_is_passed_on_whole(client: Any, model: Any) -> None:
+    model.body = WHOLE
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (3 << 20)}}
+    messages = [{"role": "user", "content": [image]}]
+    cook(client, messages=messages)
+    assert model.asked[0][2]["messages"][-1:] == messages
 
 
 def test_without_an_upstream_chat_says_how_to_get_one(serve: Any, token: Any) -> None:

@@ -140,3 +140,16 @@ def test_forgetting_a_user_revokes_the_keys_of_that_user_alone() -> None:
         assert erase_keys(store, "ana", home(), whole=True) == 1
     assert keys.find(own) is None
     assert keys.find(other)
+
+
+def test_a_key_that_was_used_is_revoked_and_changed_at_once(tmp_path: Path) -> None:
+    keys, others = Keys(tmp_path), Keys(tmp_path)
+    token, key = keys.create(user_id="ana", rights=["read", "write"])
+    assert keys.find(token) == key
+    path = tmp_path / "keys" / f"{key.id}.json"
+    path.write_text(path.read_text().replace("read,write", "read"))
+    changed = keys.find(token)
+    assert changed is not None
+    assert changed.rights == ("read",)
+    others.revoke(key.id)
+    assert keys.find(token) is None

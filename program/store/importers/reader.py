@@ -74,10 +74,12 @@ def collect(
     first_at: dict[str, str] = {}
     bad = []
     for at, record in records:
-        if isinstance(record, Interaction) and interactions.setdefault(record.id, record) != record:
-            record = FieldError(
-                "id", f"{record.id[:40]!r} is already {first_at[record.id]}, with other content"
-            )
+        if isinstance(record, Interaction):
+            first = interactions.setdefault(record.id, record)
+            if first is not record and first != record:
+                record = FieldError(
+                    "id", f"{record.id[:40]!r} is already {first_at[record.id]}, with other content"
+                )
         if isinstance(record, FieldError):
             bad.append(BadRecord(file=file, where=at, field=record.field, problem=record.problem))
         else:
