@@ -14,10 +14,17 @@ from optimizers.batches import BATCH_RULES
 from optimizers.config import preset_named
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.batch_api.settings import ProviderBatches
-from optimizers.fleet.commands import align_alone, models_of, paid_before, share_of, workers_live
+from optimizers.fleet.commands import (
+    align_alone,
+    align_with_processes,
+    models_of,
+    paid_before,
+    workers_live,
+)
+from optimizers.fleet.engines import check_durable, is_durable
 from optimizers.fleet.plan import plan_batch
 from optimizers.fleet.plan_text import print_plan
-from optimizers.fleet.processes import MOST_PROCESSES, align_in_processes, default_processes
+from optimizers.fleet.processes import MOST_PROCESSES, default_processes
 from optimizers.fleet.users import CONCURRENCY, UserResult
 from optimizers.gates import GATES
 from optimizers.record import mean_score
@@ -120,7 +127,7 @@ def align(
             min=1,
             max=MOST_PROCESSES,
             help="Processes that share the users and the calls in flight; default: by cores, if there are "
-            "many users and `--concurrency` is 128 or more. With a budget it is one.",
+            "many users and `--concurrency` is 128 or more.",
             show_default=False,
         ),
     ] = None,
@@ -189,7 +196,7 @@ def align(
         trace_content=trace_content,
     )
     if (processes or 1) > 1 and requested.is_limited:
-        raise ConfigError("`--max-calls` and `--max-usd` are counted in one process: leave `--processes` out")
+        check_durable()  # the tables count what all of them pay
     if (processes or 1) > 1 and engine == "batch":
         raise ConfigError("`--engine batch` needs one process: leave `--processes` out")
     with open_store(store) as opened:
@@ -228,7 +235,7 @@ def _align(
         if before.calls:
             err.print_line(f"goes on with a run that did not end: it paid {before}")
         bar = stack.enter_context(progress(tracker, len(chosen), "users"))
-        alone = batch.is_limited or batches is not None
+        alone = batches is not None or (batch.is_limited and not is_durable())
         n_processes = processes or (1 if alone else default_processes(len(chosen), concurrency))
 
         async def align_all() -> None:
@@ -239,7 +246,9 @@ def _align(
                     store, chosen, batch, home=folder, concurrency=concurrency, tracker=tracker
                 )
             elif n_processes > 1:
-                results = align_in_processes(share_of(store, chosen, batch, folder, concurrency), n_processes)
+                results = align_with_processes(
+                    store, chosen, batch, n_processes, home=folder, concurrency=concurrency
+                )
             else:
                 results = align_alone(
                     store,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from optimizers.fleet.alive import Processes
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.batch_api.settings import ProviderBatches
-from optimizers.fleet.engines import is_durable, open_tables
+from optimizers.fleet.counting import counted_together, end_batch, open_batch
+from optimizers.fleet.engines import is_durable, open_engine, open_tables
 from optimizers.fleet.place import location
-from optimizers.fleet.processes import Share
-from optimizers.fleet.users import UserResult, align_users, spending_of
+from optimizers.fleet.processes import Share, align_in_processes
+from optimizers.fleet.users import UserResult, align_users
 from program.errors import BudgetExceededError
 from program.loop import AgentSettings
 from program.store import UserStore
@@ -55,15 +56,6 @@ def paid_before(store: UserStore, home: Path, batch: Batch) -> Usage:
         return usage
 
 
-def share_of(store: UserStore, user_ids: list[str], batch: Batch, home: Path, concurrency: int) -> Share:
-    """Return what several processes of this machine share."""
-    options = {"concurrency": concurrency, "home": home, **_options(batch)}
-    models = partial(models_of, batch)
-    return Share(
-        store=location(store), user_ids=user_ids, config=batch.config, models=models, options=options
-    )
-
-
 def _options(batch: Batch) -> dict[str, Any]:
     return {
         "user_budget": batch.user_budget,
@@ -88,35 +80,51 @@ async def align_alone(
 
     The budget counts what earlier runs of the same command paid if they did not end.
     """
-    with ExitStack() as stack:
-        limits: dict[str, Any] = {"budget": batch.budget}
-        engine = stack.enter_context(open_tables(store, home)) if is_durable() else None
-        batch_id, spending = "", None
-        if engine is not None:
-            from optimizers.fleet.spending import Spending
-
-            batch_id, _ = engine.batches.open(batch)
-            spending = Spending(engine.batches, batch_id, batch.budget)
-            stack.enter_context(spending_of(spending))
-            limits = {}
-        results = await align_users(
-            store,
-            user_ids,
-            batch.config,
-            prompt_model=prompt_lm,
-            concurrency=concurrency,
-            home=home,
-            batches=batches,
-            **_options(batch),
-            **limits,
-        )
-        goes_on = False
-        try:
+    goes_on = False
+    with open_engine(store, home):  # once, for all that opens it again below
+        batch_id = open_batch(store, home, batch)
+        async with counted_together(store, home, batch_id, batch.budget):
+            results = await align_users(
+                store,
+                user_ids,
+                batch.config,
+                prompt_model=prompt_lm,
+                concurrency=concurrency,
+                home=home,
+                batches=batches,
+                budget=None if batch_id else batch.budget,
+                **_options(batch),
+            )
             async for result in results:
-                goes_on |= result.status == "stopped" and not isinstance(result.error, BudgetExceededError)
+                goes_on |= _goes_on(result)
                 yield result
-        finally:
-            if spending is not None:
-                await spending.flush()
-        if engine is not None and not goes_on:
-            engine.batches.end(batch_id)
+        if not goes_on:
+            end_batch(store, home, batch_id)
+
+
+async def align_with_processes(
+    store: UserStore, user_ids: list[str], batch: Batch, n_processes: int, *, home: Path, concurrency: int
+) -> AsyncGenerator[UserResult, None]:
+    """Align the users of a batch in several processes of this machine; the budget is that of all."""
+    batch_id = open_batch(store, home, batch)
+    share = Share(
+        store=location(store),
+        user_ids=user_ids,
+        config=batch.config,
+        models=partial(models_of, batch),
+        options={"concurrency": concurrency, "home": home, **_options(batch)},
+        batch_id=batch_id,
+        budget=batch.budget,
+    )
+    goes_on = False
+    async with aclosing(align_in_processes(share, n_processes)) as results:
+        async for result in results:
+            goes_on |= _goes_on(result)
+            yield result
+    if not goes_on:
+        end_batch(store, home, batch_id)
+
+
+def _goes_on(result: UserResult) -> bool:
+    """Return whether the same command is to go on with the batch: it was stopped, but not by its budget."""
+    return result.status == "stopped" and not isinstance(result.error, BudgetExceededError)

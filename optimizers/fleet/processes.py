@@ -19,13 +19,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from optimizers.config import AlignmentConfig
+from optimizers.fleet.counting import counted_together
 from optimizers.fleet.engines import open_engine
 from optimizers.fleet.order import longest_waiting_first
 from optimizers.fleet.users import UserResult, align_users
 from program.errors import PersonaAgentError, StoreError
 from program.home import home
 from program.store import UserStore
-from program.usage import Usage, UsageTracker, configured_lm, current_tracker, track_usage
+from program.usage import Budget, Usage, UsageTracker, configured_lm, current_tracker, track_usage
 
 CALLS_EACH = 64
 """Calls in flight that one process keeps busy against a fast model: it makes about 250 calls a second."""
@@ -70,7 +71,9 @@ class Share:
         user_ids: The users.
         config: Settings.
         models: Opens the models; yields the one of feedback and update, or ``None`` for the agent's.
-        options: Other arguments of `optimizers.align_users`, but budgets.
+        options: Other arguments of `optimizers.align_users`, but the budget.
+        batch_id: What all processes pay is counted as this batch's; empty: it is not counted together.
+        budget: Limits of what all processes pay; they need ``batch_id``.
     """
 
     store: str
@@ -78,6 +81,8 @@ class Share:
     config: AlignmentConfig
     models: Callable[[], AbstractContextManager[Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    batch_id: str = ""
+    budget: Budget = field(default_factory=Budget)
 
 
 async def align_in_processes(share: Share, n_processes: int) -> AsyncGenerator[UserResult, None]:
@@ -272,13 +277,14 @@ async def _align(
     threading.Thread(target=listen, daemon=True).start()
     reporting = asyncio.create_task(report())
     try:
-        results = await align_users(
-            store, share.user_ids, share.config, prompt_model=prompt_model, **share.options
-        )
-        async for result in results:
-            error = result.error
-            send("usage", tracker.by_stage())
-            send("result", replace(result, error=None if error is None else _portable(error)))
+        async with counted_together(store, share.options.get("home") or home(), share.batch_id, share.budget):
+            results = await align_users(
+                store, share.user_ids, share.config, prompt_model=prompt_model, **share.options
+            )
+            async for result in results:
+                error = result.error
+                send("usage", tracker.by_stage())
+                send("result", replace(result, error=None if error is None else _portable(error)))
     finally:
         reporting.cancel()
 
