@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from program.cli.options import Model, Store, Wikipedia, model_in_use, open_store
+from program.cli.options import (
+    Model,
+    Store,
+    Trace,
+    TraceContent,
+    Wikipedia,
+    model_in_use,
+    open_store,
+)
 from program.console import err
 from program.errors import ConfigError, ModelSetupError
 from program.home import home
@@ -56,6 +64,8 @@ def serve(
     ] = "read,write",
     model: Model = None,
     wikipedia: Wikipedia = True,
+    trace: Trace = "local",
+    trace_content: TraceContent = "full",
     store: Store = None,
 ) -> None:
     """Serve personas on this machine: an OpenAI-compatible address, an HTTP API, MCP, and a page.
@@ -94,7 +104,7 @@ def serve(
     with (
         open_store(store) as users,
         listen(host, port) as listening,
-        model_in_use(model) as lm,
+        model_in_use(model, trace, trace_content) as lm,
     ):
         actions = Actions(align=_aligners[0] if _aligners else None, lm=lm, wikipedia=wikipedia)
         app: Any = make_app(users, home(), settings, actions)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +22,14 @@ from optimizers.fleet.users import align_users
 from program.export import export_user
 from program.home import home
 from program.models.scripted import scripted_lm
+from program.serve import answering
 from program.serve.app import make_app
 from program.serve.contracts import Actions
 from program.serve.keys import Keys
 from program.store import UserStore
+from program.tracing.server.trace_store import TraceStore
+from program.tracing.setup import open_tracer
+from program.tracing.view.answers import find_answer
 from program.usage import Usage
 
 ANA, BEN = "team/ana é", "ben"
@@ -444,3 +448,19 @@ def test_the_docs_need_no_network_and_name_every_route(api: Api) -> None:
     paths = api("GET", "/openapi.json").json()["paths"]
     assert len(paths) > 15
     assert not [path for path in paths if path not in page.text]
+
+
+def test_an_answer_is_traced_and_counted_so_that_why_finds_it(store: UserStore) -> None:
+    store.add_user("eva", task="free-text")
+    store.observe("eva", query="What shall I drink?", response="Tea.")
+    with open_tracer("local", home=home()):
+        answer = asyncio.run(
+            answering.ask(store, "eva", "And now?", Actions(lm=scripted_lm(reply), wikipedia=False), home())
+        )
+    assert answer["answer"] == "Lentils."
+    cost = store.cost("eva")
+    assert (cost.answers, cost.calls) == (1, answer["usage"]["calls"])
+    with closing(TraceStore(home() / "traces.db")) as traces:
+        found = find_answer(traces, "eva", "last")
+    assert (found.kind, found.query, found.answer) == ("ask", "And now?", "Lentils.")
+    assert found.persona_version == answer["persona_version"]

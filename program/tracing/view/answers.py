@@ -76,8 +76,8 @@ def find_answer(
     calls = _of_id(store, user_id, wanted, project) or _of_text(store, user_id, wanted, project)
     if not calls:
         raise StoreError(
-            f"no answer {wanted!r:.80} of user {user_id!r} is traced: only `ask`, `align` and `eval` record "
-            "answers, if they trace; what `personaagent serve` answers is not recorded"
+            f"no answer {wanted!r:.80} of user {user_id!r} is traced: `ask`, `align`, `eval` and `serve` "
+            "trace what agents answer; chats that `serve` forwards are no agent's"
         )
     kinds = _kinds(store, calls, project)
     matching = [call for call in calls if kinds[call["trace_id"]] in _TOLD] or calls
