@@ -331,15 +331,17 @@ def test_answer_that_cannot_be_stored_is_a_failure(
 def test_stop_ends_other_jobs_before_their_next_call(
     tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
 ) -> None:
-    refused = threading.Event()
+    called, refused = threading.Event(), threading.Event()
     calls: list[str] = []
 
     def reply(system: str, user: str) -> Any:
         if "bert" in user:
+            assert called.wait(60)
             refused.set()
             raise dspy.lm15.AuthError("bad key")
         calls.append(user)
-        assert refused.wait(5)
+        called.set()
+        assert refused.wait(60)
         time.sleep(0.3)
         return obliging(system, user)
 

@@ -51,8 +51,9 @@ def plan(store: UserStore, statement: str, parameters: object) -> str:
         if store._database.is_sqlite:
             rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)  # type: ignore[arg-type]
             return "\n".join(row[3] for row in rows)
-        # With few rows reading them all is cheaper; with many it is not.
-        connection.execute(text("SET LOCAL enable_seqscan = off"))
+        # With few rows reading and sorting them all is cheaper; with many it is not.
+        for way in ("seqscan", "bitmapscan", "sort"):
+            connection.execute(text(f"SET LOCAL enable_{way} = off"))
         rows = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)  # type: ignore[arg-type]
         return "\n".join(row[0] for row in rows)
 
