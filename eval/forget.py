@@ -22,6 +22,7 @@ from eval.records import (
     QUERIES,
     read_forgotten,
     read_manifest,
+    whole_lines,
     write_json,
 )
 from eval.report_files import delete_report
@@ -87,8 +88,8 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _erase_run(run: Path, user_id: str) -> int:
-    forgotten, digest = read_forgotten(run), user_digest(user_id)
     with lock_folder(run):
+        forgotten, digest = read_forgotten(run), user_digest(user_id)
         if digest not in forgotten:
             if not any(_is_of(record, user_id) for name in _FILES for _, record in _records(run / name)):
                 return 0
@@ -119,19 +120,14 @@ def _rewrite(path: Path, user_id: str, labels: Collection[str]) -> int:
 
 def _records(path: Path) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
     """Yield the whole lines of a file with what they hold."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json_text.parse(line)
-            except json_text.JsonError as error:
-                raise DataError(f"`{path}`, line {number} {error}; delete the run folder") from error
-            if not isinstance(record, dict):
-                raise DataError(f"`{path}`, line {number} is not a record; delete the run folder")
-            yield line, record
+    for number, line in whole_lines(path):
+        try:
+            record = json_text.parse(line)
+        except json_text.JsonError as error:
+            raise DataError(f"`{path}`, line {number} {error}; delete the run folder") from error
+        if not isinstance(record, dict):
+            raise DataError(f"`{path}`, line {number} is not a record; delete the run folder")
+        yield line, record
 
 
 def _is_of(record: Mapping[str, Any], user_id: str) -> bool:

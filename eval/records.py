@@ -320,20 +320,25 @@ R = TypeVar("R", QueryRecord, PrepareRecord, AnswerRecord)
 _ADVICE = "restore the file from a copy, or run again into another folder"
 
 
-def _records(path: Path, kind: type[R]) -> Iterator[R]:
-    """Yield the records of a file; a last line without its line end is ignored, like unknown fields."""
+def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers, from 1, but a last one without its line end."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            location = f"`{path}`, line {number}: not a {kind.__name__}"
-            try:
-                content = json_text.parse(line)
-            except json_text.JsonError as error:
-                raise DataError(f"{location}: it {error}; {_ADVICE}") from error
-            yield _decode(kind, content, location)
+            if line.endswith(b"\n"):
+                yield number, line
+
+
+def _records(path: Path, kind: type[R]) -> Iterator[R]:
+    """Yield the records of a file; a last line without its line end is ignored, like unknown fields."""
+    for number, line in whole_lines(path):
+        location = f"`{path}`, line {number}: not a {kind.__name__}"
+        try:
+            content = json_text.parse(line)
+        except json_text.JsonError as error:
+            raise DataError(f"{location}: it {error}; {_ADVICE}") from error
+        yield _decode(kind, content, location)
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:
