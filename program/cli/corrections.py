@@ -12,9 +12,9 @@ from program.console import out, print_json
 from program.corrections import list_lines
 from program.errors import ConfigError
 from program.evidence import collect
-from program.persona import Persona
 from program.printer import make_table
 from program.store import UserStore
+from program.store.personas import correctable
 from program.task import get_task
 
 
@@ -57,10 +57,7 @@ def correct(
 def _list(users: UserStore, user: str, *, json: bool) -> None:
     """Print what can be corrected, and what was taken out."""
     task, now = get_task(users.user(user).task), users.persona(user)
-    if now is None:
-        persona = Persona()
-    else:
-        persona = Persona.of_text(now.text) if now.parts is None else Persona.from_dict(now.parts)
+    persona = correctable(now)
     rows = list_lines(persona, collect(users.interactions(user), task))
     if json:
         lines = [

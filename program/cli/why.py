@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -118,11 +119,8 @@ def _why_answer(users: UserStore, user: str, wanted: str, *, json: bool) -> None
     path = store_path(home())
     if not path.exists():
         raise StoreError(f"no traces yet in {str(path)!r}, and answers stand only there; trace with `ask`")
-    traces = TraceStore(path)
-    try:
+    with closing(TraceStore(path)) as traces:
         found = find_answer(traces, user, wanted)
-    finally:
-        traces.close()
     said = _persona_then(users, user, found.persona_version)
     told = None if said is None or said.lines is None else said.lines
     if json:

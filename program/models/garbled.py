@@ -6,6 +6,7 @@ import json
 import re
 from http import HTTPStatus
 
+_DECODER = json.JSONDecoder()
 _OPENING_FENCE = re.compile(r"^```[\w+-]*\s*")
 _EVENT = re.compile(r"^data:\s*(?=[\[{])")
 # A key and a colon, as JSON or as Python writes it: prose may begin with a bracket, but not so.
@@ -60,6 +61,3 @@ def _is_broken_json(text: str) -> bool:
         if rest and not any(character.isalpha() for character in rest):
             return True
     return False
-
-
-_DECODER = json.JSONDecoder()

@@ -88,7 +88,7 @@ class Recall:
     def _current(self, user_id: str) -> _Known:
         try:
             head = self._store.head(user_id)
-        except BaseException:
+        except BaseException:  # who cannot be read, for whatever reason, is not served from memory either
             self.drop(user_id)
             raise
         with self._lock:

@@ -38,19 +38,18 @@ def traces_router() -> APIRouter:
     @router.get("/v1/users/{user_id}/traces/{name}")
     def of_one(request: Request, user_id: Annotated[str, Depends(of_user("read"))], name: str) -> Response:
         request.app.state.room.store.user(user_id)
-        query = dict(request.query_params)
-        if name in _BY_ID:
-            _check_owner(request, user_id, {_BY_ID[name]: [query.get("id", "")]})
-        elif name not in _OF_ONE_USER:
+        if name not in (*_BY_ID, *_OF_ONE_USER):
             raise ApiError(403, "other_user", "this needs a key for all users")
-        return _answer(request, name, {**query, "user": user_id})
+        return _answer(request, name, {**request.query_params, "user": user_id}, owner=user_id)
 
     return router
 
 
-def _answer(request: Request, name: str, query: dict[str, str]) -> Response:
+def _answer(request: Request, name: str, query: dict[str, str], *, owner: str | None = None) -> Response:
     room: Room = request.app.state.room
     with closing(_store(room)) as store:
+        if owner is not None and name in _BY_ID:
+            _check_owner(store, owner, {_BY_ID[name]: [query.get("id", "")]})
         found = answer_page(store, f"/view/{name}?{urlencode(query)}", users=room.store)
     return Response(found.body, found.status, media_type=found.content_type)
 
@@ -62,10 +61,9 @@ def _store(room: Room) -> TraceStore:
     return TraceStore(path)
 
 
-def _check_owner(request: Request, user_id: str, filter_: dict[str, Any]) -> None:
+def _check_owner(store: TraceStore, user_id: str, filter_: dict[str, Any]) -> None:
     """Raise `ApiError` 404, as for an unknown id, unless all these calls are the user's."""
-    with closing(_store(request.app.state.room)) as store:
-        calls = store.count(LOCAL_PROJECT, filter=filter_)
-        own = {"$eq": [{"$getField": "attributes.user_id"}, {"$literal": user_id}]}
-        if not calls or calls != store.count(LOCAL_PROJECT, filter=filter_, query={"$expr": own}):
-            raise ApiError(404, "unknown_trace", "there is no such trace")
+    calls = store.count(LOCAL_PROJECT, filter=filter_)
+    own = {"$eq": [{"$getField": "attributes.user_id"}, {"$literal": user_id}]}
+    if not calls or calls != store.count(LOCAL_PROJECT, filter=filter_, query={"$expr": own}):
+        raise ApiError(404, "unknown_trace", "there is no such trace")

@@ -62,15 +62,4 @@ _HEAD = (
 def read(connection: Connection, user_id: str) -> UserHead | None:
     """Return what is newest of a user; ``None`` if there is no such user."""
     row = connection.execute(_HEAD, {"user": user_id}).one_or_none()
-    if row is None:
-        return None
-    return UserHead(
-        user_id=row.user_id,
-        task=row.task,
-        added_at=row.added_at,
-        interactions=row.interactions,
-        last_id=row.last_id,
-        newest=row.newest,
-        pinned=row.pinned,
-        audited_at=row.audited_at,
-    )
+    return None if row is None else UserHead(**row._mapping)

@@ -42,12 +42,12 @@ def add(
     since: datetime | None = None,
     alignment_id: str | None = None,
     parts: Mapping[str, Any] | None = None,
-    corrects: bool = False,
+    has_corrections: bool = False,
 ) -> PersonaVersion:
     """Add a version and make it the current one (see `UserStore.add_persona`).
 
     The user's number of settled interactions never gets smaller; ``since`` as in `users.settle`. What the
-    person corrected is put back unless the version ``corrects`` it.
+    person corrected is put back unless the version has it already.
 
     Raises:
         PinnedPersonaError: A version is pinned.
@@ -62,7 +62,7 @@ def add(
         )
     if parent is not None:
         get(connection, user_id, parent)
-    if not corrects:
+    if not has_corrections:
         text, parts = with_corrections(connection, user, text, parts)
     # Only `forget` deletes versions, all at once: the head is always the highest version.
     version = user.head + 1
@@ -109,6 +109,13 @@ def _parts(version: PersonaVersion) -> Persona | None:
     return None
 
 
+def correctable(version: PersonaVersion | None) -> Persona:
+    """Return the parts that a person can correct: of a version, of its free text, or of the first persona."""
+    if version is None:
+        return first_persona()
+    return _parts(version) or Persona.of_text(version.text)
+
+
 def correct(
     connection: Connection, user_id: str, *, line: str | int | None, text: str | None, why: str
 ) -> PersonaVersion:
@@ -119,10 +126,7 @@ def correct(
     refuse_pinned(user)
     evidence = collect(interactions.latest(connection, user_id, None), get_task(user.task))
     now = get(connection, user_id, user.head) if user.head else None
-    if now is None:
-        persona = first_persona()
-    else:
-        persona = _parts(now) or Persona.of_text(now.text)
+    persona = correctable(now)
     day = users.now().date().isoformat()
     corrected = corrections.correct(persona, evidence, line=line, text=text, day=day)
     persona = corrections.fit(corrected, evidence)
@@ -134,7 +138,7 @@ def correct(
         source="correction",
         why=why or f"the person {what} a line",
         parts=persona.as_dict(),
-        corrects=True,
+        has_corrections=True,
     )
 
 

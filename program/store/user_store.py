@@ -614,6 +614,7 @@ class UserStore:
                 source="rollback",
                 why=f"back to version {version}{kept}",
                 parts=parts,
+                has_corrections=True,
             )
 
         return self._database.change(add)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,7 @@ def traces_of(home: Path, user_id: str) -> dict[str, Any]:
     if not path.exists():
         return {"calls": [], "objects": {}}
     pseudonym = ContentPolicy(content="hash", key=installation_key(home)).pseudonym(user_id)
-    store = TraceStore(path)
-    try:
+    with closing(TraceStore(path)) as store:
         calls = [call for name in (user_id, pseudonym) for call in export_calls(store, user_id=name)]
         references = {ref for call in calls for ref in _OBJECT.findall(str(call))}
         return {"calls": calls, "objects": {ref: store.value(ref) for ref in sorted(references)}}
-    finally:
-        store.close()

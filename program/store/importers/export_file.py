@@ -103,11 +103,8 @@ def import_export(store: UserStore, source: TextFile, task: str | None) -> Impor
         new = store.append(user_id, items, task=spec)
     except ForgottenUserError:
         return ImportReport(users=1, interactions=len(items), new=0, forgotten=1)
-    warnings = [
-        f"left out, because an import cannot carry it: {', '.join(names)}"
-        for names in [[name for name in _NOT_CARRIED if _has_content(content.get(name))]]
-        if names
-    ]
+    left_out = [name for name in _NOT_CARRIED if _has_content(content.get(name))]
+    warnings = [f"left out, because an import cannot carry it: {', '.join(left_out)}"] if left_out else []
     if versions or profile is not None:
         known = {item.id for item in store.interactions(user_id)}
         if not known.issuperset(item.id for item in items):
