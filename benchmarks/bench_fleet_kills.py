@@ -1,12 +1,13 @@
-"""SIGKILL at random times, of a worker, of the command, or of both: what is lost, and what is paid again.
+"""SIGKILL at random times, of workers and commands and their processes: what is lost, and what is paid again.
 
     python benchmarks/bench_fleet_kills.py [--kills 6] [--store sqlite postgresql] [--out kills.jsonl]
 
-Each round aligns users with `personaagent align --all` and `personaagent worker` on a model server on
-loopback, kills what its turn says, starts it again, and compares with an undisturbed run: every user has the
-same persona in as many versions, and no more calls were repeated than the killed processes had in flight
-(`open` is what the server saw: unanswered, or answered in the last quarter of a second). Rounds that the file
-has already are not run again. `--take-over` measures how long a living worker takes to notice a dead one.
+Each round aligns users with `personaagent align --all` on a model server on loopback, with a `personaagent
+worker` beside it or in two processes of its own (`KINDS`), kills what its turn says, starts it again, and
+compares with an undisturbed run: every user has the same persona in as many versions, the same requests were
+made, and each one that came again had no reply at the moment of the kill, or one younger than `WRITING`.
+Rounds that the file has already are not run again. `--take-over` measures how long a living worker takes to
+notice a dead one.
 """
 
 from __future__ import annotations
@@ -30,11 +31,21 @@ from optimizers.config import PAPER
 from optimizers.fleet import tasks
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.engines import open_tables
-from optimizers.fleet.users import CONCURRENCY
 from program import Interaction, UserStore
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("worker", "command", "both")
+KINDS = {
+    "worker": ("worker",),
+    "command": ("command",),
+    "both": ("worker", "command"),
+    "parent": ("parent",),
+    "child": ("child",),
+}
+"""What is killed: the first three beside a worker; a parent is a command with processes, its children."""
+
+WRITING = 0.25
+"""Seconds after a reply in which the one who asked may not have written it yet."""
+
 USERS = 6
 MODEL = "python:bench_model:lm"
 # Without the cache of answers, which would hide a call that is paid again.
@@ -42,6 +53,7 @@ MODULE = """import os, dspy
 lm = dspy.LM("openai/gpt-4o-mini", api_base=os.environ["OPENAI_API_BASE"], api_key="none", cache=False)
 """
 ALIGN = ("align", "--all", "--preset", "paper", "--model", MODEL, "--no-wikipedia", "--trace", "off")
+WORDS = {"worker": ("worker",), "command": ALIGN, "parent": (*ALIGN, "--processes", "2")}
 
 
 class Loopback:
@@ -122,7 +134,8 @@ def state(location: str) -> dict[str, Any]:
         }
 
 
-def undisturbed(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+def undisturbed(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the state of a run that nobody kills, and how often it makes each request."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         home, server = Path(name), Loopback(arguments.latency)
         stack.callback(server.close)
@@ -131,7 +144,7 @@ def undisturbed(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
         process = start(server.base, home, location, *ALIGN)
         errors = process.communicate(timeout=600)[1]
         assert process.returncode == 0, errors
-        return state(location), server.ask("/counts")["requests"]
+        return state(location), server.ask("/asked")["asked"]
 
 
 def wait_for(server: Loopback, n_requests: int, seconds: float = 300.0) -> None:
@@ -141,7 +154,14 @@ def wait_for(server: Loopback, n_requests: int, seconds: float = 300.0) -> None:
         time.sleep(0.05)
 
 
-def play(number: int, kind: str, where: str, create: Any, whole: int, latency: float) -> dict[str, Any]:
+def children(pid: int) -> list[int]:
+    """Return the processes that a command has started to align users."""
+    ids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in ids if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def play(number: int, kind: str, where: str, create: Any, right: dict[str, int], latency: float) -> Any:
+    """Align the users once, kill what the kind says, and return what came of it and what was asked."""
     rng = random.Random(number)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         home, server = Path(name), Loopback(latency)
@@ -151,47 +171,68 @@ def play(number: int, kind: str, where: str, create: Any, whole: int, latency: f
         running: dict[str, subprocess.Popen[str]] = {}
 
         def begin(what: str) -> None:
-            words = ALIGN if what == "command" else ("worker",)
-            running[what] = start(server.base, home, location, *words)
+            running[what] = start(server.base, home, location, *WORDS[what])
             stack.callback(running[what].kill)
 
-        begin("worker")
-        time.sleep(rng.uniform(0.0, 2.0))
-        begin("command")
-        wait_for(server, rng.randint(1, whole - 1))
-        victims = ("worker", "command") if kind == "both" else (kind,)
-        pids = ",".join(str(running[what].pid) for what in victims)
-        server.ask(f"/kill-in/{rng.uniform(0.0, 0.3):.3f}/{pids}", data=b"")
+        command = "parent" if kind in ("parent", "child") else "command"
+        if command == "command":
+            begin("worker")
+            time.sleep(rng.uniform(0.0, 2.0))
+        begin(command)
+        wait_for(server, rng.randint(1, sum(right.values()) - 1))
+        if kind == "child":
+            pids = [rng.choice(children(running["parent"].pid))]
+        else:
+            pids = [running[what].pid for what in KINDS[kind]]
+        server.ask(f"/kill-in/{rng.uniform(0.0, 0.3):.3f}/{','.join(map(str, pids))}", data=b"")
         killed = time.monotonic()
-        for what in victims:
-            running[what].communicate()
-            begin(what)
+        for what in KINDS[kind]:
+            if what != "child":  # its parent starts another one
+                running[what].communicate()
+                begin(what)
         # The command alone ends: by then every user is done, whoever did it.
-        errors = running["command"].communicate(timeout=600)[1]
-        seconds = time.monotonic() - killed
-        counts = server.ask("/counts")
-        return {
+        errors = running[command].communicate(timeout=600)[1]
+        row = {
             "round": number,
             "kind": kind,
             "store": where,
-            "code": running["command"].returncode,
-            "error": errors.strip().splitlines()[-1:] if running["command"].returncode else "",
-            "again": counts["requests"] - whole,
-            "open": counts["open"],
-            "seconds": round(seconds, 1),
-            "state": state(location),
+            "code": running[command].returncode,
+            "error": errors.strip().splitlines()[-1:] if running[command].returncode else "",
+            "seconds": round(time.monotonic() - killed, 1),
         }
+        return row, state(location), server.ask("/asked")
 
 
-def judge(row: dict[str, Any], right: dict[str, Any]) -> str:
+def compare(asked: dict[str, Any], right: dict[str, int]) -> dict[str, Any]:
+    """Return how many requests came again, by what the server knew of them at the kill, and what is wrong."""
+    again = {
+        name: times - right.get(name, 0)
+        for name, times in asked["asked"].items()
+        if times != right.get(name, 0)
+    }
+    missing = sum(asked["asked"].get(name, 0) < times for name, times in right.items())
+    unanswered = {name: times for name, times in again.items() if name in asked["in_flight"]}
+    ages = [asked["ages"].get(name) for name in again if name not in unanswered]
+    known = [round(age, 3) for age in ages if age is not None]
+    return {
+        "in_flight": len(asked["in_flight"]),
+        "again": sum(times for times in again.values() if times > 0),
+        "again_in_flight": sum(unanswered.values()),
+        "oldest": max(known, default=0.0),
+        "other": missing + sum(age is None for age in ages),
+    }
+
+
+def judge(row: dict[str, Any], found: dict[str, Any], right: dict[str, Any]) -> str:
     if row["code"]:
         return f"the command ended with {row['code']}: {row['error']}"
     for user_id, user in right.items():
-        if row["state"][user_id] != user:
+        if found[user_id] != user:
             return f"{user_id} differs"
-    in_flight = CONCURRENCY * (2 if row["kind"] == "both" else 1)
-    if row["again"] > max(row["open"], in_flight):
-        return f"{row['again']} calls were paid again, and {row['open']} were open"
+    if row["other"]:
+        return f"{row['other']} requests are not those of the undisturbed run"
+    if row["oldest"] > WRITING:
+        return f"a call was paid again whose reply was {row['oldest']} s old"
     return ""
 
 
@@ -250,17 +291,17 @@ def main() -> None:
         rows = []
         if arguments.out.exists():
             rows = [json.loads(line) for line in arguments.out.read_text(encoding="utf-8").splitlines()]
-        right, whole = undisturbed(arguments)
-        print(f"undisturbed: {whole} calls", flush=True)
+        right, requests = undisturbed(arguments)
+        print(f"undisturbed: {sum(requests.values())} calls", flush=True)
         done = {row["round"] for row in rows}
         for number in range(arguments.kills):
             if number in done:
                 continue
             where = arguments.store[number % len(arguments.store)]
-            kind = KINDS[number // len(arguments.store) % len(KINDS)]
-            row = play(number, kind, where, create, whole, arguments.latency)
-            row = {**row, "wrong": judge(row, right)}
-            row.pop("state")
+            kind = list(KINDS)[number // len(arguments.store) % len(KINDS)]
+            row, found, asked = play(number, kind, where, create, requests, arguments.latency)
+            row |= compare(asked, requests)
+            row["wrong"] = judge(row, found, right)
             rows.append(row)
             with arguments.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -269,10 +310,13 @@ def main() -> None:
         for kind in KINDS:
             some = [row for row in rows if row["kind"] == kind and row["store"] == where]
             wrong = [row for row in some if row["wrong"]]
-            again, were_open = (sum(row[name] for row in some) for name in ("again", "open"))
+            flying, again, unanswered = (
+                sum(row[name] for row in some) for name in ("in_flight", "again", "again_in_flight")
+            )
+            oldest = max((row["oldest"] for row in some), default=0.0)
             print(
-                f"{where} {kind}: {len(some)} kills, {len(wrong)} wrong, "
-                f"{again} calls again of {were_open} open"
+                f"{where} {kind}: {len(some)} kills, {len(wrong)} wrong; {flying} calls in flight, {again} "
+                f"came again, {again - unanswered} of them after a reply at most {oldest} s old"
             )
 
 

@@ -4,9 +4,10 @@
 
 It prints its address. ``GET /counts`` returns JSON: requests, replies, the most at once, and how often each
 request was answered. ``POST /kill-at/N/PID`` sends SIGKILL to a process when request N (from now) arrives,
-and does not answer it. ``POST /kill-in/SECONDS/PID,PID`` sends it to processes after a time; ``/counts`` then
-has as ``open`` what they had asked and perhaps not written. ``POST /fail/N`` answers the next N requests with
-status 503.
+and does not answer it. ``POST /kill-in/SECONDS/PID,PID`` sends it to processes after a time. ``GET /asked``
+returns how often each request came, by its hash, and of the moment of that kill the requests without a reply
+and the age in seconds of the latest reply to each other one. ``POST /fail/N`` answers the next N requests
+with status 503.
 
 With ``--faults N`` it spoils N requests, at random and in storms: HTTP 429 with Retry-After, HTTP 500 and
 503, connections that are reset, replies that take `SLOW` seconds, and replies that are garbage.
@@ -23,7 +24,7 @@ import os
 import random
 import signal
 import time
-from collections import Counter, deque
+from collections import Counter
 from typing import Any
 
 SLOW = 5.0
@@ -44,9 +45,6 @@ KINDS = ("429", "429 storm", "500", "503", "reset", "slow", "garbage", "bad body
 
 FEEDBACK = "This user calls films action."
 LINE = "Calls films action."
-
-WRITING = 0.25
-"""Seconds after a reply in which the one who asked may not have written it yet."""
 
 
 def answer(body: dict[str, Any]) -> str:
@@ -102,8 +100,10 @@ class Server:
         self.requests = self.replies = self.now = self.most = self.fail = 0
         self.kill: tuple[int, int] | None = None
         self.answered: Counter[str] = Counter()
-        self.sent: deque[float] = deque(maxlen=1000)
-        self.open = 0
+        self.asked: Counter[str] = Counter()
+        self.waiting: Counter[str] = Counter()
+        self.replied: dict[str, float] = {}
+        self.at_kill: dict[str, Any] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -136,17 +136,19 @@ class Server:
             return 200, {
                 "requests": self.requests, "replies": self.replies, "most": self.most, "twice": twice,
                 "faults": dict(self.faults.made),
-                "open": self.open,
             }  # fmt: skip
+        if path == "/asked":
+            return 200, {"asked": self.asked, **self.at_kill}
         parts = path.strip("/").split("/")
         if parts[0] == "kill-at":
             self.kill = (self.requests + int(parts[1]), int(parts[2]))
             return 200, {}
         if parts[0] == "kill-in":
             await asyncio.sleep(float(parts[1]))
-            self.open += self.now + sum(time.monotonic() - at < WRITING for at in self.sent)
             for pid in parts[2].split(","):
                 os.kill(int(pid), signal.SIGKILL)
+            ages = {name: time.monotonic() - at for name, at in self.replied.items()}
+            self.at_kill = {"in_flight": list(+self.waiting), "ages": ages}
             return 200, {}
         if parts[0] == "fail":
             self.fail = int(parts[1])
@@ -166,17 +168,21 @@ class Server:
             return 429, _error("slow down", "rate_limit_exceeded")
         if fault in ("500", "503"):
             return int(fault), _error("overloaded", "server_error")
+        name = hashlib.sha256(body).hexdigest()
         self.now += 1
         self.most = max(self.most, self.now)
+        self.asked[name] += 1
+        self.waiting[name] += 1
         await asyncio.sleep(self.latency if fault != "slow" else SLOW)
         self.now -= 1
+        self.waiting[name] -= 1
         if fault == "reset":
             return -1, None
         if fault == "bad body":
             return 200, self.faults.random.choice(BODIES)
         self.replies += 1
-        self.sent.append(time.monotonic())
-        self.answered[hashlib.sha256(body).hexdigest()] += 1
+        self.replied[name] = time.monotonic()
+        self.answered[name] += 1
         request = json.loads(body)
         text = answer(request) if fault != "garbage" else self.faults.random.choice(GARBAGE)
         message = {"role": "assistant", "content": text}

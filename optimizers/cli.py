@@ -14,17 +14,11 @@ from optimizers.batches import BATCH_RULES
 from optimizers.config import preset_named
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.batch_api.settings import ProviderBatches
-from optimizers.fleet.commands import (
-    align_alone,
-    align_with_processes,
-    models_of,
-    paid_before,
-    workers_live,
-)
-from optimizers.fleet.engines import check_durable, is_durable
+from optimizers.fleet.commands import align_here, models_of, paid_before, workers_live
+from optimizers.fleet.engines import check_durable
 from optimizers.fleet.plan import plan_batch
 from optimizers.fleet.plan_text import print_plan
-from optimizers.fleet.processes import MOST_PROCESSES, default_processes
+from optimizers.fleet.processes import MOST_PROCESSES
 from optimizers.fleet.users import CONCURRENCY, UserResult
 from optimizers.gates import GATES
 from optimizers.record import mean_score
@@ -235,8 +229,6 @@ def _align(
         if before.calls:
             err.print_line(f"goes on with a run that did not end: it paid {before}")
         bar = stack.enter_context(progress(tracker, len(chosen), "users"))
-        alone = batches is not None or (batch.is_limited and not is_durable())
-        n_processes = processes or (1 if alone else default_processes(len(chosen), concurrency))
 
         async def align_all() -> None:
             if shared:
@@ -245,18 +237,15 @@ def _align(
                 results = align_with_workers(
                     store, chosen, batch, home=folder, concurrency=concurrency, tracker=tracker
                 )
-            elif n_processes > 1:
-                results = align_with_processes(
-                    store, chosen, batch, n_processes, home=folder, concurrency=concurrency
-                )
             else:
-                results = align_alone(
+                results = align_here(
                     store,
                     chosen,
                     batch,
                     prompt_lm=prompt_lm,
                     home=folder,
                     concurrency=concurrency,
+                    processes=processes,
                     batches=batches,
                 )
             async with aclosing(results):

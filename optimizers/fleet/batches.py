@@ -96,22 +96,31 @@ class Batches:
 
     def open(self, batch: Batch) -> tuple[str, Usage]:
         """Return the id of a batch and what was paid for it: of one that did not end, else of a new one."""
-        table, work = self._table, digest(batch.work())
         with self._engine.begin() as connection:
-            row = connection.execute(
-                select(table)
-                .where(table.c.store == self._store, table.c.work == work, table.c.ended_at == "")
-                .order_by(table.c.opened_at.desc())
-                .limit(1)
-            ).first()
+            row = self._unended(connection, batch)
             if row is not None:
-                changed = update(table).where(table.c.id == row.id)
+                changed = update(self._table).where(self._table.c.id == row.id)
                 connection.execute(changed.values(settings=json.dumps(batch.as_dict())))
                 return str(row.id), _usage(row)
             batch_id = uuid4().hex[:12]
             self._insert(connection, batch_id, batch, ended_at="")
             self._prune(connection)
             return batch_id, Usage()
+
+    def paid_before(self, batch: Batch) -> Usage:
+        """Return what was paid for a batch that did not end, by the same command."""
+        with self._engine.connect() as connection:
+            row = self._unended(connection, batch)
+        return Usage() if row is None else _usage(row)
+
+    def _unended(self, connection: Connection, batch: Batch) -> Any:
+        table, work = self._table, digest(batch.work())
+        return connection.execute(
+            select(table)
+            .where(table.c.store == self._store, table.c.work == work, table.c.ended_at == "")
+            .order_by(table.c.opened_at.desc())
+            .limit(1)
+        ).first()
 
     def add(self, batch_id: str, batch: Batch) -> None:
         """Add a batch that no command waits for; do nothing if there is one with this id."""

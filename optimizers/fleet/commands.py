@@ -14,7 +14,7 @@ from optimizers.fleet.batch_api.settings import ProviderBatches
 from optimizers.fleet.counting import counted_together, end_batch, open_batch
 from optimizers.fleet.engines import is_durable, open_engine, open_tables
 from optimizers.fleet.place import location
-from optimizers.fleet.processes import Share, align_in_processes
+from optimizers.fleet.processes import Share, align_in_processes, default_processes
 from optimizers.fleet.users import UserResult, align_users
 from program.errors import BudgetExceededError
 from program.loop import AgentSettings
@@ -52,7 +52,7 @@ def paid_before(store: UserStore, home: Path, batch: Batch) -> Usage:
     if not is_durable():
         return Usage()
     with open_tables(store, home) as engine:
-        usage: Usage = engine.batches.open(batch)[1]
+        usage: Usage = engine.batches.paid_before(batch)
         return usage
 
 
@@ -66,7 +66,7 @@ def _options(batch: Batch) -> dict[str, Any]:
     }
 
 
-async def align_alone(
+async def align_here(
     store: UserStore,
     user_ids: list[str],
     batch: Batch,
@@ -74,27 +74,45 @@ async def align_alone(
     prompt_lm: Any,
     home: Path,
     concurrency: int,
+    processes: int | None = 1,
     batches: ProviderBatches | None = None,
 ) -> AsyncGenerator[UserResult, None]:
-    """Align the users of a batch in this process, with DSPy's configured model.
+    """Align the users of a batch on this machine, with DSPy's configured model.
 
     The budget counts what earlier runs of the same command paid if they did not end.
+
+    Args:
+        store: The users' store.
+        user_ids: Stored users.
+        batch: What to do with them.
+        prompt_lm: The model of feedback and update; ``None`` for the agent's.
+        home: The data directory.
+        concurrency: Most calls in flight of all processes.
+        processes: How many share the users; 1: this one. ``None``: as many as are worth their start.
+        batches: Ask through the provider's batch API, in this process.
     """
     goes_on = False
     with open_engine(store, home):  # once, for all that opens it again below
         batch_id = open_batch(store, home, batch)
-        async with counted_together(store, home, batch_id, batch.budget):
-            results = await align_users(
-                store,
-                user_ids,
-                batch.config,
-                prompt_model=prompt_lm,
-                concurrency=concurrency,
-                home=home,
-                batches=batches,
-                budget=None if batch_id else batch.budget,
-                **_options(batch),
+        if processes is None:
+            alone = batches is not None or (batch.is_limited and not batch_id)
+            processes = 1 if alone else default_processes(len(user_ids), concurrency)
+        if processes > 1:
+            share = Share(
+                store=location(store),
+                user_ids=user_ids,
+                config=batch.config,
+                models=partial(models_of, batch),
+                options={"concurrency": concurrency, "home": home, **_options(batch)},
+                batch_id=batch_id,
+                budget=batch.budget,
             )
+            running = align_in_processes(share, processes)
+        else:
+            running = _align_in_this_process(
+                store, user_ids, batch, batch_id, prompt_lm, home, concurrency, batches
+            )
+        async with aclosing(running) as results:
             async for result in results:
                 goes_on |= _goes_on(result)
                 yield result
@@ -102,27 +120,30 @@ async def align_alone(
             end_batch(store, home, batch_id)
 
 
-async def align_with_processes(
-    store: UserStore, user_ids: list[str], batch: Batch, n_processes: int, *, home: Path, concurrency: int
+async def _align_in_this_process(
+    store: UserStore,
+    user_ids: list[str],
+    batch: Batch,
+    batch_id: str,
+    prompt_lm: Any,
+    home: Path,
+    concurrency: int,
+    batches: ProviderBatches | None,
 ) -> AsyncGenerator[UserResult, None]:
-    """Align the users of a batch in several processes of this machine; the budget is that of all."""
-    batch_id = open_batch(store, home, batch)
-    share = Share(
-        store=location(store),
-        user_ids=user_ids,
-        config=batch.config,
-        models=partial(models_of, batch),
-        options={"concurrency": concurrency, "home": home, **_options(batch)},
-        batch_id=batch_id,
-        budget=batch.budget,
-    )
-    goes_on = False
-    async with aclosing(align_in_processes(share, n_processes)) as results:
+    async with counted_together(store, home, batch_id, batch.budget):
+        results = await align_users(
+            store,
+            user_ids,
+            batch.config,
+            prompt_model=prompt_lm,
+            concurrency=concurrency,
+            home=home,
+            batches=batches,
+            budget=None if batch_id else batch.budget,
+            **_options(batch),
+        )
         async for result in results:
-            goes_on |= _goes_on(result)
             yield result
-    if not goes_on:
-        end_batch(store, home, batch_id)
 
 
 def _goes_on(result: UserResult) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from optimizers.fleet.commands import workers_live
 from program import Interaction, UserStore
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,23 @@ def test_processes_share_the_users_and_one_that_is_killed_is_replaced(server: Lo
     profiles, in_flight = 4, 8
     assert server.requests() <= paid + profiles + in_flight
     assert "4 of 4 users aligned" in err
+
+
+def test_a_living_worker_aligns_the_users_of_a_command(server: Loopback, home: Path) -> None:
+    worker = start(server, home, "worker")
+    try:
+        assert "waits for users" in worker.stderr.readline()
+        with UserStore(home / "users.db") as store:
+            while not workers_live(store, home):
+                time.sleep(0.05)
+        code, out, err = run(server, home, *ALIGN, "--all", "--json", "--concurrency", "1")
+        rows = json.loads(out)
+        assert (code, [row["persona_version"] for row in rows]) == (0, [2, 2, 2, 2]), err
+        assert "4 of 4 users aligned" in err
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        ended = worker.communicate(timeout=60)[1]
+    assert "aligned" in ended, "the worker took nobody"
 
 
 def test_a_budget_is_that_of_all_processes(server: Loopback, home: Path) -> None:

@@ -20,7 +20,7 @@ from optimizers.fleet import tasks
 from optimizers.fleet import worker as worker_module
 from optimizers.fleet.alive import Processes
 from optimizers.fleet.batch import Batch
-from optimizers.fleet.commands import align_alone, models_of, workers_live
+from optimizers.fleet.commands import align_here, models_of, workers_live
 from optimizers.fleet.control import open_control
 from optimizers.fleet.engines import open_tables
 from optimizers.fleet.locks import UserLocks
@@ -112,7 +112,7 @@ def alone(store: UserStore, home: Path, asked: Batch, *, stop_after: int | None 
     async def collect() -> list[UserResult]:
         results: list[UserResult] = []
         with models_of(asked) as prompt_lm, track_usage(UsageTracker()):
-            run = align_alone(store, USERS, asked, prompt_lm=prompt_lm, home=home, concurrency=1)
+            run = align_here(store, USERS, asked, prompt_lm=prompt_lm, home=home, concurrency=1)
             async with aclosing(run):
                 async for result in run:
                     results.append(result)
