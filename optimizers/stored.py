@@ -15,6 +15,7 @@ from optimizers.betting import fit_prior
 from optimizers.config import GROUNDED, AlignmentConfig, checking_gate
 from optimizers.contracts import Journal
 from optimizers.gates import GATES
+from optimizers.interrupts import to_its_end
 from optimizers.journal import MemoryJournal
 from optimizers.record import AlignmentStep
 from optimizers.spending import Spending
@@ -198,7 +199,8 @@ async def _align(
 
     opened = UsageTracker(parent=current_tracker())
     with track_usage(opened):
-        session: Session = await make_call("", lambda: call(open_session))
+        opening = make_call("", lambda: call(open_session))
+        session: Session = await (to_its_end(opening) if wait else opening)
     agent, version = session.opened, session.version
     context = agent.context
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)

@@ -28,7 +28,7 @@ from optimizers.fleet.batches import Batches, errors_reported
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.place import FILE, is_sqlite, server_url, store_name, task_prefix, user_prefix
 from optimizers.fleet.steps import FinishedStep, StepWriter
-from optimizers.journal import to_its_end
+from optimizers.interrupts import to_its_end
 from program.errors import (
     AlignmentCancelledError,
     AlignmentFailedError,

@@ -22,6 +22,7 @@ from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.order import finished, longest_waiting_first
 from optimizers.fleet.pauses import Pauses
 from optimizers.fleet.place import work_key
+from optimizers.interrupts import not_begun
 from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
 from program.errors import BudgetExceededError, ConfigError, PinnedPersonaError, StoreError
@@ -315,8 +316,10 @@ class Fleet:
             await asyncio.sleep(BUSY_SECONDS)
 
     async def _call(self, user_id: str, request: str, call: Call) -> Any:
-        await self.pauses.wait()
-        async with self.slots.slot(user_id):
+        async with AsyncExitStack() as stack:
+            with not_begun():
+                await self.pauses.wait()
+                await stack.enter_async_context(self.slots.slot(user_id))
             try:
                 with metered() as usage:
                     outputs = await (call() if self.spending is None else self.spending.around(request, call))
