@@ -3,11 +3,11 @@
     python benchmarks/bench_fleet_kills.py [--kills 6] [--store sqlite postgresql] [--out kills.jsonl]
 
 Each round aligns users with `personaagent align --all` on a model server on loopback, with a `personaagent
-worker` beside it or in two processes of its own (`KINDS`), kills what its turn says, starts it again, and
-compares with an undisturbed run: every user has the same persona in as many versions, the same requests were
-made, and each one that came again had no reply at the moment of the kill, or one younger than `WRITING`.
-Rounds that the file has already are not run again. `--take-over` measures how long a living worker takes to
-notice a dead one.
+worker` beside it or in two processes of its own (`KINDS`). It kills and starts again what chance says, up to
+`KILLS` times, and compares with an undisturbed run: every user has the same persona in as many versions, the
+same requests were made, and each time that one came again it had no reply at the moment of a kill, or one
+younger than `WRITING`. Rounds that the file has already are not run again. `--take-over` measures how long a
+living worker takes to notice a dead one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import random
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
+from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +33,14 @@ from optimizers.fleet.batch import Batch
 from optimizers.fleet.engines import open_tables
 from program import UserStore
 
-KINDS = {
-    "worker": ("worker",),
-    "command": ("command",),
-    "both": ("worker", "command"),
-    "parent": ("parent",),
-    "child": ("child",),
-}
-"""What is killed: the first three beside a worker; a parent is a command with processes, its children."""
+KINDS: tuple[dict[str, tuple[str, ...]], ...] = (
+    {"worker": ("worker",), "command": ("command",), "both": ("worker", "command")},
+    {"parent": ("parent",), "child": ("child",)},
+)
+"""What is killed: beside a worker, or a command with processes and these. Rounds take turns."""
+
+KILLS = 4
+"""Most kills of a round."""
 
 WRITING = 0.25
 """Seconds after a reply in which the one who asked may not have written it yet."""
@@ -75,11 +78,13 @@ def undisturbed(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str
         return state(location), server.ask("/asked")["asked"]
 
 
-def wait_for(server: Loopback, n_requests: int, seconds: float = 300.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(server: Loopback, n_requests: int, process: subprocess.Popen[str]) -> bool:
+    """Return true when so many requests have come, and false if the process ends before."""
     while server.counts()["requests"] < n_requests:
-        assert time.monotonic() < deadline, "no call came"
+        if process.poll() is not None:
+            return False
         time.sleep(0.05)
+    return True
 
 
 def children(pid: int) -> list[int]:
@@ -88,9 +93,9 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in ids if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def play(number: int, kind: str, where: str, create: Any, right: dict[str, int], latency: float) -> Any:
-    """Align the users once, kill what the kind says, and return what came of it and what was asked."""
-    rng = random.Random(number)
+def play(number: int, where: str, create: Any, most: int, latency: float) -> Any:
+    """Align the users once, kill at random, and return what came of it, the store's state, what was asked."""
+    rng, kinds = random.Random(number), KINDS[number // 2 % len(KINDS)]
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         home, server = Path(name), stack.enter_context(Loopback("--latency", str(latency)))
         location = str(home / "users.db") if where == "sqlite" else create(f"round{number}")
@@ -101,52 +106,63 @@ def play(number: int, kind: str, where: str, create: Any, right: dict[str, int],
             running[what] = start(server.base, home, location, *WORDS[what])
             stack.callback(running[what].kill)
 
-        command = "parent" if kind in ("parent", "child") else "command"
-        if command == "command":
+        command = "command" if "worker" in kinds else "parent"
+        if "worker" in kinds:
             begin("worker")
             time.sleep(rng.uniform(0.0, 2.0))
         begin(command)
-        wait_for(server, rng.randint(1, sum(right.values()) - 1))
-        if kind == "child":
-            pids = [rng.choice(children(running["parent"].pid))]
-        else:
-            pids = [running[what].pid for what in KINDS[kind]]
-        server.ask(f"/kill-in/{rng.uniform(0.0, 0.3):.3f}/{','.join(map(str, pids))}", data=b"")
-        killed = time.monotonic()
-        for what in KINDS[kind]:
-            if what != "child":  # its parent starts another one
-                running[what].communicate()
-                begin(what)
+        kills: list[str] = []
+        until = 0
+        while len(kills) < most:
+            until = max(until, server.counts()["requests"]) + rng.randint(1, 20)
+            if not wait_for(server, until, running[command]):
+                break
+            kind = rng.choice(list(kinds))
+            if kind == "child":
+                pids = [rng.choice(found)] if (found := children(running["parent"].pid)) else []
+            else:
+                pids = [running[what].pid for what in kinds[kind]]
+            if not pids:
+                continue
+            server.ask(f"/kill-in/{rng.uniform(0.0, 0.3):.3f}/{','.join(map(str, pids))}", data=b"")
+            kills.append(kind)
+            for what in kinds[kind]:
+                if what != "child":  # its parent starts another one
+                    running[what].communicate()
+                    begin(what)
         # The command alone ends: by then every user is done, whoever did it.
         errors = running[command].communicate(timeout=600)[1]
         row = {
             "round": number,
-            "kind": kind,
+            "kills": kills,
             "store": where,
             "code": running[command].returncode,
             "error": errors.strip().splitlines()[-1:] if running[command].returncode else "",
-            "seconds": round(time.monotonic() - killed, 1),
         }
         return row, state(location), server.ask("/asked")
 
 
 def compare(asked: dict[str, Any], right: dict[str, int]) -> dict[str, Any]:
-    """Return how many requests came again, by what the server knew of them at the kill, and what is wrong."""
-    again = {
-        name: times - right.get(name, 0)
-        for name, times in asked["asked"].items()
-        if times != right.get(name, 0)
+    """Return how many requests came again, and what the server knew of them at the kills.
+
+    A request may come again once for each kill at which it was in flight, or answered a moment before.
+    """
+    in_flight = Counter(name for kill in asked["kills"] for name in kill["in_flight"])
+    again = {name: n for name, times in asked["asked"].items() if (n := times - right.get(name, 0))}
+    excess = {name: n - in_flight[name] for name, n in again.items() if n > in_flight[name]}
+    ages = {
+        name: sorted(kill["ages"].get(name, inf) for kill in asked["kills"])[:n] for name, n in excess.items()
     }
-    missing = sum(asked["asked"].get(name, 0) < times for name, times in right.items())
-    unanswered = {name: times for name, times in again.items() if name in asked["in_flight"]}
-    ages = [asked["ages"].get(name) for name in again if name not in unanswered]
-    known = [round(age, 3) for age in ages if age is not None]
+    known = [round(age, 3) for own in ages.values() for age in own if age < inf]
     return {
-        "in_flight": len(asked["in_flight"]),
-        "again": sum(times for times in again.values() if times > 0),
-        "again_in_flight": sum(unanswered.values()),
+        "in_flight": in_flight.total(),
+        "again": sum(n for n in again.values() if n > 0),
+        "answered": len(known),
         "oldest": max(known, default=0.0),
-        "other": missing + sum(age is None for age in ages),
+        "other": sum(n < 0 for n in again.values())
+        + sum(name not in asked["asked"] for name in right)
+        + sum(excess.values())
+        - len(known),
     }
 
 
@@ -175,7 +191,7 @@ def take_over(where: str, create: Any, latency: float) -> None:
             tasks.enqueue(store, ids, batch_id)
         first = start(server.base, home, location, "worker")
         stack.callback(first.kill)
-        wait_for(server, 2)
+        assert wait_for(server, 2, first)
         second = start(server.base, home, location, "worker")
         stack.callback(second.kill)
         assert second.stderr is not None
@@ -220,12 +236,14 @@ def main() -> None:
         right, requests = undisturbed(arguments)
         print(f"undisturbed: {sum(requests.values())} calls", flush=True)
         done = {row["round"] for row in rows}
-        for number in range(arguments.kills):
+        for number in count():
+            left = arguments.kills - sum(len(row["kills"]) for row in rows)
+            if left <= 0:
+                break
             if number in done:
                 continue
             where = arguments.store[number % len(arguments.store)]
-            kind = list(KINDS)[number // len(arguments.store) % len(KINDS)]
-            row, found, asked = play(number, kind, where, create, requests, arguments.latency)
+            row, found, asked = play(number, where, create, min(left, KILLS), arguments.latency)
             row |= compare(asked, requests)
             row["wrong"] = judge(row, found, right)
             rows.append(row)
@@ -233,17 +251,18 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
             print(row, flush=True)
     for where in arguments.store:
-        for kind in KINDS:
-            some = [row for row in rows if row["kind"] == kind and row["store"] == where]
-            wrong = [row for row in some if row["wrong"]]
-            flying, again, unanswered = (
-                sum(row[name] for row in some) for name in ("in_flight", "again", "again_in_flight")
-            )
-            oldest = max((row["oldest"] for row in some), default=0.0)
-            print(
-                f"{where} {kind}: {len(some)} kills, {len(wrong)} wrong; {flying} calls in flight, {again} "
-                f"came again, {again - unanswered} of them after a reply at most {oldest} s old"
-            )
+        some = [row for row in rows if row["store"] == where]
+        kinds = Counter(kind for row in some for kind in row["kills"])
+        wrong = sum(bool(row["wrong"]) for row in some)
+        flying, again, answered = (
+            sum(row[name] for row in some) for name in ("in_flight", "again", "answered")
+        )
+        oldest = max((row["oldest"] for row in some), default=0.0)
+        print(f"{where}: {kinds.total()} kills {dict(kinds)} in {len(some)} rounds, {wrong} of them wrong")
+        print(
+            f"  {flying} calls in flight, {again} came again, {answered} of them after a reply at most "
+            f"{oldest} s old"
+        )
 
 
 if __name__ == "__main__":

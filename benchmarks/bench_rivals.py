@@ -1,10 +1,11 @@
 """What optimizers gain on held-out queries for the rollouts that they use, as a table and a figure.
 
-    .venv/bin/python benchmarks/bench_rivals.py RUN [--before LABEL] [--skip NAME] [--out FIGURE.svg]
+    .venv/bin/python benchmarks/bench_rivals.py RUN [--before LABEL] [--out FIGURE.svg]
 
 For each method of an evaluation run that prepares with rollouts: their mean number for a user, and the gain
-in log-likelihood and in accuracy over the first persona, with 95 % intervals over users. Every answer of the
-agent to a past interaction counts as a rollout. Prints Markdown; the figure shows the log-likelihood.
+in log-likelihood and in accuracy over the first persona, with 95 % intervals over the users of whom both have
+all answers. Every answer of the agent to a past interaction counts as a rollout. Prints Markdown; the figure
+shows the log-likelihood.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def answered(run: Run, label: str, query: QueryRecord) -> AnswerRecord | None:
     return None if answer is None or answer.failed is not None else answer
 
 
-def measure(run: Run, task: Task, label: str, before: str, queries: Sequence[QueryRecord]) -> Point:
-    """Return the point of one method on the queries that all methods have answered."""
+def measure(run: Run, task: Task, label: str, before: str) -> Point:
+    """Return the point of one method on the queries that it and the first persona have answered."""
+    queries = [query for query in run.queries if all(answered(run, name, query) for name in (label, before))]
     golds = [str(query.gold) for query in queries]
     users = [query.user_id for query in queries]
     answers = {
@@ -104,7 +106,7 @@ def figure(points: Sequence[Point], title: str) -> str:
         axes.set_xlabel("rollouts used for a user, mean")
         axes.set_ylabel("gain over the first persona,\nlog-likelihood of the true answer (nats)")
         axes.set_title(title, fontsize=9.5, loc="left")
-        axes.legend()
+        axes.legend(loc="upper right", ncols=4)
 
     return draw("rivals", 6.4, 3.6, paint)
 
@@ -114,7 +116,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--before", default="grounded:tools=false,steps=0")
-    parser.add_argument("--skip", default="", help="leave out the labels that begin with this")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     run = read_run(options.run)
@@ -123,27 +124,23 @@ def main() -> None:
         label
         for label in run.labels
         if label != options.before
-        and not (options.skip and label.startswith(options.skip))
         and any(
             "agent_runs" in (record.learned or {})
             for (name, _), record in run.prepared.items()
             if name == label
         )
     ]
-    compared = [options.before, *labels]
-    queries = [query for query in run.queries if all(answered(run, label, query) for label in compared)]
-    points = [measure(run, task, label, options.before, queries) for label in labels]
-    print(f"{len({query.user_id for query in queries})} users, n = {len(queries)}: what all methods answered")
-    print()
-    print("| method | rollouts a user | gain in log-likelihood | gain in accuracy |")
-    print("|---|--:|---|---|")
+    points = [measure(run, task, label, options.before) for label in labels]
+    print("| method | users | rollouts a user | gain in log-likelihood | gain in accuracy |")
+    print("|---|--:|--:|---|---|")
     for point in points:
         print(
-            f"| `{point.label}` | {point.rollouts:.1f} | {show(point.likelihood)} | {show(point.accuracy)} |"
+            f"| `{point.label}` | {point.likelihood.users} | {point.rollouts:.1f} "
+            f"| {show(point.likelihood)} | {show(point.accuracy)} |"
         )
     if options.out:
-        users = points[0].likelihood.users
-        title = f"{task.name}-like, {users} users, n = {points[0].likelihood.n}, 95 % intervals over users"
+        most = max((point.likelihood for point in points), key=lambda interval: interval.n)
+        title = f"{task.name}-like, {most.users} users, n = {most.n}, 95 % intervals over users"
         options.out.write_text(figure(points, title), encoding="utf-8")
 
 

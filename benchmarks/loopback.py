@@ -5,9 +5,9 @@
 It prints its address. ``GET /counts`` returns JSON: requests, replies, the most at once, and how often each
 request was answered. ``POST /kill-at/N/PID`` sends SIGKILL to a process when request N (from now) arrives,
 and does not answer it. ``POST /kill-in/SECONDS/PID,PID`` sends it to processes after a time. ``GET /asked``
-returns how often each request came, by its hash, and of the moment of that kill the requests without a reply
-and the age in seconds of the latest reply to each other one. ``POST /fail/N`` answers the next N requests
-with status 503.
+returns how often each request came, by its hash, and of the moment of each such kill the requests without a
+reply and the age in seconds of the latest reply to each other one. ``POST /fail/N`` answers the next N
+requests with status 503.
 
 With ``--faults N`` it spoils N requests, at random and in storms: HTTP 429 with Retry-After, HTTP 500 and
 503, connections that are reset, replies that take `SLOW` seconds, and replies that are garbage.
@@ -103,7 +103,7 @@ class Server:
         self.asked: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
         self.replied: dict[str, float] = {}
-        self.at_kill: dict[str, Any] = {}
+        self.kills: list[dict[str, Any]] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -138,7 +138,7 @@ class Server:
                 "faults": dict(self.faults.made),
             }  # fmt: skip
         if path == "/asked":
-            return 200, {"asked": self.asked, **self.at_kill}
+            return 200, {"asked": self.asked, "kills": self.kills}
         parts = path.strip("/").split("/")
         if parts[0] == "kill-at":
             self.kill = (self.requests + int(parts[1]), int(parts[2]))
@@ -148,7 +148,7 @@ class Server:
             for pid in parts[2].split(","):
                 os.kill(int(pid), signal.SIGKILL)
             ages = {name: time.monotonic() - at for name, at in self.replied.items()}
-            self.at_kill = {"in_flight": list(+self.waiting), "ages": ages}
+            self.kills.append({"in_flight": list(+self.waiting), "ages": ages})
             return 200, {}
         if parts[0] == "fail":
             self.fail = int(parts[1])
