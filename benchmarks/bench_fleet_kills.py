@@ -42,6 +42,9 @@ KINDS: tuple[dict[str, tuple[str, ...]], ...] = (
 KILLS = 4
 """Most kills of a round."""
 
+CHILDREN = 2
+"""Most children in a row: the users of one that dies three times fail, by intention."""
+
 WRITING = 0.25
 """Seconds after a reply in which the one who asked may not have written it yet."""
 
@@ -118,6 +121,8 @@ def play(number: int, where: str, create: Any, most: int, latency: float) -> Any
             if not wait_for(server, until, running[command]):
                 break
             kind = rng.choice(list(kinds))
+            if kind == "child" and kills[-CHILDREN:] == ["child"] * CHILDREN:
+                kind = "parent"
             if kind == "child":
                 pids = [rng.choice(found)] if (found := children(running["parent"].pid)) else []
             else:

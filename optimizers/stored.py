@@ -22,11 +22,10 @@ from optimizers.spending import Spending
 from optimizers.trainset import examples
 from optimizers.trials import Past, Pending
 from program.agent import PersonaAgent
-from program.calls import make_call
 from program.errors import StoreError
 from program.home import home as default_home
 from program.loop import AgentSettings
-from program.session import Session
+from program.session import Session, aprepare_profile
 from program.spans import about
 from program.store import UserStore
 from program.store.personas import refuse_pinned
@@ -183,11 +182,10 @@ async def _align(
     tools: Tools,
     settings: AgentSettings | None,
 ) -> PersonaAgent:
-    # With an event loop, what blocks runs in a thread: the profile may take a call, and a commit waits.
+    # With an event loop, what blocks runs in a thread, except a model's call: an exit would wait for it.
     call = asyncio.to_thread if wait else _call_now
 
     def open_session() -> Session:
-        refuse_pinned(store.user(user_id))
         return Session(
             store,
             user_id,
@@ -198,9 +196,12 @@ async def _align(
         )
 
     opened = UsageTracker(parent=current_tracker())
+    refuse_pinned(await call(store.user, user_id))
     with track_usage(opened):
-        opening = make_call("", lambda: call(open_session))
-        session: Session = await (to_its_end(opening) if wait else opening)
+        if wait:
+            most = (settings or AgentSettings()).max_input_chars
+            await to_its_end(aprepare_profile(store, user_id, max_input_chars=most))
+        session = await call(open_session)
     agent, version = session.opened, session.version
     context = agent.context
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)

@@ -53,7 +53,7 @@ async def make_call(request: str, call: Call) -> Any:
     """Make one model call within what stands around it.
 
     Args:
-        request: A digest of everything that decides the reply; empty for work that makes one call or none.
+        request: A digest of everything that decides the reply.
         call: Makes the call.
     """
     around = _around.get()

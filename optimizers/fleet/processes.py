@@ -133,7 +133,8 @@ async def align_in_processes(share: Share, n_processes: int) -> AsyncGenerator[U
     finally:
         for worker in workers:
             worker.stop()
-        await asyncio.gather(*(asyncio.to_thread(worker.join) for worker in workers))
+        for worker in workers:
+            await worker.ended.wait()
 
 
 def _death(worker: _Worker) -> StoreError:
@@ -149,6 +150,7 @@ class _Worker:
     Attributes:
         left: Users of whom nothing is known yet.
         exit_code: Of the latest process that ended; negative for a signal.
+        ended: Is set while no process runs.
     """
 
     def __init__(self, share: Share, messages: asyncio.Queue[Any]) -> None:
@@ -159,18 +161,19 @@ class _Worker:
         self._deaths = 0
         self.left = dict.fromkeys(share.user_ids)
         self.exit_code: int | None = None
+        self.ended = asyncio.Event()
         self.start()
 
     def start(self) -> None:
         """Start a process for the users who are left."""
+        self.ended.clear()
         self._pipe, pipe = _processes.Pipe()
         self._process = _processes.Process(
             target=_work, args=(replace(self._share, user_ids=list(self.left)), pipe), daemon=True
         )
         self._process.start()
         pipe.close()  # else its end would not be seen
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        threading.Thread(target=self._read, daemon=True).start()
 
     def restarts(self) -> bool:
         """Return whether a process that died is to be replaced."""
@@ -181,10 +184,6 @@ class _Worker:
         """Let the process end after the calls in flight."""
         with suppress(OSError):
             self._pipe.send("stop")
-
-    def join(self) -> None:
-        """Wait until the process has ended."""
-        self._reader.join()
 
     def _read(self) -> None:
         """Pass on what the process sends, in a thread."""
@@ -209,6 +208,8 @@ class _Worker:
             pass
         self._process.join()
         self.exit_code = self._process.exitcode
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.ended.set)  # before a new process may start
         self._send(end, None)
 
     def _count(self, counted: dict[str, Usage], totals: Mapping[str, Usage]) -> None:

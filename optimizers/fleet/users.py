@@ -257,7 +257,7 @@ class Fleet:
                 from optimizers.fleet.batch_api.engine import batched
 
                 engine = await stack.enter_async_context(
-                    batched(engine, self.collector, self.store, self.home, self.options["settings"])
+                    batched(engine, self.collector, self.store, self.home)
                 )
             waiting = iter(user_ids)
             ended: asyncio.Queue[UserResult | None] = asyncio.Queue()
@@ -326,7 +326,7 @@ class Fleet:
             except dspy.LMRateLimitError:
                 self.slots.refused()
                 raise
-        # The opening of a session may have made no call, and a cache says nothing about the provider.
+        # A cache says nothing about the provider.
         if any(used.calls > used.cache_hits for used in usage.values()):
             self.slots.answered()
             self.pauses.works(user_id)

@@ -190,13 +190,12 @@ def test_what_a_worker_left_is_taken_over_and_no_finished_call_is_paid_again(
     lm._async_engine_spec.complete = stops_after_nine
     with pytest.MonkeyPatch.context() as patch:
         # The journal would await the calls in flight, which are paid; a process that is killed cannot.
-        patch.setattr("optimizers.journal.to_its_end", _given_up)
-        patch.setattr("optimizers.fleet.engine.to_its_end", _given_up)
+        for module in ("journal", "fleet.engine", "stored"):
+            patch.setattr(f"optimizers.{module}.to_its_end", _given_up)
         asyncio.run(first())
     lm._async_engine_spec.complete = complete
     kept = len(lm.engine.prompts)
-    profiles = 2  # they are no calls of the event loop
-    assert kept == 9 + profiles
+    assert kept == 9
     with open_control(store, home) as control:
         assert {user.state for user in control.status().users} == {"interrupted"}
     assert work(store, home) == {"ana": "aligned", "ben": "aligned"}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,6 @@ class Model:
 
     def __init__(self) -> None:
         self.asked = self.in_flight = 0
-        self._lock = threading.Lock()
         self.lm = scripted_lm(self.reply)
         self._complete = self.lm._async_engine_spec.complete
         self.lm._async_engine_spec.complete = self.complete
@@ -54,23 +51,14 @@ class Model:
             return {"thought": "", "action": {"tool": "finish", "answer": "comedy"}}
         if "`answer`" in user:
             return {"answer": "comedy"}
-        with self.call():  # a profile is made in a thread
-            time.sleep(0.02)
         return "This user likes films."
 
     async def complete(self, request: Any) -> Any:
-        with self.call():
-            await asyncio.sleep(0.02)
+        self.asked += 1
+        self.in_flight += 1
+        await asyncio.sleep(0.02)
+        self.in_flight -= 1
         return await self._complete(request)
-
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        with self._lock:
-            self.asked += 1
-            self.in_flight += 1
-        yield
-        with self._lock:
-            self.in_flight -= 1
 
 
 async def align(store: UserStore, model: Model, *, interrupt_at: int | None = None) -> None:

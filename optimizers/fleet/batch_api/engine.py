@@ -14,8 +14,6 @@ from optimizers.fleet.batch_api.collector import Collector, Work, current_work, 
 from optimizers.fleet.batch_api.tables import BatchTables
 from optimizers.fleet.engines import FleetEngine
 from optimizers.fleet.place import user_prefix
-from program.loop import AgentSettings
-from program.session import aprepare_profile
 from program.store import UserStore
 
 
@@ -27,31 +25,23 @@ class BatchedEngine:
         collector: Collects the calls.
         tables: The collector's.
         store: The users' store.
-        settings: The agents' settings; ``None`` for the default ones.
     """
 
     def __init__(
-        self,
-        inner: FleetEngine,
-        collector: Collector,
-        tables: BatchTables,
-        store: UserStore,
-        settings: AgentSettings | None,
+        self, inner: FleetEngine, collector: Collector, tables: BatchTables, store: UserStore
     ) -> None:
         self._inner = inner
         self._collector = collector
         self._tables = tables
         self._store = store
-        self._settings = settings or AgentSettings()
 
     async def run(self, user_id: str, key: str, work: Callable[[Journal], Awaitable[None]]) -> None:
         """Run an attempt; if it is cancelled, its calls end at once, and their batches go on."""
-        # Opening a session asks for the profile in a thread, which would wait there: it is made before.
+        # The profile is asked for before any piece is run, which has a name of its own.
         names = Work(user_prefix(self._store, user_id), "profile")
 
         async def attempt() -> None:
             with working(names), checking_at_once(self._collector.settings.check_items):
-                await aprepare_profile(self._store, user_id, max_input_chars=self._settings.max_input_chars)
                 await self._inner.run(user_id, key, lambda journal: work(_NamedCalls(journal)))
 
         task = asyncio.ensure_future(attempt())
@@ -95,7 +85,7 @@ class _NamedCalls:
 
 @asynccontextmanager
 async def batched(
-    inner: FleetEngine, collector: Collector, store: UserStore, home: Path, settings: AgentSettings | None
+    inner: FleetEngine, collector: Collector, store: UserStore, home: Path
 ) -> AsyncIterator[FleetEngine]:
     """Run alignments in batches over ``inner`` inside the block.
 
@@ -103,4 +93,4 @@ async def batched(
         StoreError: The tables of batches cannot be opened.
     """
     async with collector.opened(store, home) as tables:
-        yield BatchedEngine(inner, collector, tables, store, settings)
+        yield BatchedEngine(inner, collector, tables, store)
