@@ -114,8 +114,10 @@ class AdaptiveLimit:
         """Give the free slots to those who wait, one user after the other."""
         while self._waiting and self.in_flight < self.limit:
             user_id, turns = self._waiting.popitem(last=False)
-            turns.popleft().set_result(None)
-            self.in_flight += 1
+            turn = turns.popleft()
+            if not turn.cancelled():  # who waits may not have run since, to give up the place
+                turn.set_result(None)
+                self.in_flight += 1
             if turns:
                 self._waiting[user_id] = turns
 
