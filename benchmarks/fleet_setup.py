@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[1]
 MODEL = "python:bench_model:lm"
 """The model of commands that `start` starts."""
 
-# Without the cache of answers, which would hide a call that is paid again.
+# Without the cache of answers, which would hide a call that is paid again. With OPENAI_API_BASE in the
+# environment DSPy would call through LiteLLM.
 _MODULE = """import os, dspy
-lm = dspy.LM("openai/gpt-4o-mini", api_base=os.environ["OPENAI_API_BASE"], api_key="none", cache=False)
+lm = dspy.LM("openai/gpt-4o-mini", api_base=os.environ["BENCH_API_BASE"], api_key="none", cache=False)
 """
 
 
@@ -98,8 +99,7 @@ def start(base: str, home: Path, location: str, *words: str) -> subprocess.Popen
     environment = {
         **os.environ,
         "PERSONAAGENT_HOME": str(home),
-        "OPENAI_API_BASE": base,
-        "OPENAI_API_KEY": "none",
+        "BENCH_API_BASE": base,
         "PYTHONPATH": str(ROOT),
     }
     (home / "bench_model.py").write_text(_MODULE, encoding="utf-8")

@@ -29,6 +29,8 @@ from optimizers.fleet.users import CONCURRENCY, PATIENCE, Fleet, UserResult
 from program.console import exit_code, explain
 from program.errors import ConfigError, StoreUnavailableError
 from program.loop import AgentSettings
+from program.models.connections import most_connections
+from program.models.lookups import few_lookups
 from program.store import UserStore
 from program.text import one_line
 from program.usage import UsageTracker
@@ -101,6 +103,8 @@ class Worker:
             stack.callback(processes.close)
             stack.callback(locks.close)
             stack.enter_context(processes.live(self._me))
+            stack.enter_context(few_lookups())
+            stack.enter_context(most_connections(self._concurrency))
             tasks.listen(self._take, self._begin)
             # In a thread, so that DBOS runs its workflows in a loop of its own and may block; not in those of
             # the loop, which DBOS replaces by its own and ends.
