@@ -21,6 +21,8 @@ _LOOKUPS = frozenset(
         _ABILITIES,
         ("dspy.clients.engines.lm15_engine", "_target"),
         ("dspy.clients.execution", "_price_result"),
+        # It reads files for the media of a request, which an alignment has none of.
+        ("dspy.clients.execution", "prepare"),
     )
 )
 _known: set[tuple[str, str]] = set()

@@ -74,7 +74,12 @@ def test_the_look_ups_of_dspy_are_named_as_here(lm: dspy.LM) -> None:
 
     names = {
         (function.__module__, function.__name__)
-        for function in (capabilities.capabilities, AsyncLM15Engine._target, execution._price_result)
+        for function in (
+            capabilities.capabilities,
+            AsyncLM15Engine._target,
+            execution._price_result,
+            execution.prepare,
+        )
     }
     assert names == lookups._LOOKUPS
 
