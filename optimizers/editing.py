@@ -72,7 +72,8 @@ def apply_edits(
     refusals: list[Refusal] = []
     for number, edit in enumerate(edits, 1):
         text = one_line(printable(repair(edit.text)), MAX_LINE + 1)
-        reason = _refuse(edit, text, draft, source, evidence) or _refuse_against_person(edit, text, persona)
+        reason = _refuse(edit, text, draft, source, evidence)
+        reason = reason or _refuse_against_person(edit, text, draft, persona)
         if number > source.max_edits:
             reason = f"one step makes at most {source.max_edits} edits"
         if not reason:
@@ -107,10 +108,12 @@ def _refuse(edit: Edit, text: str, draft: _Draft, source: Source, evidence: Sequ
     return _refuse_line(edit, text, draft.lines, source)
 
 
-def _refuse_against_person(edit: Edit, text: str, persona: Persona) -> str:
+def _refuse_against_person(edit: Edit, text: str, draft: _Draft, persona: Persona) -> str:
     """Return why an edit would undo what the person corrected; empty if it would not."""
-    if edit.op in ("replace", "remove") and persona.lines[edit.line - 1].corrected:
-        return "the user wrote this line"
+    if edit.op in ("replace", "remove"):
+        line = draft.lines[edit.line - 1]
+        if line is not None and line.corrected:
+            return "the user wrote this line"
     said_again = taken_out(text, persona) if edit.op in ("add", "replace") else ""
     return f"the user took this out: {said_again!r}" if said_again else ""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,15 @@ def test_a_refused_edit_does_not_stop_the_others() -> None:
     assert candidate is not None
     assert candidate.changes == ("+ Likes rain.",)
     assert len(refused) == 1
+
+
+@pytest.mark.parametrize(("op", "left"), [("remove", []), ("replace", ["Likes snow."])])
+def test_a_line_that_was_just_added_can_be_edited(op: Any, left: list[str]) -> None:
+    edits = [add("Likes rain.", 1), Edit(op=op, line=3, text="Likes snow.", cites=[1])]
+    candidate, refused = apply_edits(PERSONA, edits, SOURCE, [])
+    assert not refused
+    assert candidate is not None
+    assert [line.text for line in candidate.persona.lines] == ["Likes heists.", "Hates musicals.", *left]
 
 
 @given(
