@@ -1,7 +1,7 @@
-"""DSPy's look-ups for each call, made once: abilities, route and price cost up to 1 ms of CPU a call.
+"""DSPy's short work for each call, kept out of threads: a request is prepared, abilities, route, price found.
 
-DSPy makes them in threads, which take the interpreter from each other, and goes through its whole list twice
-for the price of a model that it does not know. Its answers do not change while a process lives.
+Threads take the interpreter from each other, which costs up to 1 ms of CPU a call. DSPy also goes through its
+whole list twice for the price of a model that it does not know; what the list says is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _info = lru_cache(maxsize=256)(model_info)
 
 @contextmanager
 def few_lookups() -> Iterator[None]:
-    """Make DSPy's look-ups in the running event loop, inside the block, and those of the model's data once.
+    """Make DSPy's look-ups in the running event loop, inside the block, and those in its list once.
 
     The first one of each model may read files or import a package, and stays in a thread. All stay there if
     the loop's methods cannot be replaced, as those of a loop in C.

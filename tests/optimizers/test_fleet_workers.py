@@ -14,6 +14,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.clients import execution
 
 from optimizers import PAPER, UserResult
 from optimizers.fleet import tasks
@@ -204,6 +205,15 @@ def test_what_a_worker_left_is_taken_over_and_no_finished_call_is_paid_again(
     for user_id in USERS:
         assert [version.version for version in store.persona_history(user_id)] == [1, 2]
         assert [row.status for row in store.alignments(user_id)][-1] == "done"
+
+
+def test_a_worker_has_the_look_ups_and_connections_of_a_fleet(local: UserStore, home: Path) -> None:
+    async def inside() -> tuple[bool, int]:
+        async with Worker(local, home, concurrency=200).working():
+            in_loop = "run_in_executor" in vars(asyncio.get_running_loop())
+            return in_loop, execution.RouterConfig().max_connections
+
+    assert asyncio.run(inside()) == (True, 200)
 
 
 async def _given_up(call: Any) -> Any:

@@ -61,26 +61,24 @@ class Model:
         return await self._complete(request)
 
 
-async def align(store: UserStore, model: Model, *, interrupt_at: int | None = None) -> None:
-    async def run() -> None:
-        async for _ in await align_users(
-            store, USERS, PAPER, lm=model.lm, wikipedia=False, concurrency=SLOTS
-        ):
-            pass
+async def align(store: UserStore, model: Model) -> None:
+    async for _ in await align_users(store, USERS, PAPER, lm=model.lm, wikipedia=False, concurrency=SLOTS):
+        pass
 
-    task = asyncio.create_task(run())
-    while interrupt_at is not None and model.asked < interrupt_at:
+
+async def align_until(store: UserStore, model: Model, call: int) -> None:
+    """Interrupt the run when so many calls have come."""
+    task = asyncio.create_task(align(store, model))
+    while model.asked < call:
         await asyncio.sleep(0.001)
-    if interrupt_at is not None:
-        task.cancel()
-        for _ in range(20):
-            await asyncio.sleep(0)  # until it has reached all tasks
-        # A call that has its slot may not have reached the model yet.
-        most = model.asked + SLOTS - model.in_flight
+    task.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)  # until it has reached all tasks
+    # A call that has its slot may not have reached the model yet.
+    most = model.asked + SLOTS - model.in_flight
     with suppress(asyncio.CancelledError):
         await task
-    if interrupt_at is not None:
-        assert model.asked <= most, "a call was begun after the interrupt"
+    assert model.asked <= most, "a call was begun after the interrupt"
 
 
 @pytest.mark.parametrize("call", [1, 6, 14, 22, 30, 38])
@@ -90,7 +88,7 @@ def test_an_interrupt_at_any_call_loses_none(
     monkeypatch.setenv("PERSONAAGENT_HOME", str(tmp_path / "home"))
     model, tracker = Model(), UsageTracker()
     with track_usage(tracker, model.lm):
-        asyncio.run(align(store, model, interrupt_at=call))
+        asyncio.run(align_until(store, model, call))
         assert tracker.total().calls == model.asked
         asyncio.run(align(store, model))
     assert model.asked == N_CALLS
