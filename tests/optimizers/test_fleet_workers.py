@@ -171,14 +171,16 @@ def test_what_a_worker_left_is_taken_over_and_no_finished_call_is_paid_again(
     store: UserStore, home: Path, lm: Any, tmp_path: Path
 ) -> None:
     complete, held = lm._async_engine_spec.complete, asyncio.Event()
-    calls, rollouts = 0, 2 * 3
+    waiting, rollouts = 0, 2 * 3
 
-    async def stops_after_nine(request: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 9 + rollouts:
-            held.set()
-        if calls > 9:
+    async def stops_midway(request: Any) -> Any:
+        """Hold the losses, and what Ben's agent asks after its first step: three rollouts are half done."""
+        nonlocal waiting
+        said = str(request)
+        if "critical evaluator" in said or ("gave:" in said and "of ben" in said):
+            waiting += 1
+            if waiting == rollouts:
+                held.set()
             await asyncio.Event().wait()
         return await complete(request)
 
@@ -188,7 +190,7 @@ def test_what_a_worker_left_is_taken_over_and_no_finished_call_is_paid_again(
             await asyncio.to_thread(tasks.enqueue, store, USERS, batch_id)
             await asyncio.wait_for(held.wait(), 60)
 
-    lm._async_engine_spec.complete = stops_after_nine
+    lm._async_engine_spec.complete = stops_midway
     with pytest.MonkeyPatch.context() as patch:
         # The journal would await the calls in flight, which are paid; a process that is killed cannot.
         for module in ("journal", "fleet.engine", "stored"):
@@ -196,7 +198,8 @@ def test_what_a_worker_left_is_taken_over_and_no_finished_call_is_paid_again(
         asyncio.run(first())
     lm._async_engine_spec.complete = complete
     kept = len(lm.engine.prompts)
-    assert kept == 9
+    profiles, of_ana, of_ben = 2, 3 * 3, 3
+    assert kept == profiles + of_ana + of_ben
     with open_control(store, home) as control:
         assert {user.state for user in control.status().users} == {"interrupted"}
     assert work(store, home) == {"ana": "aligned", "ben": "aligned"}
