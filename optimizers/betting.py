@@ -282,7 +282,8 @@ def fit_prior(trials: Iterable[tuple[float, float]], *, rounds: int = 100) -> tu
     likelihood = np.exp(logs - logs.max(axis=1, keepdims=True))
     weights = COLD_PRIOR
     for _ in range(rounds):
-        joint = likelihood * np.array(weights)
-        fitted = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+        prior = np.array(weights)
+        # The mean over users of their posteriors, as two products: a fleet does this for each user.
+        fitted = prior * (likelihood.T @ (1 / (likelihood @ prior))) / len(counts)
         weights = _with_pseudo_users(fitted.tolist(), len(counts))
     return weights

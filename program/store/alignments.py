@@ -140,7 +140,7 @@ def read_trials(connection: Connection, cohort: str, excluding: str, limit: int)
         )
         .limit(limit)
     )
-    return [(row.n_plus, row.n_minus) for row in connection.execute(query)]
+    return [(n_plus, n_minus) for n_plus, n_minus in connection.execute(query)]
 
 
 def fail(

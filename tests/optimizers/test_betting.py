@@ -188,6 +188,20 @@ def test_a_fitted_prior_is_a_distribution_that_leaves_every_win_rate_possible(
     assert fit_prior(trials[::-1]) == pytest.approx(prior, abs=1e-9)
 
 
+def test_a_fitted_prior_is_that_of_em_by_hand() -> None:
+    trials = [(3.2, 0.4), (0.0, 2.5), (1.0, 1.0), (6.0, 0.1)]
+    weights = list(COLD_PRIOR)
+    for _ in range(100):
+        fitted = [0.0] * 39
+        for n_plus, n_minus in trials:
+            joint = [w * rho**n_plus * (1 - rho) ** n_minus for w, rho in zip(weights, RHO, strict=True)]
+            fitted = [old + new / sum(joint) for old, new in zip(fitted, joint, strict=True)]
+        # Beside the trials, one user whose rewrite changes nothing and one who may have any win rate.
+        pseudo = [1 / 39 + (1 if rho == 0.5 else 0) for rho in RHO]
+        weights = [(old + new) / (len(trials) + 2) for old, new in zip(fitted, pseudo, strict=True)]
+    assert fit_prior(trials) == pytest.approx(weights, rel=1e-9)
+
+
 @pytest.mark.parametrize("pair", [(-1.0, 0.0), (math.nan, 0.0), (0.0, math.inf)])
 def test_a_trial_without_proper_sums_is_refused(pair: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="two sums of 0 or more"):
