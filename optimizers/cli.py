@@ -195,8 +195,7 @@ def align(
         raise ConfigError("`--engine batch` needs one process: leave `--processes` out")
     with open_store(store) as opened:
         chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users() if all_ or row.stale]))
-        for user_id in chosen:
-            opened.user(user_id)
+        opened.last_tries(chosen)  # every user must be stored before anything is paid
         if plan:
             with models_of(replace(requested, trace="off")) as prompt_lm:
                 print_plan(plan_batch(opened, chosen, requested, prompt_lm=prompt_lm), json=json)

@@ -21,12 +21,13 @@ def longest_waiting_first(store: UserStore, user_ids: Iterable[str]) -> list[str
 
     Users without new interactions come last. A budget that ends early then serves others the next time.
     """
-    return sorted(user_ids, key=lambda user_id: (not store.user(user_id).stale, _last_try(store, user_id)))
+    tries = store.last_tries(user_ids)
 
+    def wait(user_id: str) -> tuple[bool, datetime]:
+        user, last_try = tries[user_id]
+        return not user.stale, last_try or _NEVER
 
-def _last_try(store: UserStore, user_id: str) -> datetime:
-    rows = [store.latest_alignment(user_id, "done"), store.latest_alignment(user_id, "failed")]
-    return max((row.started_at for row in rows if row is not None), default=_NEVER)
+    return sorted(tries, key=wait)
 
 
 def finished(

@@ -187,6 +187,17 @@ def latest(connection: Connection, user_id: str, status: AlignmentStatus) -> Ali
     return next((row for row in rows if row.status == status), None)
 
 
+def last_tries(connection: Connection, user_ids: Sequence[str]) -> dict[str, datetime]:
+    """Return when the newest alignment that ended, well or with an error, started, by user."""
+    columns = alignments.c
+    query = (
+        select(columns.user_id, func.max(columns.started_at))
+        .where(columns.user_id.in_(user_ids), columns.status.in_(("done", "failed")))
+        .group_by(columns.user_id)
+    )
+    return {user_id: started_at for user_id, started_at in connection.execute(query)}
+
+
 def _rows(connection: Connection, user_id: str) -> list[Row[Any]]:
     query = select(alignments).where(alignments.c.user_id == user_id).order_by(alignments.c.number)
     return list(connection.execute(query))

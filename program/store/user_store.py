@@ -1,7 +1,7 @@
 """`UserStore`, the facade of the store.
 
-Each method reads or changes one user, but `users`, `total_costs` and `monthly_costs`, which return ids and
-numbers, and `trials`, which returns numbers alone.
+Each method reads or changes one user, but `users`, `last_tries`, `total_costs` and `monthly_costs`, which
+return ids, times and numbers, and `trials`, which returns numbers alone.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -970,6 +971,34 @@ class UserStore:
         """
         with self._database.read() as connection:
             return alignments.history(connection, user_id)
+
+    def last_tries(self, user_ids: Iterable[str]) -> dict[str, tuple[UserSummary, datetime | None]]:
+        """Return several users, each with when the newest of its alignments that ended started.
+
+        Args:
+            user_ids: Stored users.
+
+        Returns:
+            By user id, in the order of ``user_ids``; ``None`` instead of a time if no alignment has ended,
+            well or with an error.
+
+        Raises:
+            UnknownUserError: A user is not in the store.
+
+        Example:
+            >>> with UserStore("users.db") as store:
+            ...     store.add_user("ana", task="free-text")
+            ...     [(user.interactions, time) for user, time in store.last_tries(["ana"]).values()]
+            [(0, None)]
+        """
+        tries: dict[str, tuple[UserSummary, datetime | None]] = {}
+        ids = iter(user_ids)
+        while page := list(islice(ids, _PAGE)):
+            with self._database.read() as connection:
+                rows = users.get_many(connection, page)
+                times = alignments.last_tries(connection, page)
+            tries |= {user_id: (users.summary(rows[user_id]), times.get(user_id)) for user_id in page}
+        return tries
 
     def latest_alignment(self, user_id: str, status: AlignmentStatus = "done") -> AlignmentRow | None:
         """Return the user's newest alignment with this status, or ``None`` (see `alignments`)."""

@@ -113,6 +113,13 @@ def get(connection: Connection, user_id: str, *, lock: bool = False) -> Row[Any]
     return row
 
 
+def get_many(connection: Connection, user_ids: Sequence[str]) -> dict[str, Row[Any]]:
+    """Return the rows of several users by id; raise as `get` if one is not in the store."""
+    query = select(users).where(users.c.user_id.in_(user_ids))
+    rows = {row.user_id: row for row in connection.execute(query)}
+    return rows | {user_id: get(connection, user_id) for user_id in user_ids if user_id not in rows}
+
+
 def change(connection: Connection, user_id: str, **values: int | datetime | None) -> None:
     """Update columns of the user's row."""
     connection.execute(users.update().where(users.c.user_id == user_id).values(values))

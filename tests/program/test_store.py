@@ -130,6 +130,7 @@ class TestUsers:
             lambda store: store.save_profile("bob", Profile(facts=Facts(interactions=0))),
             lambda store: store.alignments("bob"),
             lambda store: store.latest_alignment("bob"),
+            lambda store: store.last_tries(["ann", "bob"]),
             lambda store: store.start_alignment("bob", {}),
             lambda store: store.forget("bob"),
         ],
@@ -529,6 +530,24 @@ class TestAlignments:
         assert ann.latest_alignment("ann", "failed") == every[3]
         assert ann.latest_alignment("ann", "running") == every[4]
         assert ann.latest_alignment("ann", "interrupted") is None
+
+    def test_last_tries_are_the_newest_that_ended_well_or_not(self, ann: UserStore) -> None:
+        for user_id in ("cem", "dan", "eva"):
+            ann.add_user(user_id, task="free-text")
+        for user_id in ("ann", "cem"):
+            ann.finish_alignment(user_id, ann.start_alignment(user_id, {}), {})
+        ann.fail_alignment("cem", ann.start_alignment("cem", {}), "down")
+        for user_id in ("cem", "dan"):
+            ann.start_alignment(user_id, {})
+        tries = ann.last_tries(["dan", "cem", "ann", "eva"])
+        assert list(tries) == ["dan", "cem", "ann", "eva"]
+        assert [user for user, _ in tries.values()] == [ann.user(user_id) for user_id in tries]
+        assert {user_id: time for user_id, (_, time) in tries.items()} == {
+            "dan": None,
+            "cem": ann.alignments("cem")[1].started_at,
+            "ann": ann.alignments("ann")[0].started_at,
+            "eva": None,
+        }
 
     def test_running_run_of_a_dead_process_is_interrupted_and_not_running(
         self, ann: UserStore, monkeypatch: pytest.MonkeyPatch
