@@ -7,6 +7,7 @@ an attempt that ends well deletes the user's older ones. `optimizers.fleet.locks
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -96,9 +97,7 @@ class DurableJournal:
         self._workflow_id = workflow_id
         self._writer = writer
         self._step = _FIRST_STEP
-        # The latest call of each piece: it is written before the next one begins, or not at all, since the
-        # piece itself is then finished.
-        self._latest: dict[str, tuple[str, str]] = {}
+        self._latest: dict[str, _Written] = {}
 
     async def run(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Return what the piece returned; run it first if it is not finished."""
@@ -107,32 +106,51 @@ class DurableJournal:
         try:
             output = json.dumps(await work())
         except BaseException:  # an interrupt, too, must not lose the call that was paid
-            await self._write_latest(name)
+            await self._latest_stored(name)
             raise
-        self._latest.pop(name, None)
-        await self._write(name, output)
+        if latest := self._latest.pop(name, None):
+            self._writer.withdraw(latest.step)
+        await self._stored(self._write(name, output))
         return json.loads(output)
 
     async def run_call(self, piece: str, number: int, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Return what a call of a piece returned; make it first if it is not finished."""
+        """Return what a call of a piece returned; make it first if it is not finished.
+
+        A reply is written at once, and is stored when the next call of its piece begins. The last one need
+        not be: the piece itself is then finished.
+        """
         name = f"{piece}/call {number}"
         if name in self._kept:
             return json.loads(self._kept[name])
-        await self._write_latest(piece)
+        await self._latest_stored(piece)
         output = json.dumps(await work())
-        self._latest[piece] = (name, output)
+        self._latest[piece] = self._write(name, output)
         return json.loads(output)
 
-    async def _write_latest(self, piece: str) -> None:
-        if piece in self._latest:
-            await self._write(*self._latest.pop(piece))
+    async def _latest_stored(self, piece: str) -> None:
+        if latest := self._latest.pop(piece, None):
+            await self._stored(latest)
 
-    async def _write(self, name: str, output: str) -> None:
+    def _write(self, name: str, output: str) -> _Written:
         self._kept[name] = output
         self._step += 1
         step = FinishedStep(workflow_id=self._workflow_id, number=self._step, name=name, output=output)
-        if not await to_its_end(self._writer.add(step)):
+        return _Written(step, self._writer.add(step))
+
+    async def _stored(self, written: _Written) -> None:
+        if not await to_its_end(written.end()):
             raise dbos_errors.DBOSWorkflowCancelledError(f"workflow {self._workflow_id} is cancelled")
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A step that is on its way to the table."""
+
+    step: FinishedStep
+    stored: asyncio.Future[bool]
+
+    async def end(self) -> bool:
+        return await self.stored
 
 
 @dataclass(frozen=True, kw_only=True)

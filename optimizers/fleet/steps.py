@@ -50,36 +50,43 @@ class StepWriter:
 
     def __init__(self, write: Callable[[Sequence[FinishedStep]], Collection[str]]) -> None:
         self._write = write
-        self._waiting: list[tuple[FinishedStep, asyncio.Future[bool]]] = []
+        self._waiting: dict[tuple[str, int], tuple[FinishedStep, asyncio.Future[bool]]] = {}
         self._writing: asyncio.Task[None] | None = None
 
-    async def add(self, step: FinishedStep) -> bool:
-        """Return when a step is stored; false if its workflow was cancelled, and so must not go on.
+    def add(self, step: FinishedStep) -> asyncio.Future[bool]:
+        """Return a future of whether its workflow may go on, which is false if somebody cancelled it.
 
-        Raises:
-            StoreError: The transaction failed; none of its steps is stored.
+        The future is done when the step is stored. It raises a `StoreError` if the transaction failed: none
+        of its steps is stored then. To cancel the future changes nothing.
         """
-        stored = asyncio.get_running_loop().create_future()
-        self._waiting.append((step, stored))
+        stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting[step.workflow_id, step.number] = step, stored
         if self._writing is None:
             self._writing = asyncio.ensure_future(self._write_all())
-        # The step of a piece that is cancelled is stored all the same.
-        return bool(await asyncio.shield(stored))
+        return stored
+
+    def withdraw(self, step: FinishedStep) -> None:
+        """Leave out a step if no transaction with it has begun: a later one says all that it does."""
+        _, stored = self._waiting.pop((step.workflow_id, step.number), (step, None))
+        if stored is not None:
+            stored.cancel()
 
     async def _write_all(self) -> None:
         try:
             # Steps that end in this round of the loop belong to the first transaction.
             await asyncio.sleep(0)
             while self._waiting:
-                batch, self._waiting = self._waiting, []
+                batch, self._waiting = list(self._waiting.values()), {}
                 try:
                     cancelled = await asyncio.to_thread(self._write, [step for step, _ in batch])
                 except Exception as error:  # noqa: BLE001 - whoever waits for the step raises it
                     for _, stored in batch:
-                        stored.set_exception(error)
-                        stored.exception()  # a waiter that was cancelled does not read it
+                        if not stored.done():
+                            stored.set_exception(error)
+                            stored.exception()  # a waiter that was cancelled does not read it
                 else:
                     for step, stored in batch:
-                        stored.set_result(step.workflow_id not in cancelled)
+                        if not stored.done():
+                            stored.set_result(step.workflow_id not in cancelled)
         finally:
             self._writing = None

@@ -42,9 +42,9 @@ async def test_steps_that_end_during_a_transaction_share_the_next_one() -> None:
     table = Table()
     table.go_on.clear()
     writer = StepWriter(table.write)
-    first = asyncio.create_task(writer.add(step(1)))
+    first = writer.add(step(1))
     await asyncio.sleep(0.05)
-    others = [asyncio.create_task(writer.add(step(number))) for number in range(2, 40)]
+    others = [writer.add(step(number)) for number in range(2, 40)]
     await asyncio.sleep(0.05)
     assert not first.done()
     table.go_on.set()
@@ -67,13 +67,27 @@ async def test_a_step_whose_user_is_stopped_is_stored_all_the_same() -> None:
     table = Table()
     table.go_on.clear()
     writer = StepWriter(table.write)
-    stopped, other = (asyncio.create_task(writer.add(step(number))) for number in (1, 2))
+    stopped, other = (writer.add(step(number)) for number in (1, 2))
     await asyncio.sleep(0.05)
     stopped.cancel()
     table.go_on.set()
     assert await other
     assert table.transactions == [["step 1", "step 2"]]
     assert stopped.cancelled()
+
+
+async def test_a_withdrawn_step_is_left_out_unless_its_transaction_has_begun() -> None:
+    table = Table()
+    table.go_on.clear()
+    writer = StepWriter(table.write)
+    begun, left_out, other = (writer.add(step(number)) for number in (1, 2, 3))
+    writer.withdraw(step(2))
+    await asyncio.sleep(0.05)
+    writer.withdraw(step(1))
+    table.go_on.set()
+    assert await asyncio.gather(begun, other) == [True, True]
+    assert left_out.cancelled()
+    assert table.transactions == [["step 1", "step 3"]]
 
 
 async def test_only_the_steps_of_a_cancelled_workflow_say_so() -> None:
@@ -114,6 +128,25 @@ def test_dbos_reads_the_steps_and_a_cancelled_attempt_does_not_go_on(tmp_path: P
     # What was finished is kept, and nothing begins any more.
     assert names == ['first={"n": 1}', 'second={"n": 1}']
     assert error is not None
+
+
+def test_a_reply_is_written_at_once_and_left_out_if_its_piece_is_finished_first(tmp_path: Path) -> None:
+    table = Table()
+
+    async def run() -> None:
+        journal = DurableJournal({}, "w", StepWriter(table.write))
+
+        async def piece(lingers: bool) -> dict[str, int]:
+            await journal.run_call("slow" if lingers else "quick", 1, _one)
+            while lingers and not table.transactions:  # as a tool that takes its time after the reply
+                await asyncio.sleep(0.001)
+            return {"n": 2}
+
+        await journal.run("slow", lambda: piece(True))
+        await journal.run("quick", lambda: piece(False))
+
+    asyncio.run(run())
+    assert table.transactions == [["slow/call 1"], ["slow"], ["quick"]]
 
 
 async def _one() -> dict[str, int]:
