@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from optimizers.fleet.engine import DurableJournal, open_durable
+from optimizers.fleet.place import digest, user_prefix
 from optimizers.fleet.steps import FinishedStep, StepWriter
 from program import UserStore
 from program.errors import AlignmentCancelledError, StoreUnavailableError
@@ -147,6 +148,31 @@ def test_a_reply_is_written_at_once_and_left_out_if_its_piece_is_finished_first(
 
     asyncio.run(run())
     assert table.transactions == [["slow/call 1"], ["slow"], ["quick"]]
+
+
+def test_a_users_attempts_are_found_among_those_of_many_in_both_databases(
+    location: str, tmp_path: Path
+) -> None:
+    from dbos import DBOS
+
+    async def nothing(journal: DurableJournal) -> None:
+        await journal.run("piece", _one)
+
+    async def run() -> None:
+        with UserStore(location) as store, open_durable(store, tmp_path) as engine:
+            users = [f"user {number}" for number in range(12)]
+            for user_id in users:
+                await engine.run(user_id, digest(user_id, "work")[:24], nothing)
+            for user_id in users:
+                prefix = user_prefix(store, user_id)
+                by_dbos = [
+                    row.workflow_id for row in await DBOS.list_workflows_async(workflow_id_prefix=prefix)
+                ]
+                assert engine._tables.workflows_of(prefix) == by_dbos
+                assert len(by_dbos) == 1
+            assert engine._tables.workflows_of(user_prefix(store, "nobody")) == []
+
+    asyncio.run(run())
 
 
 async def _one() -> dict[str, int]:
