@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+_GATHER_SECONDS = 0.005
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedStep:
@@ -73,20 +75,26 @@ class StepWriter:
 
     async def _write_all(self) -> None:
         try:
-            # Steps that end in this round of the loop belong to the first transaction.
-            await asyncio.sleep(0)
             while self._waiting:
+                # Steps that end meanwhile belong to the same transaction, or make an earlier one needless.
+                await asyncio.sleep(_GATHER_SECONDS)
                 batch, self._waiting = list(self._waiting.values()), {}
-                try:
-                    cancelled = await asyncio.to_thread(self._write, [step for step, _ in batch])
-                except Exception as error:  # noqa: BLE001 - whoever waits for the step raises it
-                    for _, stored in batch:
-                        if not stored.done():
-                            stored.set_exception(error)
-                            stored.exception()  # a waiter that was cancelled does not read it
-                else:
-                    for step, stored in batch:
-                        if not stored.done():
-                            stored.set_result(step.workflow_id not in cancelled)
+                if batch:
+                    await self._write_batch(batch)
         finally:
             self._writing = None
+
+    async def _write_batch(self, batch: list[tuple[FinishedStep, asyncio.Future[bool]]]) -> None:
+        error, cancelled = None, set()
+        try:
+            cancelled = set(await asyncio.to_thread(self._write, [step for step, _ in batch]))
+        except Exception as failure:  # noqa: BLE001 - whoever waits for the step raises it
+            error = failure
+        for step, stored in batch:
+            if stored.done():
+                continue
+            if error is None:
+                stored.set_result(step.workflow_id not in cancelled)
+            else:
+                stored.set_exception(error)
+                stored.exception()  # a waiter that was cancelled does not read it

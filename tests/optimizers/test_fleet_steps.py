@@ -89,6 +89,10 @@ async def test_a_withdrawn_step_is_left_out_unless_its_transaction_has_begun() -
     assert await asyncio.gather(begun, other) == [True, True]
     assert left_out.cancelled()
     assert table.transactions == [["step 1", "step 3"]]
+    writer.add(step(4))
+    writer.withdraw(step(4))
+    await asyncio.sleep(0.05)
+    assert table.transactions == [["step 1", "step 3"]]
 
 
 async def test_only_the_steps_of_a_cancelled_workflow_say_so() -> None:
