@@ -2,7 +2,8 @@
 
 One workflow is one attempt at an alignment. Its id is the user and a hash of what would be learned, and its
 steps are the finished pieces, by name. The next attempt at the same work reads the steps of those before it;
-an attempt that ends well deletes the user's older ones. `optimizers.fleet.locks` tells which are alive.
+one that ends well deletes its steps and the user's older attempts. `optimizers.fleet.locks` tells which are
+alive.
 """
 
 from __future__ import annotations
@@ -226,6 +227,7 @@ class DurableEngine:
             del _jobs[workflow_id]
         if ids:
             await DBOS.delete_workflows_async(ids)
+        await asyncio.to_thread(self._tables.drop_steps, workflow_id)
 
     def end_dead(self, locks: UserLocks) -> None:
         """End the running alignments of processes that ended, on whatever host."""
@@ -320,6 +322,11 @@ class _StepTables:
         query = select(column).where(column.between(prefix, f"{prefix}z"))
         with errors_reported(), self._engine.connect() as connection:
             return [name for name in connection.execute(query).scalars() if name.startswith(prefix)]
+
+    def drop_steps(self, workflow_id: str) -> None:
+        """Delete the steps of a workflow that ended well: nobody reads them, and they hold a user's texts."""
+        with errors_reported(), self._engine.begin() as connection:
+            connection.execute(self._steps.delete().where(self._steps.c.workflow_uuid == workflow_id))
 
     def counts(self) -> dict[str, int]:
         """Return the number of steps of each workflow that has any."""

@@ -354,20 +354,28 @@ def test_two_runs_of_one_process_never_align_a_user_twice_at_once(store: UserSto
     assert len(store.alignments("ana")) == 1
 
 
+def test_an_alignment_that_ended_well_keeps_no_piece(store: UserStore, tmp_path: Path) -> None:
+    add(store, "ana")
+    aligned(store, ["ana"], PAPER, lm=scripted_lm(reply))
+    assert [(a.state, a.pieces) for a in fleet_attempts(store, home=tmp_path / "home")] == [("done", 0)]
+    left = b"".join(path.read_bytes() for path in (tmp_path / "home").glob("fleet.db*"))
+    assert b"of ana" not in left
+
+
 def test_nothing_is_pickled_and_forgotten_texts_are_gone(store: UserStore, tmp_path: Path) -> None:
     home = tmp_path / "home"
     add(store, "ana", "ben")
-    aligned(store, ["ana", "ben"], PAPER, lm=scripted_lm(reply))
+    for user_id in ("ana", "ben"):  # a budget ends it midway, so that pieces are kept
+        aligned(store, [user_id], PAPER, lm=scripted_lm(reply), budget=Budget(max_calls=5))
     tables = home / "fleet.db"
     assert tables.stat().st_mode & 0o077 == 0
     with sqlite3.connect(tables) as connection:
         formats = connection.execute("SELECT DISTINCT serialization FROM operation_outputs").fetchall()
         assert formats == [("portable_json",)]
     connection.close()
-    assert [(a.user_id, a.state) for a in fleet_attempts(store, home=home)] == [
-        ("ana", "done"),
-        ("ben", "done"),
-    ]
+    attempts = fleet_attempts(store, home=home)
+    assert [(a.user_id, a.state) for a in attempts] == [("ana", "failed"), ("ben", "failed")]
+    assert all(a.pieces for a in attempts)
     assert forget_user(store, "ana", home=home) == 1
     assert [a.user_id for a in fleet_attempts(store, home=home)] == ["ben"]
     left = b"".join(path.read_bytes() for path in home.glob("fleet.db*"))
