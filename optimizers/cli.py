@@ -58,6 +58,7 @@ from program.limits import MOST_STEPS
 from program.loop import AgentSettings
 from program.printer import make_table
 from program.store import UserStore
+from program.task import get_task
 from program.text import counted, one_line
 from program.usage import Usage, UsageTracker, track_usage
 
@@ -195,7 +196,12 @@ def align(
         raise ConfigError("`--engine batch` needs one process: leave `--processes` out")
     with open_store(store) as opened:
         chosen = list(dict.fromkeys(users or [row.user_id for row in opened.users() if all_ or row.stale]))
-        opened.last_tries(chosen)  # every user must be stored before anything is paid
+        tasks = {user.task for user, _ in opened.last_tries(chosen).values()}
+        if requested.negatives and tasks and all(get_task(task).pairs is None for task in tasks):
+            raise ConfigError(
+                "`--negatives` is for tasks whose questions are made from the history, such as LaMP-1; "
+                f"leave it out for {' and '.join(sorted(tasks))}"
+            )
         if plan:
             with models_of(replace(requested, trace="off")) as prompt_lm:
                 print_plan(plan_batch(opened, chosen, requested, prompt_lm=prompt_lm), json=json)

@@ -216,6 +216,14 @@ def test_users_are_chosen_in_one_way(server: Loopback, home: Path, words: list[A
     assert server.requests() == 0
 
 
+def test_titles_that_no_task_can_use_are_refused(server: Loopback, home: Path) -> None:
+    (home / "titles.txt").write_text("A title\n")
+    code, _, err = run(server, home, *ALIGN, "ana", "--negatives", str(home / "titles.txt"))
+    assert code == 2
+    assert "such as LaMP-1; leave it out for LaMP-2M" in " ".join(err.split())
+    assert server.requests() == 0
+
+
 def test_fleet_status_without_any_alignment(server: Loopback, home: Path) -> None:
     assert run(server, home, "fleet", "status") == (0, "", "no alignment yet\n")
     assert not (home / "fleet.db").exists()
