@@ -651,7 +651,7 @@ def test_jsonl_of_interleaved_users_round_trips(
 
 
 def test_import_resumes_after_an_interrupted_one(
-    store: UserStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("program.store.importers.run._BATCH_BYTES", 1)
     path = write(tmp_path / "a.jsonl", *(row(user, "1", id="i") for user in "abc"))
@@ -660,21 +660,25 @@ def test_import_resumes_after_an_interrupted_one(
         if position > total / 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        import_users(store, path, task="LaMP-2M", progress=interrupt)
-    assert [user.user_id for user in store.users()] == ["a"]
-    assert import_users(store, path, task="LaMP-2M").new == 2
+    with UserStore(location) as store:
+        with pytest.raises(KeyboardInterrupt):
+            import_users(store, path, task="LaMP-2M", progress=interrupt)
+        assert [user.user_id for user in store.users()] == ["a"]
+        assert import_users(store, path, task="LaMP-2M").new == 2
 
 
+@pytest.mark.parametrize("batch_bytes", [1, 200_000])
 def test_users_before_one_that_is_refused_are_stored_although_all_come_together(
-    store: UserStore, tmp_path: Path
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_bytes: int
 ) -> None:
-    stored = import_users(store, write(tmp_path / "a.jsonl", row("b", "1", id="i")), task="LaMP-2M")
-    assert stored.new == 1
+    monkeypatch.setattr("program.store.importers.run._BATCH_BYTES", batch_bytes)
     rows = [row("a", "1", id="i"), row("b", "other", id="i"), row("c", "1", id="i")]
-    with pytest.raises(StoreError, match="user 'b' already has an interaction 'i' with other content"):
-        import_users(store, write(tmp_path / "b.jsonl", *rows), task="LaMP-2M")
-    assert [(user.user_id, user.interactions) for user in store.users()] == [("a", 1), ("b", 1)]
+    with UserStore(location) as store:
+        stored = import_users(store, write(tmp_path / "a.jsonl", row("b", "1", id="i")), task="LaMP-2M")
+        assert stored.new == 1
+        with pytest.raises(StoreError, match="user 'b' already has an interaction 'i' with other content"):
+            import_users(store, write(tmp_path / "b.jsonl", *rows), task="LaMP-2M")
+        assert [(user.user_id, user.interactions) for user in store.users()] == [("a", 1), ("b", 1)]
 
 
 def test_users_of_one_transaction_keep_their_order_and_their_rows(location: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def import_users(
             reader, skip_bad, lambda position: progress and progress(position, 2 * source.size)
         )
         users = interactions = new = forgotten = 0
-        for batch in _batches(reader):
+        batches = _batches(reader)
+        for batch in batches if store._database.is_sqlite else _one_ahead(batches):
             added, left_out = _store(store, batch, spec)
             new += added
             forgotten += left_out
@@ -112,6 +114,22 @@ def _batches(reader: Reader) -> Iterator[list[UserRecords]]:
                 batch, start = [], record.position
     if batch:
         yield batch
+
+
+def _one_ahead(batches: Iterator[list[UserRecords]]) -> Iterator[list[UserRecords]]:
+    """Yield batches; a thread reads the next one while a server stores this one.
+
+    SQLite gives the interpreter's lock up and takes it again for each row, so that both would wait.
+    """
+
+    def read() -> list[UserRecords]:
+        return next(batches, [])
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(read)
+        while batch := coming.result():
+            coming = thread.submit(read)
+            yield batch
 
 
 def _store(store: UserStore, batch: Sequence[UserRecords], task: str) -> tuple[int, int]:
