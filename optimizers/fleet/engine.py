@@ -9,11 +9,9 @@ alive.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -21,16 +19,17 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from dbos import DBOS, DBOSConfig, SetWorkflowID
 from dbos import error as dbos_errors
-from sqlalchemy import Engine, MetaData, Table, create_engine, event, func, select
+from sqlalchemy import Engine
 
 from optimizers.contracts import Journal
-from optimizers.fleet.batches import Batches, errors_reported
+from optimizers.fleet.batches import Batches
+from optimizers.fleet.durable_journal import DurableJournal
 from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.place import FILE, is_sqlite, server_url, store_name, task_prefix, user_prefix
-from optimizers.fleet.steps import FinishedStep, StepWriter
-from optimizers.interrupts import to_its_end
+from optimizers.fleet.steps import StepWriter
+from optimizers.fleet.tables import SCHEMA, SERIALIZER, StepTables, open_database
 from program.errors import (
     AlignmentCancelledError,
     AlignmentFailedError,
@@ -38,7 +37,6 @@ from program.errors import (
     StoreError,
     UnknownUserError,
 )
-from program.side_files import make_private
 from program.store import UserStore
 
 QUEUE = "personaagent"
@@ -49,13 +47,6 @@ VERSION = "pieces-1"
 
 _SKEW = timedelta(seconds=60)
 """How much the clocks of two hosts may differ."""
-
-_POOL = 4
-_SCHEMA = "personaagent_fleet"
-_FIRST_STEP = 1_000_000
-"""DBOS numbers what it does in a workflow itself, from 1."""
-
-_SERIALIZER = DBOSPortableJSONSerializer()
 
 State = Literal["done", "failed", "running", "interrupted", "cancelled"]
 
@@ -84,76 +75,6 @@ async def _attempt(user_id: str) -> str:
     return user_id
 
 
-class DurableJournal:
-    """Keeps each finished piece as a step of a workflow.
-
-    Args:
-        kept: Steps of earlier attempts, by name.
-        workflow_id: The workflow of this attempt.
-        writer: Writes its steps.
-    """
-
-    def __init__(self, kept: dict[str, str], workflow_id: str, writer: StepWriter) -> None:
-        self._kept = kept
-        self._workflow_id = workflow_id
-        self._writer = writer
-        self._step = _FIRST_STEP
-        self._latest: dict[str, _Written] = {}
-
-    async def run(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Return what the piece returned; run it first if it is not finished."""
-        if name in self._kept:
-            return json.loads(self._kept[name])
-        try:
-            output = json.dumps(await work())
-        except BaseException:  # an interrupt, too, must not lose the call that was paid
-            await self._latest_stored(name)
-            raise
-        if latest := self._latest.pop(name, None):
-            self._writer.withdraw(latest.step)
-        await self._stored(self._write(name, output))
-        return json.loads(output)
-
-    async def run_call(self, piece: str, number: int, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Return what a call of a piece returned; make it first if it is not finished.
-
-        A reply is written at once, and is stored when the next call of its piece begins. The last one need
-        not be: the piece itself is then finished.
-        """
-        name = f"{piece}/call {number}"
-        if name in self._kept:
-            return json.loads(self._kept[name])
-        await self._latest_stored(piece)
-        output = json.dumps(await work())
-        self._latest[piece] = self._write(name, output)
-        return json.loads(output)
-
-    async def _latest_stored(self, piece: str) -> None:
-        if latest := self._latest.pop(piece, None):
-            await self._stored(latest)
-
-    def _write(self, name: str, output: str) -> _Written:
-        self._kept[name] = output
-        self._step += 1
-        step = FinishedStep(workflow_id=self._workflow_id, number=self._step, name=name, output=output)
-        return _Written(step, self._writer.add(step))
-
-    async def _stored(self, written: _Written) -> None:
-        if not await to_its_end(written.end()):
-            raise dbos_errors.DBOSWorkflowCancelledError(f"workflow {self._workflow_id} is cancelled")
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A step that is on its way to the table."""
-
-    step: FinishedStep
-    stored: asyncio.Future[bool]
-
-    async def end(self) -> bool:
-        return await self.stored
-
-
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One alignment as the fleet knows it.
@@ -177,7 +98,7 @@ class DurableEngine:
     def __init__(self, store: UserStore, engine: Engine) -> None:
         self._store = store
         self._engine = engine
-        self._tables = _StepTables(engine)
+        self._tables = StepTables(engine)
         self._writer = StepWriter(self._tables.write)
 
     async def run(self, user_id: str, key: str, work: Callable[[Journal], Awaitable[None]]) -> None:
@@ -256,7 +177,7 @@ class DurableEngine:
     @property
     def batches(self) -> Batches:
         """The batches of the store."""
-        schema = None if is_sqlite(self._store) else _SCHEMA
+        schema = None if is_sqlite(self._store) else SCHEMA
         return Batches(self._engine, schema, store_name(self._store))
 
     def stop_taking(self) -> None:
@@ -303,61 +224,6 @@ class DurableEngine:
         )
 
 
-class _StepTables:
-    """The documented tables of DBOS that hold the steps and the states of workflows."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        schema = None if engine.dialect.name == "sqlite" else _SCHEMA
-        with errors_reported():
-            self._steps, self._workflows = (
-                Table(name, MetaData(), schema=schema, autoload_with=engine)
-                for name in ("operation_outputs", "workflow_status")
-            )
-
-    def workflows_of(self, prefix: str) -> list[str]:
-        """Return the ids that begin so. DBOS's own search by prefix reads the whole table, for each user."""
-        column = self._workflows.c.workflow_uuid
-        # Ids are hexadecimal digits and hyphens: in the order of any language "z" comes after both.
-        query = select(column).where(column.between(prefix, f"{prefix}z"))
-        with errors_reported(), self._engine.connect() as connection:
-            return [name for name in connection.execute(query).scalars() if name.startswith(prefix)]
-
-    def drop_steps(self, workflow_id: str) -> None:
-        """Delete the steps of a workflow that ended well: nobody reads them, and they hold a user's texts."""
-        with errors_reported(), self._engine.begin() as connection:
-            connection.execute(self._steps.delete().where(self._steps.c.workflow_uuid == workflow_id))
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of steps of each workflow that has any."""
-        column = self._steps.c.workflow_uuid
-        with errors_reported(), self._engine.connect() as connection:
-            rows = connection.execute(select(column, func.count()).group_by(column))
-            return {workflow_id: n for workflow_id, n in rows}
-
-    def write(self, steps: Sequence[FinishedStep]) -> set[str]:
-        """Write steps, and return the workflows that somebody cancelled."""
-        rows = [
-            {
-                "workflow_uuid": step.workflow_id,
-                "function_id": step.number,
-                "function_name": step.name,
-                "output": _SERIALIZER.serialize(step.output),
-                "serialization": _SERIALIZER.name(),
-                "started_at_epoch_ms": step.finished_at,
-                "completed_at_epoch_ms": step.finished_at,
-            }
-            for step in steps
-        ]
-        columns = self._workflows.c
-        cancelled = select(columns.workflow_uuid).where(
-            columns.workflow_uuid.in_({step.workflow_id for step in steps}), columns.status == "CANCELLED"
-        )
-        with errors_reported(), self._engine.begin() as connection:
-            connection.execute(self._steps.insert(), rows)
-            return set(connection.execute(cancelled).scalars())
-
-
 @contextmanager
 def open_durable(store: UserStore, home: Path, *, worker: str = "") -> Iterator[DurableEngine]:
     """Open the tables of the fleet: in the data directory, or in the database of a store on a server.
@@ -400,7 +266,7 @@ def _close(engine: Engine) -> None:
 
 
 def _launch(url: str, worker: str) -> _Opened:
-    engine = _engine(url)
+    engine = open_database(url)
     logger = logging.getLogger("dbos")
     if not logger.handlers:
         # DBOS would add one that keeps the stderr of this moment, and write users' texts to it.
@@ -410,9 +276,8 @@ def _launch(url: str, worker: str) -> _Opened:
         "name": "personaagent",
         "system_database_url": url,
         "system_database_engine": engine,
-        "dbos_system_schema": _SCHEMA,
-        # Its default serializer is pickle.
-        "serializer": _SERIALIZER,
+        "dbos_system_schema": SCHEMA,
+        "serializer": SERIALIZER,
         "application_version": VERSION,
         # No two processes share it: DBOS must not start attempts of a dead one on its own.
         "executor_id": worker or uuid4().hex,
@@ -427,33 +292,6 @@ def _launch(url: str, worker: str) -> _Opened:
         _close(engine)
         raise StoreError(
             f"the tables of durable alignments cannot be opened ({type(error).__name__}): check the disk, "
-            f"and `{FILE}` in the data directory or the schema `{_SCHEMA}` of the database"
+            f"and `{FILE}` in the data directory or the schema `{SCHEMA}` of the database"
         ) from error
     return _Opened(url, engine, dbos)
-
-
-def _engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(
-            url, pool_size=_POOL, max_overflow=_POOL, pool_pre_ping=True, hide_parameters=True
-        )
-    path = Path(url.removeprefix("sqlite:///"))
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    make_private(path)
-    engine = create_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=600, hide_parameters=True)
-    event.listen(engine, "connect", _on_connect)
-    return engine
-
-
-def _on_connect(connection: Any, _: Any) -> None:
-    connection.isolation_level = "IMMEDIATE"
-    for pragma in (
-        "busy_timeout=30000",
-        "journal_mode=WAL",
-        # A crash of the machine may lose the latest pieces, which are then paid again; one of the process
-        # loses nothing.
-        "synchronous=NORMAL",
-        "foreign_keys=ON",
-        "secure_delete=ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")

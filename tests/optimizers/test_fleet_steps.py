@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from optimizers.fleet.engine import DurableJournal, open_durable
+from optimizers.fleet.durable_journal import DurableJournal
+from optimizers.fleet.engine import open_durable
 from optimizers.fleet.place import digest, user_prefix
 from optimizers.fleet.steps import FinishedStep, StepWriter
 from program import UserStore

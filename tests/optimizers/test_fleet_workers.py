@@ -193,7 +193,7 @@ def test_what_a_worker_left_is_taken_over_and_no_finished_call_is_paid_again(
     lm._async_engine_spec.complete = stops_midway
     with pytest.MonkeyPatch.context() as patch:
         # The journal would await the calls in flight, which are paid; a process that is killed cannot.
-        for module in ("journal", "fleet.engine", "stored"):
+        for module in ("journal", "fleet.durable_journal", "stored"):
             patch.setattr(f"optimizers.{module}.to_its_end", _given_up)
         asyncio.run(first())
     lm._async_engine_spec.complete = complete
