@@ -653,7 +653,8 @@ def test_jsonl_of_interleaved_users_round_trips(
 def test_import_resumes_after_an_interrupted_one(
     location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("program.store.importers.run._BATCH_BYTES", 1)
+    for size in ("_BATCH_BYTES", "_SERVER_BATCH_BYTES"):
+        monkeypatch.setattr(f"program.store.importers.run.{size}", 1)
     path = write(tmp_path / "a.jsonl", *(row(user, "1", id="i") for user in "abc"))
 
     def interrupt(position: int, total: int) -> None:
@@ -671,7 +672,8 @@ def test_import_resumes_after_an_interrupted_one(
 def test_users_before_one_that_is_refused_are_stored_although_all_come_together(
     location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_bytes: int
 ) -> None:
-    monkeypatch.setattr("program.store.importers.run._BATCH_BYTES", batch_bytes)
+    for size in ("_BATCH_BYTES", "_SERVER_BATCH_BYTES"):
+        monkeypatch.setattr(f"program.store.importers.run.{size}", batch_bytes)
     rows = [row("a", "1", id="i"), row("b", "other", id="i"), row("c", "1", id="i")]
     with UserStore(location) as store:
         stored = import_users(store, write(tmp_path / "a.jsonl", row("b", "1", id="i")), task="LaMP-2M")

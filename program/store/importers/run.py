@@ -23,6 +23,9 @@ Progress = Callable[[int, int], None]
 _BATCH_BYTES, _BATCH_USERS = 200_000, 500
 """A transaction is large enough after either: about 800 interactions. Other writers wait for it."""
 
+_SERVER_BATCH_BYTES = 1_000_000
+"""On a server nobody waits but who writes the same users, and a transaction costs more."""
+
 _CLOCK_ERROR = timedelta(minutes=2)
 
 
@@ -39,8 +42,9 @@ def import_users(
 
     The file is read twice, with some users in memory at a time. The first pass checks all records, so a
     bad record stops the import before anything is written. The second pass stores about a thousand
-    interactions in each transaction, and all of a user in one. Stored interactions are skipped, so an
-    import can be repeated or resumed; so are users and interactions that were forgotten.
+    interactions in each transaction, or some thousand on a server, and all of a user in one. Stored
+    interactions are skipped, so an import can be repeated or resumed; so are users and interactions that
+    were forgotten.
 
     An export of a user (`program.export.export_user`) brings its profile and persona versions, too, unless
     the user has some already.
@@ -82,8 +86,11 @@ def import_users(
             reader, skip_bad, lambda position: progress and progress(position, 2 * source.size)
         )
         users = interactions = new = forgotten = 0
-        batches = _batches(reader)
-        for batch in batches if store._database.is_sqlite else _one_ahead(batches):
+        if store._database.is_sqlite:
+            batches = _batches(reader, _BATCH_BYTES)
+        else:
+            batches = _one_ahead(_batches(reader, _SERVER_BATCH_BYTES))
+        for batch in batches:
             added, left_out = _store(store, batch, spec)
             new += added
             forgotten += left_out
@@ -102,14 +109,14 @@ def import_users(
         )
 
 
-def _batches(reader: Reader) -> Iterator[list[UserRecords]]:
-    """Yield the users that are stored, about `_BATCH_BYTES` of the file at a time, each user once."""
+def _batches(reader: Reader, batch_bytes: int) -> Iterator[list[UserRecords]]:
+    """Yield the users that are stored, about ``batch_bytes`` of the file at a time, each user once."""
     batch: list[UserRecords] = []
     start = 0
     for record in reader.users():
         if isinstance(record, UserRecords) and (record.interactions or not record.bad):
             batch.append(record)
-            if record.position - start >= _BATCH_BYTES or len(batch) >= _BATCH_USERS:
+            if record.position - start >= batch_bytes or len(batch) >= _BATCH_USERS:
                 yield batch
                 batch, start = [], record.position
     if batch:
