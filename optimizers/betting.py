@@ -20,6 +20,7 @@ likelihood estimation of a mixing distribution", JASA 73, 1978).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -39,17 +40,10 @@ _LOG_RHO = tuple((math.log(rho), math.log(other)) for rho, other in zip(RHO, rev
 _LARGEST_LOG = 700.0
 """Beyond it a number is no float any more."""
 
+_PSEUDO_USERS = tuple(flat + (position == NO_GAIN) for position, flat in enumerate(_UNIFORM))
+"""One user whose rewrite changes nothing, and one about whom nothing is known."""
 
-def _with_pseudo_users(weights: Sequence[float], users: int) -> tuple[float, ...]:
-    """Add one user whose rewrite changes nothing, and one about whom nothing is known."""
-    total = users + 2
-    return tuple(
-        (users * weight + flat + (position == NO_GAIN)) / total
-        for position, (weight, flat) in enumerate(zip(weights, _UNIFORM, strict=True))
-    )
-
-
-COLD_PRIOR: tuple[float, ...] = _with_pseudo_users(_UNIFORM, 0)
+COLD_PRIOR: tuple[float, ...] = tuple(weight / 2 for weight in _PSEUDO_USERS)
 """Weights over `RHO` if nothing is known about other users.
 
 Half for "changes nothing", half for anything between total loss and total gain. With the first half
@@ -270,20 +264,21 @@ def fit_prior(trials: Iterable[tuple[float, float]], *, rounds: int = 100) -> tu
         >>> fit_prior([]) == COLD_PRIOR
         True
     """
-    counts = [(float(n_plus), float(n_minus)) for n_plus, n_minus in trials]
-    for pair in counts:
+    # Sums are often equal, if scores are 0 or 1.
+    pairs = Counter((float(n_plus), float(n_minus)) for n_plus, n_minus in trials)
+    for pair in pairs:
         if not all(0 <= value < math.inf for value in pair):
             raise ValueError(f"a trial needs two sums of 0 or more, got {pair}")
-    if not counts:
+    if not pairs:
         return COLD_PRIOR
     import numpy as np
 
-    logs = np.array(counts) @ np.array(_LOG_RHO).T
-    likelihood = np.exp(logs - logs.max(axis=1, keepdims=True))
-    weights = COLD_PRIOR
+    logs = np.array(_LOG_RHO) @ np.array(list(pairs)).T
+    likelihood = np.exp(logs - logs.max(axis=0))
+    users, pseudo_users = np.array(list(pairs.values())), np.array(_PSEUDO_USERS)
+    weights = np.array(COLD_PRIOR)
     for _ in range(rounds):
-        prior = np.array(weights)
-        # The mean over users of their posteriors, as two products: a fleet does this for each user.
-        fitted = prior * (likelihood.T @ (1 / (likelihood @ prior))) / len(counts)
-        weights = _with_pseudo_users(fitted.tolist(), len(counts))
-    return weights
+        # The sum of all users' posteriors, as two products: a fleet fits a prior for each user.
+        posteriors = weights * (likelihood @ (users / (weights @ likelihood)))
+        weights = (posteriors + pseudo_users) / (users.sum() + 2)
+    return tuple(weights.tolist())
