@@ -26,6 +26,7 @@ from optimizers.interrupts import not_begun
 from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
 from program.errors import BudgetExceededError, ConfigError, PinnedPersonaError, StoreError
+from program.garbage import few_collections
 from program.home import home as default_home
 from program.limits import MANY, MOST_STEPS, check_at_most
 from program.loop import AgentSettings
@@ -251,6 +252,7 @@ class Fleet:
             stack.callback(locks.close)
             engine = stack.enter_context(open_engine(self.store, self.home))
             stack.enter_context(few_lookups())
+            stack.enter_context(few_collections())
             if self.collector is None:
                 stack.enter_context(most_connections(self.slots.ceiling))
             else:

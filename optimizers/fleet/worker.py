@@ -28,6 +28,7 @@ from optimizers.fleet.spending import Spending
 from optimizers.fleet.users import CONCURRENCY, PATIENCE, Fleet, UserResult
 from program.console import exit_code, explain
 from program.errors import ConfigError, StoreUnavailableError
+from program.garbage import few_collections
 from program.loop import AgentSettings
 from program.models.connections import most_connections
 from program.models.lookups import few_lookups
@@ -104,6 +105,7 @@ class Worker:
             stack.callback(locks.close)
             stack.enter_context(processes.live(self._me))
             stack.enter_context(few_lookups())
+            stack.enter_context(few_collections())
             stack.enter_context(most_connections(self._concurrency))
             tasks.listen(self._take, self._begin)
             # In a thread, so that DBOS runs its workflows in a loop of its own and may block; not in those of

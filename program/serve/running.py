@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from program.errors import ConfigError
+from program.garbage import few_collections
 from program.serve.keys import Key, Right
 from program.serve.mcp_server import asking_as, make_mcp
 from program.serve.room import Room
@@ -90,10 +91,8 @@ def run(app: Any, listening: socket.socket) -> None:
         ws="none",
     )
     server = uvicorn.Server(config)
-    try:
+    with suppress(KeyboardInterrupt), few_collections():
         server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        return
 
 
 def run_stdio(room: Room, user_id: str, rights: Collection[Right]) -> None:
