@@ -3,10 +3,12 @@
     python benchmarks/bench_retrieval.py                                # the made-up sample
     python benchmarks/bench_retrieval.py --data FOLDER --task LaMP-2M   # real histories
     python benchmarks/bench_retrieval.py --data FOLDER --dense          # and MiniLM, which needs torch
+    python benchmarks/bench_retrieval.py --data FOLDER --against hybrid --latest 10
 
 FOLDER holds `user_top_100_history.json` and its labels (OPPU layout). Of the four items that rank
 first for a query, `share` carry the true label, and `vote` says how often most of them do (a tie goes to
-the label that ranks first). The intervals, 95 %, resample users; `against static` is paired.
+the label that ranks first). With `--latest` the queries are each user's latest interactions, which see only
+what came before them. The intervals, 95 %, resample users; `against` another retriever is paired.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +32,7 @@ from program.memory.retrieval import Bm25, Dense, Hybrid, make_retriever
 from program.memory.retrieval.static_encoder import StaticEncoder
 from program.task import get_task
 
-_K = 4
+_K, _FEWEST = 4, 5
 
 
 def named(name: str) -> Callable[[], Retriever]:
@@ -40,6 +43,31 @@ def fused(weight: float, k: int = 60) -> Callable[[], Retriever]:
     return lambda: Hybrid(Bm25(), Dense(StaticEncoder()), k, weight)
 
 
+class Fading(Hybrid):
+    """Hybrid search that forgets: scores are 1 / rank, times ``exp(-age / strength)``, in interactions."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__(Bm25(), Dense(StaticEncoder()), 60, 4)
+        self.strength = strength
+
+    def scores(self, query: str) -> npt.NDArray[np.float64]:
+        scores = super().scores(query)
+        ranks = 1 + np.searchsorted(np.sort(-scores), -scores, side="left")
+        return np.exp(-np.arange(len(scores))[::-1] / self.strength) / ranks
+
+
+class WithRecency(Hybrid):
+    """Hybrid search with a third rank, that of the newest."""
+
+    def __init__(self, recency_weight: float) -> None:
+        super().__init__(Bm25(), Dense(StaticEncoder()), 60, 4)
+        self.recency_weight = recency_weight
+
+    def scores(self, query: str) -> npt.NDArray[np.float64]:
+        scores = super().scores(query)
+        return scores + self.recency_weight / (self.k + 1 + np.arange(len(scores))[::-1])
+
+
 ROWS: dict[str, Callable[[], Retriever]] = {
     "recency": named("recency"),
     "lamp-bm25": named("lamp-bm25"),
@@ -48,25 +76,35 @@ ROWS: dict[str, Callable[[], Retriever]] = {
     "bm25 + static, 1:1": fused(1),
     "bm25 + static, 1:2": fused(2),
     "bm25 + static, 1:4, k = 10": fused(4, 10),
-    "hybrid (1:4)": named("hybrid"),
+    "hybrid": named("hybrid"),  # 1:4, k = 60
+    **{f"hybrid, forgets in {n}": partial(Fading, n) for n in (2, 5, 10, 20, 40)},
+    **{f"hybrid, recency {n}": partial(WithRecency, n) for n in (0.25, 0.5, 1, 2, 4)},
 }
 TORCH = {"dense": named("dense"), "hybrid:dense": named("hybrid:dense")}
 
 
 def measure(
-    folder: Path, task: LampTask, make: Callable[[], Retriever]
+    folder: Path, task: LampTask, make: Callable[[], Retriever], latest: int
 ) -> tuple[npt.NDArray[np.float64], list[str]]:
     """Return share and vote of each query, shape ``(queries, 2)``, and each query's user."""
     rows: list[tuple[float, float]] = []
     owners: list[str] = []
     for user in users(folder, task, "oppu"):
-        memory = EpisodicMemory(user.user_id, user.history, retrieval=make, indexed=task.retrieval_text)
-        for query in user.queries:
-            found = [item.response for item in memory.search(task.retrieval_query(query.text), _K)]
-            if query.gold is None or not found:
+        history = list(user.history)
+        asked = [(query.text, query.gold, len(history)) for query in user.queries]
+        if latest:
+            first = max(_FEWEST, len(history) - latest)
+            asked = [(item.query, item.response, n) for n, item in enumerate(history) if n >= first]
+        for text, gold, n_before in asked:
+            # A memory for each length: a ranking by age must not count what comes later.
+            memory = EpisodicMemory(
+                user.user_id, history[:n_before], retrieval=make, indexed=task.retrieval_text
+            )
+            found = [item.response for item in memory.search(task.retrieval_query(text), _K)]
+            if gold is None or not found:
                 continue
             vote = Counter(found).most_common(1)[0][0]
-            rows.append((found.count(query.gold) / len(found), float(vote == query.gold)))
+            rows.append((found.count(gold) / len(found), float(vote == gold)))
             owners.append(user.user_id)
     return np.array(rows), owners
 
@@ -87,17 +125,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SAMPLE)
     parser.add_argument("--task", default="LaMP-2M")
     parser.add_argument("--dense", action="store_true", help="also measure MiniLM; needs torch")
+    parser.add_argument("--against", default="static", choices=list(ROWS))
+    parser.add_argument("--latest", type=int, default=0, help="ask for so many of each user's interactions")
     options = parser.parse_args()
     task = LampTask.of(get_task(options.task))
-    reference, _ = measure(options.data, task, ROWS["static"])
+    reference, _ = measure(options.data, task, ROWS[options.against], options.latest)
     for name, make in {**ROWS, **(TORCH if options.dense else {})}.items():
         start = time.perf_counter()
-        rows, owners = measure(options.data, task, make)
+        rows, owners = measure(options.data, task, make, options.latest)
         took = time.perf_counter() - start
         share, vote = rows.mean(axis=0)
         low, high = interval(rows - reference, owners)
         print(
-            f"{name:<27} share {share:.3f}  vote {vote:.3f}  against static "
+            f"{name:<27} share {share:.3f}  vote {vote:.3f}  against {options.against} "
             f"{(rows - reference)[:, 0].mean():+.3f} [{low[0]:+.3f}, {high[0]:+.3f}], "
             f"{(rows - reference)[:, 1].mean():+.3f} [{low[1]:+.3f}, {high[1]:+.3f}]"
             f"  n={len(rows)}, {len(set(owners))} users, {took:.1f} s",
