@@ -12,7 +12,7 @@ _RARELY = 20_000, 20, 50
 
 _lock = threading.Lock()
 _blocks = 0
-_before = gc.get_threshold()
+_before, _unfreezes = gc.get_threshold(), True
 
 
 @contextmanager
@@ -31,10 +31,10 @@ def few_collections() -> Iterator[None]:
         >>> gc.get_threshold() == before
         True
     """
-    global _blocks, _before
+    global _blocks, _before, _unfreezes
     with _lock:
         if _blocks == 0:
-            _before = gc.get_threshold()
+            _before, _unfreezes = gc.get_threshold(), gc.get_freeze_count() == 0
             gc.freeze()
             gc.set_threshold(*_RARELY)
         _blocks += 1
@@ -45,4 +45,5 @@ def few_collections() -> Iterator[None]:
             _blocks -= 1
             if _blocks == 0:
                 gc.set_threshold(*_before)
-                gc.unfreeze()
+                if _unfreezes:  # or else what the program itself has frozen would be looked at again
+                    gc.unfreeze()

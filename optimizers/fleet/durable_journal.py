@@ -31,7 +31,7 @@ class DurableJournal:
         self._workflow_id = workflow_id
         self._writer = writer
         self._step = _FIRST_STEP
-        self._latest: dict[str, _Written] = {}
+        self._latest: dict[str, _Written] = {}  # the latest call of each piece in progress
 
     async def run(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Return what the piece returned; run it first if it is not finished."""

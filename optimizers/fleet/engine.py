@@ -82,7 +82,7 @@ class Attempt:
     Attributes:
         user_id: The user.
         state: ``running`` in any process; ``interrupted`` if that has ended: the next run takes it over.
-        pieces: Finished pieces and calls.
+        pieces: Finished pieces and calls that are kept: none if it is done.
         started_at: When it started.
     """
 

@@ -39,6 +39,17 @@ def test_blocks_in_several_threads_share_it_and_the_last_one_restores_what_was()
     assert (gc.get_threshold(), gc.get_freeze_count()) == (before, frozen)
 
 
+def test_what_the_program_itself_has_frozen_stays_so() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with few_collections():
+            pass
+        assert gc.get_freeze_count() >= frozen > 0
+    finally:
+        gc.unfreeze()
+
+
 def test_it_ends_with_an_error_too() -> None:
     before = gc.get_threshold()
     with pytest.raises(ValueError, match="stop"), few_collections():
