@@ -147,12 +147,17 @@ def play(number: int, where: str, create: Any, most: int, latency: float) -> Any
         return row, state(location), server.ask("/asked")
 
 
-def compare(asked: dict[str, Any], right: dict[str, int]) -> dict[str, Any]:
+def compare(asked: dict[str, Any], right: dict[str, int], kinds: list[str]) -> dict[str, Any]:
     """Return how many requests came again, and what the server knew of them at the kills.
 
-    A request may come again once for each kill at which it was in flight, or answered a moment before.
+    A request may come again once for each kill at which it was in flight, or answered a moment before. One
+    that a killed process had sent and the server read a moment later was in flight, too; a parent has none.
     """
-    in_flight = Counter(name for kill in asked["kills"] for name in kill["in_flight"])
+    in_flight = Counter(
+        name
+        for kill, kind in zip(asked["kills"], kinds, strict=True)
+        for name in (*kill["in_flight"], *(kill["late"] if kind != "parent" else ()))
+    )
     again = {name: n for name, times in asked["asked"].items() if (n := times - right.get(name, 0))}
     excess = {name: n - in_flight[name] for name, n in again.items() if n > in_flight[name]}
     ages = {
@@ -249,7 +254,7 @@ def main() -> None:
                 continue
             where = arguments.store[number % len(arguments.store)]
             row, found, asked = play(number, where, create, min(left, KILLS), arguments.latency)
-            row |= compare(asked, requests)
+            row |= compare(asked, requests, row["kills"])
             row["wrong"] = judge(row, found, right)
             rows.append(row)
             with arguments.out.open("a", encoding="utf-8") as file:

@@ -6,8 +6,8 @@ It prints its address. ``GET /counts`` returns JSON: requests, replies, the most
 request was answered. ``POST /kill-at/N/PID`` sends SIGKILL to a process when request N (from now) arrives,
 and does not answer it. ``POST /kill-in/SECONDS/PID,PID`` sends it to processes after a time. ``GET /asked``
 returns how often each request came, by its hash, and of the moment of each such kill the requests without a
-reply and the age in seconds of the latest reply to each other one. ``POST /fail/N`` answers the next N
-requests with status 503.
+reply, those that came up to `LATE` seconds later from a client that was gone, and the age in seconds of the
+latest reply to each other one. ``POST /fail/N`` answers the next N requests with status 503.
 
 With ``--faults N`` it spoils N requests, at random and in storms: HTTP 429 with Retry-After, HTTP 500 and
 503, connections that are reset, replies that take `SLOW` seconds, and replies that are garbage.
@@ -28,6 +28,7 @@ from collections import Counter
 from typing import Any
 
 SLOW = 5.0
+LATE = 0.1
 GARBAGE = (
     "<html><body>502 Bad Gateway</body></html>",
     "",
@@ -112,7 +113,7 @@ class Server:
                 verb, path, _ = head[0].split()
                 headers = dict(line.lower().split(": ", 1) for line in head[1:] if ": " in line)
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                status, reply = await self.reply(verb, path, body)
+                status, reply = await self.reply(verb, path, body, reader)
                 if reply is None:
                     if status < 0:
                         writer.transport.abort()
@@ -130,7 +131,7 @@ class Server:
         finally:
             writer.close()
 
-    async def reply(self, verb: str, path: str, body: bytes) -> tuple[int, Any]:
+    async def reply(self, verb: str, path: str, body: bytes, reader: asyncio.StreamReader) -> tuple[int, Any]:
         if path == "/counts":
             twice = sum(times - 1 for times in self.answered.values())
             return 200, {
@@ -148,7 +149,9 @@ class Server:
             for pid in parts[2].split(","):
                 os.kill(int(pid), signal.SIGKILL)
             ages = {name: time.monotonic() - at for name, at in self.replied.items()}
-            self.kills.append({"in_flight": list(+self.waiting), "ages": ages})
+            self.kills.append(
+                {"in_flight": list(self.waiting.elements()), "late": [], "ages": ages, "at": time.monotonic()}
+            )
             return 200, {}
         if parts[0] == "fail":
             self.fail = int(parts[1])
@@ -173,9 +176,12 @@ class Server:
         self.most = max(self.most, self.now)
         self.asked[name] += 1
         self.waiting[name] += 1
+        came = time.monotonic()
         await asyncio.sleep(self.latency if fault != "slow" else SLOW)
         self.now -= 1
         self.waiting[name] -= 1
+        if self.kills and reader.at_eof() and 0 <= came - self.kills[-1]["at"] <= LATE:
+            self.kills[-1]["late"].append(name)
         if fault == "reset":
             return -1, None
         if fault == "bad body":

@@ -67,7 +67,7 @@ class BatchServer(Server):
         self.numbers += 1
         return f"{kind}_{self.numbers}"
 
-    async def reply(self, verb: str, path: str, body: bytes) -> tuple[int, Any]:
+    async def reply(self, verb: str, path: str, body: bytes, reader: asyncio.StreamReader) -> tuple[int, Any]:
         path, _, query = path.partition("?")
         params = dict(part.split("=") for part in query.split("&") if part)
         if path == "/faults":
@@ -91,7 +91,7 @@ class BatchServer(Server):
         if parts == ["messages"]:
             self.requests += 1
             return 200, anthropic_reply(json.loads(body))
-        return await super().reply(verb, path, body)
+        return await super().reply(verb, path, body, reader)
 
     async def batch(
         self, api: str, verb: str, parts: list[str], params: dict[str, str], body: bytes
