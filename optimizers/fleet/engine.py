@@ -30,6 +30,7 @@ from optimizers.fleet.locks import UserLocks
 from optimizers.fleet.place import FILE, is_sqlite, server_url, store_name, task_prefix, user_prefix
 from optimizers.fleet.steps import StepWriter
 from optimizers.fleet.tables import SCHEMA, SERIALIZER, StepTables, open_database
+from optimizers.interrupts import to_its_end
 from program.errors import (
     AlignmentCancelledError,
     AlignmentFailedError,
@@ -111,7 +112,8 @@ class DurableEngine:
         """
         prefix = user_prefix(self._store, user_id)
         rows: list[Any] = []
-        if found := await asyncio.to_thread(self._tables.workflows_of, prefix):
+        # To their ends: the tables are closed after an interrupt, and no thread may still use them.
+        if found := await to_its_end(asyncio.to_thread(self._tables.workflows_of, prefix)):
             rows = await DBOS.list_workflows_async(workflow_ids=found, load_input=False, app_version=VERSION)
         ids = [row.workflow_id for row in rows]
         self._end_running(user_id, [row for row in rows if row.status == "PENDING"])
@@ -148,7 +150,7 @@ class DurableEngine:
             del _jobs[workflow_id]
         if ids:
             await DBOS.delete_workflows_async(ids)
-        await asyncio.to_thread(self._tables.drop_steps, workflow_id)
+        await to_its_end(asyncio.to_thread(self._tables.drop_steps, workflow_id))
 
     def end_dead(self, locks: UserLocks) -> None:
         """End the running alignments of processes that ended, on whatever host."""
