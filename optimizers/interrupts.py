@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -38,7 +38,7 @@ class _Protection:
             self._waiting.discard(task)
 
 
-async def to_its_end(call: Coroutine[Any, Any, Any]) -> Any:
+async def to_its_end(call: Awaitable[Any]) -> Any:
     """Await what must not be lost if the caller is cancelled, such as a call in flight, which is paid.
 
     The caller is cancelled when it has ended. A second cancellation ends it at once.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from dbos import error as dbos_errors
@@ -31,7 +30,7 @@ class DurableJournal:
         self._workflow_id = workflow_id
         self._writer = writer
         self._step = _FIRST_STEP
-        self._latest: dict[str, _Written] = {}  # the latest call of each piece in progress
+        self._latest: dict[str, asyncio.Future[bool]] = {}  # the latest call of each piece in progress
 
     async def run(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """Return what the piece returned; run it first if it is not finished."""
@@ -43,7 +42,7 @@ class DurableJournal:
             await self._latest_stored(name)
             raise
         if latest := self._latest.pop(name, None):
-            self._writer.withdraw(latest.step)
+            self._writer.withdraw(latest)
         await self._stored(self._write(name, output))
         return json.loads(output)
 
@@ -65,23 +64,12 @@ class DurableJournal:
         if latest := self._latest.pop(piece, None):
             await self._stored(latest)
 
-    def _write(self, name: str, output: str) -> _Written:
+    def _write(self, name: str, output: str) -> asyncio.Future[bool]:
         self._kept[name] = output
         self._step += 1
         step = FinishedStep(workflow_id=self._workflow_id, number=self._step, name=name, output=output)
-        return _Written(step, self._writer.add(step))
+        return self._writer.add(step)
 
-    async def _stored(self, written: _Written) -> None:
-        if not await to_its_end(written.end()):
+    async def _stored(self, stored: asyncio.Future[bool]) -> None:
+        if not await to_its_end(stored):
             raise dbos_errors.DBOSWorkflowCancelledError(f"workflow {self._workflow_id} is cancelled")
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A step that is on its way to the table."""
-
-    step: FinishedStep
-    stored: asyncio.Future[bool]
-
-    async def end(self) -> bool:
-        return await self.stored

@@ -52,7 +52,7 @@ class StepWriter:
 
     def __init__(self, write: Callable[[Sequence[FinishedStep]], Collection[str]]) -> None:
         self._write = write
-        self._waiting: dict[tuple[str, int], tuple[FinishedStep, asyncio.Future[bool]]] = {}
+        self._waiting: dict[asyncio.Future[bool], FinishedStep] = {}
         self._writing: asyncio.Task[None] | None = None
 
     def add(self, step: FinishedStep) -> asyncio.Future[bool]:
@@ -62,15 +62,15 @@ class StepWriter:
         of its steps is stored then. To cancel the future changes nothing.
         """
         stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting[step.workflow_id, step.number] = step, stored
+        self._waiting[stored] = step
         if self._writing is None:
             self._writing = asyncio.ensure_future(self._write_all())
         return stored
 
-    def withdraw(self, step: FinishedStep) -> None:
-        """Leave out a step if no transaction with it has begun: a later one says all that it does."""
-        _, stored = self._waiting.pop((step.workflow_id, step.number), (step, None))
-        if stored is not None:
+    def withdraw(self, stored: asyncio.Future[bool]) -> None:
+        """Leave out a step, given its future, if no transaction with it has begun."""
+        if stored in self._waiting:
+            del self._waiting[stored]
             stored.cancel()
 
     async def _write_all(self) -> None:
@@ -78,19 +78,19 @@ class StepWriter:
             while self._waiting:
                 # Steps that end meanwhile belong to the same transaction, or make an earlier one needless.
                 await asyncio.sleep(_GATHER_SECONDS)
-                batch, self._waiting = list(self._waiting.values()), {}
+                batch, self._waiting = self._waiting, {}
                 if batch:
                     await self._write_batch(batch)
         finally:
             self._writing = None
 
-    async def _write_batch(self, batch: list[tuple[FinishedStep, asyncio.Future[bool]]]) -> None:
+    async def _write_batch(self, batch: dict[asyncio.Future[bool], FinishedStep]) -> None:
         error, cancelled = None, set()
         try:
-            cancelled = set(await asyncio.to_thread(self._write, [step for step, _ in batch]))
+            cancelled = set(await asyncio.to_thread(self._write, list(batch.values())))
         except Exception as failure:  # noqa: BLE001 - whoever waits for the step raises it
             error = failure
-        for step, stored in batch:
+        for stored, step in batch.items():
             if stored.done():
                 continue
             if error is None:

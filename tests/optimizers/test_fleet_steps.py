@@ -83,15 +83,14 @@ async def test_a_withdrawn_step_is_left_out_unless_its_transaction_has_begun() -
     table.go_on.clear()
     writer = StepWriter(table.write)
     begun, left_out, other = (writer.add(step(number)) for number in (1, 2, 3))
-    writer.withdraw(step(2))
+    writer.withdraw(left_out)
     await asyncio.sleep(0.05)
-    writer.withdraw(step(1))
+    writer.withdraw(begun)
     table.go_on.set()
     assert await asyncio.gather(begun, other) == [True, True]
     assert left_out.cancelled()
     assert table.transactions == [["step 1", "step 3"]]
-    writer.add(step(4))
-    writer.withdraw(step(4))
+    writer.withdraw(writer.add(step(4)))
     await asyncio.sleep(0.05)
     assert table.transactions == [["step 1", "step 3"]]
 
