@@ -17,7 +17,6 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from program.memory.retrieval.static_encoder import StaticEncoder
 from program.task import get_task
 
 _K, _FEWEST = 4, 5
+Scores = npt.NDArray[np.float64]
 
 
 def named(name: str) -> Callable[[], Retriever]:
@@ -43,29 +43,31 @@ def fused(weight: float, k: int = 60) -> Callable[[], Retriever]:
     return lambda: Hybrid(Bm25(), Dense(StaticEncoder()), k, weight)
 
 
-class Fading(Hybrid):
-    """Hybrid search that forgets: scores are 1 / rank, times ``exp(-age / strength)``, in interactions."""
+class Aged(Hybrid):
+    """Hybrid search whose scores `change` by the age of each text, in interactions; the newest has 0."""
 
-    def __init__(self, strength: float) -> None:
+    def __init__(self, change: Callable[[Scores, Scores], Scores]) -> None:
         super().__init__(Bm25(), Dense(StaticEncoder()), 60, 4)
-        self.strength = strength
+        self.change = change
 
-    def scores(self, query: str) -> npt.NDArray[np.float64]:
+    def scores(self, query: str) -> Scores:
         scores = super().scores(query)
+        return self.change(scores, np.arange(len(scores), dtype=np.float64)[::-1])
+
+
+def fading(strength: float) -> Callable[[], Retriever]:
+    """1 / rank, times ``exp(-age / strength)``."""
+
+    def fade(scores: Scores, ages: Scores) -> Scores:
         ranks = 1 + np.searchsorted(np.sort(-scores), -scores, side="left")
-        return np.exp(-np.arange(len(scores))[::-1] / self.strength) / ranks
+        return np.exp(-ages / strength) / ranks
+
+    return lambda: Aged(fade)
 
 
-class WithRecency(Hybrid):
-    """Hybrid search with a third rank, that of the newest."""
-
-    def __init__(self, recency_weight: float) -> None:
-        super().__init__(Bm25(), Dense(StaticEncoder()), 60, 4)
-        self.recency_weight = recency_weight
-
-    def scores(self, query: str) -> npt.NDArray[np.float64]:
-        scores = super().scores(query)
-        return scores + self.recency_weight / (self.k + 1 + np.arange(len(scores))[::-1])
+def with_recency(weight: float, k: int = 60) -> Callable[[], Retriever]:
+    """A third rank, that of the newest."""
+    return lambda: Aged(lambda scores, ages: scores + weight / (k + 1 + ages))
 
 
 ROWS: dict[str, Callable[[], Retriever]] = {
@@ -77,8 +79,8 @@ ROWS: dict[str, Callable[[], Retriever]] = {
     "bm25 + static, 1:2": fused(2),
     "bm25 + static, 1:4, k = 10": fused(4, 10),
     "hybrid": named("hybrid"),  # 1:4, k = 60
-    **{f"hybrid, forgets in {n}": partial(Fading, n) for n in (2, 5, 10, 20, 40)},
-    **{f"hybrid, recency {n}": partial(WithRecency, n) for n in (0.25, 0.5, 1, 2, 4)},
+    **{f"hybrid, forgets in {n}": fading(n) for n in (2, 5, 10, 20, 40)},
+    **{f"hybrid, recency {n}": with_recency(n) for n in (0.25, 0.5, 1, 2, 4)},
 }
 TORCH = {"dense": named("dense"), "hybrid:dense": named("hybrid:dense")}
 
@@ -95,11 +97,13 @@ def measure(
         if latest:
             first = max(_FEWEST, len(history) - latest)
             asked = [(item.query, item.response, n) for n, item in enumerate(history) if n >= first]
+        memory = None
         for text, gold, n_before in asked:
             # A memory for each length: a ranking by age must not count what comes later.
-            memory = EpisodicMemory(
-                user.user_id, history[:n_before], retrieval=make, indexed=task.retrieval_text
-            )
+            if memory is None or len(memory) != n_before:
+                memory = EpisodicMemory(
+                    user.user_id, history[:n_before], retrieval=make, indexed=task.retrieval_text
+                )
             found = [item.response for item in memory.search(task.retrieval_query(text), _K)]
             if gold is None or not found:
                 continue
