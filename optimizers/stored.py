@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -202,25 +202,15 @@ async def _align(
             most = (settings or AgentSettings()).max_input_chars
             await to_its_end(aprepare_profile(store, user_id, max_input_chars=most))
         session = await call(open_session)
-    agent, version = session.opened, session.version
-    context = agent.context
+    agent, context = session.opened, session.opened.context
     trainset = examples(context.memory, context.task, seed=config.seed, negatives=negatives)
     cohort = _cohort(context.task, config)
-    alignment_id = await call(store.start_alignment, user_id, config.as_dict())
 
     async def read_past() -> dict[str, Any]:
         return (await call(_past, store, user_id, config, cohort)).as_dict()
 
-    def save_step(step: AlignmentStep) -> None:
-        # The last one is stored with the end of the alignment, in one transaction.
-        if step.number == config.steps:
-            last_steps[step.number] = step.as_dict()
-        else:
-            store.save_step(user_id, alignment_id, step.number, step.as_dict())
-
-    last_steps: dict[int, dict[str, Any]] = {}
-    spending, finishing = Spending(opened), False
-    try:
+    attempt = await call(_Attempt, store, user_id, config, cohort, opened)
+    with attempt:
         optimizer = PersonaAlignment(
             config,
             prompt_model=prompt_model,
@@ -229,46 +219,77 @@ async def _align(
             past=Past.from_dict(await (journal or MemoryJournal()).run(f"{user_id}/past", read_past)),
             journal=journal,
             budget=budget,
-            on_step=save_step,
+            on_step=attempt.save_step,
         )
         with (
-            about(persona_version=version.version, alignment_id=alignment_id),
-            track_usage(spending.tracker),
+            about(persona_version=session.version.version, alignment_id=attempt.id),
+            track_usage(attempt.spending.tracker),
         ):
             if wait:
                 aligned: PersonaAgent = await optimizer.acompile(agent, trainset=trainset)
             else:
                 aligned = optimizer.compile(agent, trainset=trainset)
-        changed = aligned.persona != agent.persona
+        await call(attempt.finish, agent, aligned)
+    return aligned
+
+
+class _Attempt:
+    """One attempt to align a user, as the store keeps it: its steps, and how it ends.
+
+    As a context it records whatever ends it before `finish` has, an interrupt too.
+    """
+
+    def __init__(
+        self, store: UserStore, user_id: str, config: AlignmentConfig, cohort: str, opened: UsageTracker
+    ) -> None:
+        self._store = store
+        self._user_id = user_id
+        self._config = config
+        self._cohort = cohort
+        self._last_steps: dict[int, dict[str, Any]] = {}
+        self.spending = Spending(opened)
+        self.id = store.start_alignment(user_id, config.as_dict())
+
+    def save_step(self, step: AlignmentStep) -> None:
+        # The last one is stored with the end of the alignment, in one transaction.
+        if step.number == self._config.steps:
+            self._last_steps[step.number] = step.as_dict()
+        else:
+            self._store.save_step(self._user_id, self.id, step.number, step.as_dict())
+
+    def finish(self, before: PersonaAgent, aligned: PersonaAgent) -> None:
+        """Store the record and, if the persona has changed, its new version."""
         record = aligned.alignment
-        cost = await call(spending.of_finished, record.usage, store, user_id, config)
-        finishing = True
-        await call(
-            store.finish_alignment,
-            user_id,
-            alignment_id,
+        cost = self.spending.of_finished(record.usage, self._store, self._user_id, self._config)
+        self._store.finish_alignment(
+            self._user_id,
+            self.id,
             record.as_dict(),
-            persona=(aligned.persona, record.reason) if changed else None,
+            persona=(aligned.persona, record.reason) if aligned.persona != before.persona else None,
             parts=aligned.parts.as_dict() if aligned.parts else None,
             trials=[check.gains for step in record.steps for check in step.checks],
-            cohort=cohort,
+            cohort=self._cohort,
             cost=cost,
-            last_steps=last_steps,
+            last_steps=self._last_steps,
         )
-    except BaseException as error:  # an interrupt, too, must not leave the alignment open
-        # One that is cancelled while it is stored may have ended well.
-        with suppress(StoreError) if finishing else nullcontext():
-            for number, data in last_steps.items():
-                store.save_step(user_id, alignment_id, number, data)
-            store.fail_alignment(
-                user_id,
-                alignment_id,
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        # What ended it is what to tell; and one that is cancelled while it is stored may have ended well.
+        with suppress(StoreError):
+            for number, data in self._last_steps.items():
+                self._store.save_step(self._user_id, self.id, number, data)
+            self._store.fail_alignment(
+                self._user_id,
+                self.id,
                 one_line(f"{type(error).__name__}: {error}", _MAX_ERROR),
-                usage=spending.tracker.by_stage(),
-                cost=spending.total(),
+                usage=self.spending.tracker.by_stage(),
+                cost=self.spending.total(),
             )
-        raise
-    return aligned
 
 
 async def _call_now(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
