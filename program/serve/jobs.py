@@ -66,6 +66,7 @@ class Jobs:
         self._wake = asyncio.Event()
         self._thread_loop: asyncio.AbstractEventLoop | None = None
         self._thread_task: asyncio.Task[None] | None = None
+        self._is_stopped = False
 
     def start(self, user_id: str) -> Job:
         """Queue a user's alignment; a user who is waiting or being aligned keeps that job.
@@ -148,6 +149,8 @@ class Jobs:
         async def align() -> None:
             assert self._actions.align is not None
             self._thread_loop, self._thread_task = asyncio.get_running_loop(), asyncio.current_task()
+            if self._is_stopped:  # before there was a task to cancel
+                return
             outcomes = await self._actions.align(
                 self._store, user_ids, lm=self._actions.lm, wikipedia=self._actions.wikipedia
             )
@@ -160,6 +163,7 @@ class Jobs:
             self._thread_loop = self._thread_task = None
 
     def _stop(self) -> None:
+        self._is_stopped = True
         loop, task = self._thread_loop, self._thread_task
         if loop is not None and task is not None:
             loop.call_soon_threadsafe(task.cancel)

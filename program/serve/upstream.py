@@ -144,7 +144,8 @@ class Passed(Response):
         reply: The reply; its body is unread.
         headers: What is sent instead of its own headers.
         seen: Gets each piece of the body.
-        ended: Runs after the last piece was sent.
+        ended: Runs after the last piece was sent, also if the client has left by then: one that knows the
+            reply's last event does not wait for the end of its bytes.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class Passed(Response):
             reply.close()
             if watching is not None:
                 watching.cancel()
-        if self._ended is not None and not self._left:
+        if self._ended is not None:
             await self._ended()
 
     async def _send(self, send: Send) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from eval.methods.personaagent import PersonaAgentMethod
 from eval.methods.rag import Rag
 from eval.records import AnswerRecord, read_run
 from eval.run_folder import RunFolder
-from eval.runner import Limits, Outcome, run_methods
+from eval.runner import Limits, Outcome, _Run, run_methods
 from program.errors import BudgetExceededError, ConfigError, DataError
 from program.models.scripted import scripted_lm
 from program.task import Task
@@ -329,20 +328,25 @@ def test_answer_that_cannot_be_stored_is_a_failure(
 
 
 def test_stop_ends_other_jobs_before_their_next_call(
-    tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any
+    tmp_path: Path, movies: Task, make_user: MakeUser, obliging: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called, refused = threading.Event(), threading.Event()
+    called, stopped = threading.Event(), threading.Event()
     calls: list[str] = []
+    stop = _Run._stop
+
+    def note_stop(run: _Run, error: BaseException) -> None:
+        stop(run, error)
+        stopped.set()
+
+    monkeypatch.setattr(_Run, "_stop", note_stop)
 
     def reply(system: str, user: str) -> Any:
         if "bert" in user:
             assert called.wait(60)
-            refused.set()
             raise dspy.lm15.AuthError("bad key")
         calls.append(user)
         called.set()
-        assert refused.wait(60)
-        time.sleep(0.3)
+        assert stopped.wait(60)
         return obliging(system, user)
 
     outcome = go(

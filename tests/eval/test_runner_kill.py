@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from eval.records import read_run
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
-import sys, time
+import os, signal, sys
 from pathlib import Path
 from eval.contracts import EvalUser, Query
 from eval.manifest import make_manifest
@@ -26,7 +25,7 @@ from program.memory.interaction import Interaction
 from program.models.scripted import scripted_lm
 from program.task import get_task
 
-out, calls = Path(sys.argv[1]), open(sys.argv[2], "ab", buffering=0)
+out, calls, last = Path(sys.argv[1]), open(sys.argv[2], "ab", buffering=0), int(sys.argv[3])
 task = get_task("LaMP-2M")
 tags = task.answer.values
 
@@ -40,7 +39,8 @@ def user(name):
 
 def reply(system, user):
     calls.write(b".")
-    time.sleep(0.002)
+    if 0 < last <= os.fstat(calls.fileno()).st_size:
+        os.kill(os.getpid(), signal.SIGKILL)
     if "write the new system prompt" in user:
         return "Someone who saw " + str(len(user)) + " letters of feedback."
     if "write the feedback" in user or "write the profile" in user:
@@ -65,29 +65,21 @@ CALLS_IN_FLIGHT = 2 * 25
 def test_run_killed_three_times_equals_uninterrupted_run(tmp_path: Path) -> None:
     rng = random.Random(3)
     calls = {name: tmp_path / f"{name}.calls" for name in ("whole", "killed")}
-    _start(tmp_path / "whole", calls["whole"]).wait(60)
+    assert _run(tmp_path / "whole", calls["whole"]) == 0
     paid = calls["whole"].stat().st_size
     for share in (0.2, 0.5, 0.8):
-        process = _start(tmp_path / "killed", calls["killed"])
-        _wait_for(calls["killed"], paid * share + rng.randrange(paid // 10), process)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
-    assert _start(tmp_path / "killed", calls["killed"]).wait(60) == 0
+        last = round(paid * share) + rng.randrange(paid // 10)
+        assert _run(tmp_path / "killed", calls["killed"], last) == -signal.SIGKILL
+    assert _run(tmp_path / "killed", calls["killed"]) == 0
     assert _essence(tmp_path / "killed") == _essence(tmp_path / "whole")
     assert paid <= calls["killed"].stat().st_size <= paid + 3 * CALLS_IN_FLIGHT
 
 
-def _start(out: Path, calls: Path) -> subprocess.Popen[bytes]:
+def _run(out: Path, calls: Path, last: int = 0) -> int:
+    """Run until the end, or until a SIGKILL at the ``last`` call."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out), str(calls)], env=environment)
-
-
-def _wait_for(calls: Path, size: float, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while not calls.exists() or calls.stat().st_size < size:
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    command = [sys.executable, "-c", SCRIPT, str(out), str(calls), str(last)]
+    return subprocess.run(command, env=environment, timeout=300).returncode
 
 
 def _essence(out: Path) -> Any:

@@ -82,7 +82,7 @@ def test_open_write_does_not_block_readers(location: str) -> None:
         with store._database.write() as connection:
             connection.exec_driver_sql("UPDATE pa_users SET task = 'other'")
             with ThreadPoolExecutor(1) as pool:
-                assert pool.submit(store.user, "ann").result(timeout=5).task == "free-text"
+                assert pool.submit(store.user, "ann").result(timeout=60).task == "free-text"
 
 
 _WRITER = """
@@ -107,7 +107,7 @@ def test_processes_create_and_write_one_store_together(location: str) -> None:
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.close()
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0, 0]
+    assert [writer.wait(timeout=300) for writer in writers] == [0, 0, 0, 0]
     with UserStore(location) as store:
         assert store.user("ann").interactions == 80
         assert len(store.interactions("ann")) == 80

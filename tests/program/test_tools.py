@@ -220,7 +220,7 @@ def test_observation_has_tool_arguments_text_and_time() -> None:
         "5",
         False,
     )
-    assert 0 <= observation.seconds < 1
+    assert observation.seconds >= 0
 
 
 def test_unknown_tool_raises_with_the_valid_names() -> None:
@@ -387,7 +387,7 @@ def test_blocking_async_tool_is_awaited_in_the_event_loop() -> None:
 
 
 def test_blocking_tools_run_concurrently() -> None:
-    barrier = threading.Barrier(2, timeout=5)
+    barrier = threading.Barrier(2, timeout=60)
 
     def meet() -> str:
         """Wait for the other call."""

@@ -203,7 +203,7 @@ class TestHttpServer:
             connection.sendall(b"GET / HT")
             with contextlib.suppress(ConnectionError):
                 assert connection.recv(100) == b""
-            assert time.monotonic() - begin < 3
+            assert time.monotonic() - begin < 30
 
     def test_too_many_connections_are_refused_and_the_next_one_is_served(
         self, store: TraceStore, monkeypatch: pytest.MonkeyPatch
@@ -213,13 +213,14 @@ class TestHttpServer:
             waiting = [connect(server) for _ in range(3)]
             for connection in waiting:
                 connection.sendall(b"GET / HTTP/1.1\r\n")
-            time.sleep(0.1)
             with connect(server) as refused:
                 assert refused.recv(100).startswith(b"HTTP/1.1 503")
             for connection in waiting:
                 connection.close()
-            time.sleep(0.1)
-            assert send(server, "GET", "/", {})[0] == 200
+            end = time.monotonic() + 60
+            while (status := send(server, "GET", "/", {})[0]) == 503 and time.monotonic() < end:
+                time.sleep(0.01)
+            assert status == 200
 
     @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.binary(max_size=200))

@@ -37,6 +37,8 @@ class Model(ThreadingHTTPServer):
     # Bytes are sent in pieces of this size.
     piece: int = 1 << 20
     breaks: bool = False
+    # The bytes that end the reply come after it is set.
+    ends: threading.Event | None = None
 
     daemon_threads = True
 
@@ -71,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.breaks:
             self.close_connection = True
             return
+        if self.server.ends is not None:
+            assert self.server.ends.wait(60)
         self.wfile.write(b"0\r\n\r\n")
 
     do_GET = do_POST
@@ -140,11 +144,11 @@ def _start(app: Any, stack: ExitStack) -> str:
 
     def stop() -> None:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
     stack.callback(stop)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not server.started:
         assert thread.is_alive()
         assert time.monotonic() < deadline
@@ -171,5 +175,5 @@ def serve(store: UserStore, model: Model) -> Iterator[Serve]:
 
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
-    with httpx.Client(trust_env=False, timeout=10) as client:
+    with httpx.Client(trust_env=False, timeout=60) as client:
         yield client

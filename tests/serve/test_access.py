@@ -110,7 +110,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, start: Any) -> Iterator[Ser
     with ExitStack() as stack:
         store = stack.enter_context(UserStore(home / "users.db"))
         TraceStore(store_path(home)).close()
-        client = stack.enter_context(httpx.Client(trust_env=False, timeout=10))
+        client = stack.enter_context(httpx.Client(trust_env=False, timeout=60))
         # Nobody listens there: whoever gets so far is answered with 502.
         app = make_app(store, home, ServeSettings(upstream=Upstream(url="http://127.0.0.1:9/v1"), rate=0))
         made = Server(start(app, stack), app, {}, client, store, home)
@@ -214,7 +214,7 @@ def test_another_spelling_of_a_path_opens_nothing(method: str, path: str, server
         "Connection: close",
     ]
     request = "\r\n".join([*lines, "", ""])
-    with socket.create_connection((name, int(port)), timeout=5) as connection:
+    with socket.create_connection((name, int(port)), timeout=60) as connection:
         connection.sendall(request.encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.split(b" ")[1] in (b"400", b"403", b"404", b"405")

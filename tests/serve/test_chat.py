@@ -8,6 +8,7 @@ import logging
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -305,11 +306,20 @@ def test_record_stores_the_turn_once(
     assert newest.response == ("D\u00e4l, Ana." if stream else "Dal, Ana.")
 
 
+def test_a_turn_is_stored_if_the_client_leaves_at_the_last_event(
+    serve: Any, token: Any, model: Any, store: UserStore
+) -> None:
+    model.body, model.headers, model.ends = STREAM, SSE, threading.Event()
+    with openai.OpenAI(base_url=f"{serve(record=True)}/v1", api_key=token(), max_retries=0) as client:
+        list(cook(client, stream=True))  # it does not read what follows [DONE]
+    assert _wait_for(store, ANA, 3)[-1].response == "D\u00e4l, Ana."
+    model.ends.set()
+
+
 def _wait_for(store: UserStore, user_id: str, count: int) -> list[Any]:
     """A turn is stored after its last byte was sent."""
-    for _ in range(200):
-        if len(rows := store.interactions(user_id)) >= count:
-            break
+    end = time.monotonic() + 60
+    while len(rows := store.interactions(user_id)) < count and time.monotonic() < end:
         time.sleep(0.01)
     assert len(rows) == count
     return rows

@@ -52,7 +52,7 @@ def test_a_process_serves_until_it_is_stopped(token: Any) -> None:
             assert process.stderr is not None
             address = re.search(r"http://\S+", process.stderr.readline())
             assert address is not None
-            assert httpx.get(f"{address[0]}/healthz", trust_env=False).json() == {"status": "ok"}
+            assert httpx.get(f"{address[0]}/healthz", trust_env=False, timeout=60).json() == {"status": "ok"}
             process.send_signal(signal.SIGINT)
             rest = process.stderr.read()
         finally:

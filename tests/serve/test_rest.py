@@ -25,6 +25,7 @@ from program.models.scripted import scripted_lm
 from program.serve import answering
 from program.serve.app import make_app
 from program.serve.contracts import Actions
+from program.serve.jobs import Jobs
 from program.serve.keys import Keys
 from program.store import UserStore
 from program.tracing.server.trace_store import TraceStore
@@ -239,10 +240,9 @@ def test_a_model_that_fails_is_502(serve: Any, token: Any, http: httpx.Client) -
 
 
 def wait(api: Api, job: str, status: str = "done") -> dict[str, Any]:
-    for _ in range(500):
-        body: dict[str, Any] = api("GET", f"/v1/jobs/{job}").json()
-        if body["status"] not in ("queued", "running"):
-            break
+    end = time.monotonic() + 60
+    while (body := api("GET", f"/v1/jobs/{job}").json())["status"] in ("queued", "running"):
+        assert time.monotonic() < end, body
         time.sleep(0.01)
     assert body["status"] == status, body
     return body
@@ -305,11 +305,10 @@ def test_jobs_are_shared_batched_and_fail_alone(serve: Any, token: Any, http: ht
 
 
 def wait_until(condition: Any) -> None:
-    for _ in range(500):
-        if condition():
-            return
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it never came"
         time.sleep(0.01)
-    raise AssertionError("it never came")
 
 
 def test_a_stop_of_the_server_stops_an_alignment(
@@ -321,6 +320,32 @@ def test_a_stop_of_the_server_stops_an_alignment(
         Api(url, token(), http)("POST", "align")
         wait_until(lambda: slow.batches)
     assert slow.stopped
+
+
+async def test_a_stop_before_the_alignment_has_begun_stops_it_too(
+    store: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, stopped, align, stop = Slow(), threading.Event(), Jobs._align, Jobs._stop
+
+    def align_later(jobs: Jobs, *args: Any) -> None:
+        assert stopped.wait(60)
+        align(jobs, *args)
+
+    def stop_first(jobs: Jobs) -> None:
+        stop(jobs)
+        stopped.set()
+
+    monkeypatch.setattr(Jobs, "_align", align_later)
+    monkeypatch.setattr(Jobs, "_stop", stop_first)
+    jobs = Jobs(store, Actions(align=slow))
+    work = asyncio.create_task(jobs.work())
+    job = jobs.start(ANA)
+    while job.status != "running":
+        await asyncio.sleep(0)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert not slow.batches
 
 
 def test_export_holds_all_of_the_user_and_nothing_of_others(api: Api) -> None:
