@@ -25,6 +25,8 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 SLOW = 5.0
@@ -160,7 +162,7 @@ class Server:
         if self.kill is not None and self.requests >= self.kill[0]:
             (_, pid), self.kill = self.kill, None
             # What was answered before is then written, unless it waits for this answer.
-            await asyncio.sleep(0.3)
+            await (asyncio.sleep(0.3) if self.now else _idle(pid))
             os.kill(pid, signal.SIGKILL)
             return 0, None
         if self.fail:
@@ -196,6 +198,18 @@ class Server:
         usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
         kind = {"id": "c", "object": "chat.completion", "created": 1, "model": request["model"]}
         return 200, {**kind, "choices": [choice], "usage": usage}
+
+
+async def _idle(pid: int) -> None:
+    """Wait until no thread of a process has wanted to run for a tenth of a second, however it starves."""
+    looks = 0
+    while looks < 10:
+        await asyncio.sleep(0.01)
+        states = set()
+        for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                states.add(thread.read_text().rpartition(")")[2].split()[0])
+        looks = looks + 1 if states <= {"S", "I"} else 0
 
 
 def _error(message: str, kind: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@
     python benchmarks/loopback_batches.py --seconds 0.1
 
 ``POST /faults`` with JSON sets what goes wrong. ``fail``, ``expire`` and ``garble`` are shares in [0, 1] of
-the requests of a batch, at most twice for one request. ``whole`` is a number of batches that fail as a whole,
-and ``away`` a number of requests of any kind that get status 503. Requests with the text ``refuse`` are
-refused.
+the requests of a batch, at most twice for one request. ``whole`` is a number of batches, of two requests or
+more, that fail as a whole, and ``away`` a number of requests of any kind that get status 503. Requests with
+the text ``refuse`` are refused.
 ``kill`` is a process that is sent SIGKILL when the next batch is created, ``before`` or ``after`` that as
 ``moment`` says, but not for the next ``skip`` ones; with the moment ``reset`` the batch is created and the
 connection closed.
@@ -145,7 +145,7 @@ class BatchServer(Server):
             requests, wrong = body["requests"], False
         assert len({request["custom_id"] for request in requests}) == len(requests)
         assert all(re.fullmatch("[a-zA-Z0-9_-]{1,64}", request["custom_id"]) for request in requests)
-        whole = bool(self.batch_faults.get("whole"))
+        whole = bool(self.batch_faults.get("whole")) and len(requests) > 1
         if whole:
             self.batch_faults["whole"] -= 1
             self.did["whole"] += 1

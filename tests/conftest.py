@@ -25,9 +25,12 @@ from program.models.abilities import forget_abilities
 from program.store import UserStore
 from program.store.schema import SCHEMA, VERSION_TABLE, metadata
 
+# The same examples each time, so that a change is judged by itself; others by
+# `pytest --hypothesis-profile=explore`.
 # A deadline fails on a busy machine what is right; speed is measured in `benchmarks/`.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+settings.register_profile("explore", deadline=None, max_examples=500)
+settings.register_profile("same", deadline=None, derandomize=True, database=None)
+settings.load_profile("same")
 
 NewDatabase = Callable[[], str]
 """Returns the URL of a new PostgreSQL database, either with the tables of a store or without."""

@@ -6,6 +6,7 @@ store. Both end with the process, however it ends, so that nobody guesses by tim
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from optimizers.fleet.locks import numbers_of
 from optimizers.fleet.place import digest, store_name
 from program.errors import StoreUnavailableError
 from program.store import UserStore
+
+_MOMENT = 0.001
+"""Seconds between two tries to take a lock."""
 
 
 class Processes:
@@ -42,8 +46,8 @@ class Processes:
     def live(self, executor: str) -> Iterator[None]:
         """Count as a living worker with this id inside the block."""
         own, common = self._number(executor), self._number("any worker")
-        self._numbers.take(own)
-        self._numbers.take(common, shared=True)
+        self._take(own)
+        self._take(common, shared=True)
         self._mine |= {own, common}
         try:
             yield
@@ -65,10 +69,14 @@ class Processes:
 
     def any_worker(self) -> bool:
         """Return whether a worker lives. Of no use in a process that is one."""
-        number = self._number("any worker")
-        free = self._numbers.take(number)
-        if free:
-            self._numbers.free(number)
+        common, turn = self._number("any worker"), self._number("who asks for workers")
+        self._take(turn)  # or two who ask at once would take each other for workers
+        try:
+            free = self._numbers.take(common)
+            if free:
+                self._numbers.free(common)
+        finally:
+            self._numbers.free(turn)
         return not free
 
     def check(self) -> None:
@@ -85,6 +93,11 @@ class Processes:
     def close(self) -> None:
         """Give up what this process holds on a server."""
         self._numbers.close()
+
+    def _take(self, number: int, *, shared: bool = False) -> None:
+        """Take a lock that others hold only for a moment, to see whether it is free."""
+        while not self._numbers.take(number, shared=shared):
+            time.sleep(_MOMENT)
 
     def _number(self, name: str) -> int:
         return int(digest(self._name, "process", name)[:16], 16) >> 2

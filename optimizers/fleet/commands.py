@@ -131,7 +131,7 @@ async def _align_in_this_process(
     batches: ProviderBatches | None,
 ) -> AsyncGenerator[UserResult, None]:
     async with counted_together(store, home, batch_id, batch.budget):
-        results = await align_users(
+        aligning = await align_users(
             store,
             user_ids,
             batch.config,
@@ -142,8 +142,9 @@ async def _align_in_this_process(
             budget=None if batch_id else batch.budget,
             **_options(batch),
         )
-        async for result in results:
-            yield result
+        async with aclosing(aligning) as results:
+            async for result in results:
+                yield result
 
 
 def _goes_on(result: UserResult) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ QUEUE = "personaagent"
 
 VERSION = "pieces-1"
 """The format of the pieces. Attempts of another format are not read."""
+
+_LAST_READS = 10.0
+"""Seconds that closing waits for threads that still read."""
 
 _SKEW = timedelta(seconds=60)
 """How much the clocks of two hosts may differ."""
@@ -264,6 +268,10 @@ def _close(engine: Engine) -> None:
     try:
         DBOS.destroy()
     finally:
+        # A thread that a cancelled task has left may still read; its connection would stay open.
+        end = time.monotonic() + _LAST_READS
+        while engine.pool.checkedout() and time.monotonic() < end:  # type: ignore[attr-defined]
+            time.sleep(0.005)
         engine.dispose()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -103,7 +103,7 @@ async def align_users(
     tools: Tools = None,
     settings: AgentSettings | None = None,
     batches: ProviderBatches | None = None,
-) -> AsyncIterator[UserResult]:
+) -> AsyncGenerator[UserResult, None]:
     """Align stored users, and return an iterator of what became of each, in the order in which they end.
 
     At most ``concurrency`` calls are in flight over all users, who take turns, and fewer if the provider
@@ -245,7 +245,7 @@ class Fleet:
     collector: Collector | None = None
     stopped: bool = False
 
-    async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncIterator[UserResult]:
+    async def results(self, user_ids: Sequence[str], n_workers: int) -> AsyncGenerator[UserResult, None]:
         """Align users, and yield what becomes of each."""
         async with AsyncExitStack() as stack:
             locks = UserLocks(self.store, self.home)

@@ -26,6 +26,7 @@ from optimizers.fleet.order import longest_waiting_first
 from optimizers.fleet.pauses import Pauses
 from optimizers.fleet.spending import Spending
 from optimizers.fleet.users import CONCURRENCY, PATIENCE, Fleet, UserResult
+from optimizers.interrupts import to_its_end
 from program.console import exit_code, explain
 from program.errors import ConfigError, StoreUnavailableError
 from program.garbage import few_collections
@@ -179,14 +180,17 @@ class Worker:
             await asyncio.gather(watch, *runs.values(), return_exceptions=True)
 
     async def _watch(self, engine: DurableEngine, locks: UserLocks, processes: Processes) -> None:
+        def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+            return to_its_end(asyncio.to_thread(function, *args))
+
         while True:
-            await asyncio.to_thread(processes.check)
+            await in_thread(processes.check)
             with suppress(StoreUnavailableError):
-                if moved := await asyncio.to_thread(tasks.take_over, processes, self._me):
+                if moved := await in_thread(tasks.take_over, processes, self._me):
                     logger.warning("took over %d tasks of a worker that ended", moved)
-                    await asyncio.to_thread(engine.end_dead, locks)
+                    await in_thread(engine.end_dead, locks)
             names = {tasks.task_id(self._store, *name): name for name in self._in_progress}
-            for task_id in await asyncio.to_thread(tasks.cancelled, list(names)):
+            for task_id in await in_thread(tasks.cancelled, list(names)):
                 if (task := self._in_progress.get(names[task_id])) is not None:
                     task.cancel()
             await asyncio.sleep(TICK)
@@ -202,8 +206,11 @@ class Worker:
             with models_of(batch) as prompt_lm:
                 fleet = self._fleet(batch, prompt_lm, spending)
                 with fleet.calls():
-                    await self._serve(inbox, fleet, engine, locks)
-            await spending.flush()
+                    served = False
+                    while not served:
+                        await self._serve(inbox, fleet, engine, locks)
+                        await spending.flush()
+                        served = inbox.empty()  # or a user came meanwhile, whom nobody else would take
         except Exception as error:  # noqa: BLE001 - another batch may have a model that works
             logger.warning("a batch cannot be worked on: %s", _line(error))
             while not inbox.empty():

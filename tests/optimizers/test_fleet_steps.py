@@ -27,12 +27,14 @@ class Table:
 
     def __init__(self) -> None:
         self.transactions: list[list[str]] = []
+        self.begun = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
         self.cancelled: set[str] = set()
         self.error: Exception | None = None
 
     def write(self, steps: Sequence[FinishedStep]) -> set[str]:
+        self.begun.set()
         self.go_on.wait()
         if self.error is not None:
             raise self.error
@@ -45,7 +47,7 @@ async def test_steps_that_end_during_a_transaction_share_the_next_one() -> None:
     table.go_on.clear()
     writer = StepWriter(table.write)
     first = writer.add(step(1))
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(table.begun.wait)
     others = [writer.add(step(number)) for number in range(2, 40)]
     await asyncio.sleep(0.05)
     assert not first.done()
@@ -70,7 +72,7 @@ async def test_a_step_whose_user_is_stopped_is_stored_all_the_same() -> None:
     table.go_on.clear()
     writer = StepWriter(table.write)
     stopped, other = (writer.add(step(number)) for number in (1, 2))
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(table.begun.wait)
     stopped.cancel()
     table.go_on.set()
     assert await other
@@ -84,7 +86,7 @@ async def test_a_withdrawn_step_is_left_out_unless_its_transaction_has_begun() -
     writer = StepWriter(table.write)
     begun, left_out, other = (writer.add(step(number)) for number in (1, 2, 3))
     writer.withdraw(left_out)
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(table.begun.wait)
     writer.withdraw(begun)
     table.go_on.set()
     assert await asyncio.gather(begun, other) == [True, True]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +39,7 @@ from program.usage import Budget, Prices, Usage, UsageTracker, track_usage
 
 LINE = "Calls films action."
 USERS = ["ana", "ben"]
+ROOT = Path(__file__).parents[2]
 
 
 def reply(system: str, user: str) -> Any:
@@ -234,6 +238,93 @@ def test_a_process_that_ended_is_told_by_its_lock(store: UserStore, home: Path) 
     processes.close()
 
 
+ASKS = """
+import sys
+from pathlib import Path
+from optimizers.fleet.alive import Processes
+from program import UserStore
+
+with UserStore(sys.argv[1]) as store:
+    processes = Processes(store, Path(sys.argv[2]))
+    numbers, number = processes._numbers, processes._number("any worker")
+    assert numbers.take(number)
+    print("asks", flush=True)
+    sys.stdin.readline()
+    numbers.free(number)
+    sys.stdin.readline()
+    print(processes.any_worker())
+    processes.close()
+"""
+
+
+def test_a_worker_that_starts_waits_for_who_asks_whether_there_is_one(location: str, home: Path) -> None:
+    lives, end = threading.Event(), threading.Event()
+    with UserStore(location) as store, ThreadPoolExecutor(1) as pool:
+        processes = Processes(store, home)
+
+        def live() -> None:
+            with processes.live("me"):
+                lives.set()
+                assert end.wait(60)
+
+        command = [sys.executable, "-c", ASKS, location, str(home)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as other:
+            assert other.stdout.readline() == "asks\n"
+            living = pool.submit(live)
+            assert not lives.wait(0.1)
+            other.stdin.write("\n")
+            other.stdin.flush()
+            assert lives.wait(60)
+            assert other.communicate("\n", timeout=60)[0] == "True\n"
+        end.set()
+        living.result()
+        processes.close()
+
+
+def test_a_user_who_comes_while_the_worker_puts_a_batch_away_is_aligned(
+    local: UserStore, home: Path, lm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve, ended, opened = Worker._serve, dict[str, str](), list[str]()
+
+    async def serve_until_one_more_comes(self: Worker, inbox: Any, *args: Any) -> None:
+        await serve(self, inbox, *args)
+        if "ben" not in ended:
+            await asyncio.to_thread(tasks.enqueue, local, ["ben"], opened[0])
+            while inbox.empty():
+                await asyncio.sleep(0.01)
+
+    async def run() -> None:
+        worker = Worker(local, home, on_result=lambda user, status, line: ended.update({user: status}))
+        async with worker.working() as (engine, _):
+            opened.append((await asyncio.to_thread(engine.batches.open, batch()))[0])
+            await asyncio.to_thread(tasks.enqueue, local, ["ana"], opened[0])
+            while len(ended) < 2:
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(Worker, "_serve", serve_until_one_more_comes)
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert ended == {"ana": "aligned", "ben": "aligned"}
+
+
+def test_closing_waits_for_a_thread_that_still_reads(local: UserStore, home: Path) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def read(engine: Any) -> None:
+        with engine.connect():
+            begun.set()
+            time.sleep(0.3)
+            ended.set()
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        engine = stack.enter_context(open_tables(local, home))
+        pool.submit(read, engine._engine)
+        assert begun.wait(60)
+        stack.close()
+        assert ended.is_set()
+
+
 def test_a_worker_whose_server_connection_is_gone_says_so(new_database: Any, home: Path) -> None:
     with UserStore(new_database()) as store:
         processes = Processes(store, home)
@@ -414,21 +505,25 @@ def test_a_schedule_begins_a_batch_in_a_worker(local: UserStore, home: Path, lm:
             control.schedule("0 3 * * *", batch(), "Mars/Olympus")
         control.schedule("* * * * * *", batch(users="stale"))
         assert [each["cron"] for each in control.status().schedules] == ["* * * * * *"]
-    ended: dict[str, str] = {}
+    ended: dict[str, list[str]] = {"ana": [], "ben": []}
 
     async def run() -> None:
         stop = asyncio.Event()
 
         def note(user: str, status: str, line: str) -> None:
-            ended.setdefault(user, status)
-            if len(ended) == 2:
+            ended[user].append(status)
+            if all("aligned" in states for states in ended.values()):
                 stop.set()
 
         work = work_until(Worker(local, home, on_result=note), stop, asyncio.Event())
         await asyncio.wait_for(work, 60)
 
     asyncio.run(run())
-    assert ended == {"ana": "aligned", "ben": "aligned"}
+    # Each second the same users are queued again, who are then done.
+    assert [sorted({*states}) in (["aligned"], ["aligned", "done"]) for states in ended.values()] == [
+        True
+    ] * 2
+    assert [states.count("aligned") for states in ended.values()] == [1, 1]
     with open_control(local, home) as control:
         assert control.unschedule()
         assert not control.unschedule()

@@ -19,7 +19,7 @@ LIKELY = Trial(bound=0.25)
 GOOD = fit_prior([(6, 1)] * 30)
 BAD = fit_prior([(1, 6)] * 30)
 PAIRS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=14)
-RANK = {"rolled back": 0, "refused": 0, "undecided": 1, "provisional": 2, "confirmed": 3}
+RANK = {"rolled back": 0, "refused": 0, "undecided": 1, "provisional": 1, "confirmed": 2}
 
 
 def judge(gains: Sequence[float], gate: TwoKeys | None = None, **trial: object) -> Decision:

@@ -29,7 +29,9 @@ TOOLS = {"search_memory", "observe", "read_profile", "why", "forget"}
 @asynccontextmanager
 async def connected(url: str, key: str, **headers: str) -> AsyncIterator[Client]:
     async with AsyncExitStack() as stack:
-        http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}", **headers}, trust_env=False, timeout=60)
+        http = httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {key}", **headers}, trust_env=False, timeout=60
+        )
         await stack.enter_async_context(http)
         transport = streamable_http_client(f"{url}/mcp", http_client=http)
         client = await stack.enter_async_context(Client(transport))
