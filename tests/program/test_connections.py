@@ -27,10 +27,10 @@ REPLY = json.dumps(
 ).encode()
 
 
-async def most_at_once(n_calls: int) -> int:
-    """Make calls at once to a server that answers when no more come, and return how many it had open."""
+async def most_at_once(n_calls: int, expected: int) -> int:
+    """Make calls to a server that answers when as many as expected are open; return how many it had open."""
     now = most = 0
-    quiet = asyncio.Event()
+    full = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal now, most
@@ -41,10 +41,10 @@ async def most_at_once(n_calls: int) -> int:
                 await reader.readexactly(length)
                 now += 1
                 most = max(most, now)
-                quiet.clear()
-                while not quiet.is_set():  # nobody came meanwhile
-                    quiet.set()
-                    await asyncio.sleep(0.3)
+                if now == expected:
+                    full.set()
+                await asyncio.wait_for(full.wait(), 60)
+                await asyncio.sleep(0.1)  # in which one too many would come
                 now -= 1
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
                 writer.write(f"content-length: {len(REPLY)}\r\n\r\n".encode() + REPLY)
@@ -66,7 +66,7 @@ async def most_at_once(n_calls: int) -> int:
 @pytest.mark.parametrize(("number", "most"), [(16, 100), (120, 120)])
 def test_as_many_calls_are_open_as_asked_for(number: int, most: int) -> None:
     with most_connections(number):
-        assert asyncio.run(most_at_once(130)) == most
+        assert asyncio.run(most_at_once(130, most)) == most
 
 
 async def answer_after(bad: bytes) -> tuple[str, int]:

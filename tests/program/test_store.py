@@ -67,6 +67,7 @@ def query_plan(store: UserStore, query: str, values: Any = None) -> str:
         # The tables are so small that reading them whole is cheaper.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        connection.exec_driver_sql("SET LOCAL enable_sort = off")
         return str(connection.exec_driver_sql(f"EXPLAIN {query}", values).all()).lower()
 
 

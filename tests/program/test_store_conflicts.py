@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -90,22 +91,23 @@ def test_serialization_failures_are_run_again_and_lose_no_update(store: UserStor
     database._writer = database.engine.execution_options(isolation_level="SERIALIZABLE")
     tries = Counter[str]()
 
+    met = threading.Barrier(8)
+
     def append(connection: Connection, name: str) -> None:
         tries[name] += 1
         rows = connection.exec_driver_sql("SELECT settled FROM pa_users WHERE user_id = 'ann'").scalar_one()
+        if tries[name] == 1:
+            met.wait(timeout=60)  # all have read before one writes
         connection.exec_driver_sql("UPDATE pa_users SET settled = %s WHERE user_id = 'ann'", (rows + 1,))
 
-    start = threading.Barrier(8)
-
     def write(number: int) -> None:
-        start.wait()
         database.change(lambda connection: append(connection, str(number)))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(8)))
     with database.read() as connection:
         assert connection.exec_driver_sql("SELECT settled FROM pa_users WHERE user_id = 'ann'").scalar() == 8
-    assert sum(tries.values()) > 8, "no two transactions were in each other's way"
+    assert sum(tries.values()) >= 8 + 7
 
 
 def lock_both(store: UserStore, met: threading.Barrier, first: str, second: str) -> int:
@@ -116,7 +118,7 @@ def lock_both(store: UserStore, met: threading.Barrier, first: str, second: str)
         runs += 1
         connection.exec_driver_sql("SELECT 1 FROM pa_users WHERE user_id = %s FOR UPDATE", (first,))
         if runs == 1:
-            met.wait(timeout=10)
+            met.wait(timeout=60)
         connection.exec_driver_sql("SELECT 1 FROM pa_users WHERE user_id = %s FOR UPDATE", (second,))
         return runs
 
@@ -218,7 +220,7 @@ def test_read_sees_one_snapshot_and_cannot_write(store: UserStore) -> None:
 def role(url: str) -> Iterator[str]:
     """The URL of the store's database for a user who gets two connections."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    name = "personaagent_test_few"
+    name = f"personaagent_test_few_{os.getpid()}"  # roles are those of the whole server
     with engine.connect() as connection:
         connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 2 PASSWORD 'few'")
         connection.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")

@@ -78,7 +78,8 @@ def test_months_come_in_order_and_users_do_not_mix(location: str, month: Any) ->
     assert (total.month, total.calls, total.scored, total.agreement) == (None, 8, 8, 0.75)
 
 
-def test_sums_have_64_bits(location: str) -> None:
+def test_sums_have_64_bits(location: str, month: Any) -> None:
+    month(11)
     with UserStore(location) as store:
         for user_id in ("ana", "ben"):
             store.add_user(user_id, task="free-text")
@@ -97,7 +98,8 @@ def test_no_answer_is_lost_if_many_are_recorded_at_once(location: str) -> None:
     assert (cost.answers, cost.calls, cost.usd) == (40, 80, 5.0)
 
 
-def test_forgotten_user_costs_nothing_any_more(location: str) -> None:
+def test_forgotten_user_costs_nothing_any_more(location: str, month: Any) -> None:
+    month(11)
     with UserStore(location) as store:
         for user_id in ("ana", "ben"):
             store.add_user(user_id, task="free-text")

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -94,7 +93,8 @@ TRACED = """
 
 
 def test_local_tracing_opens_no_connection_and_resolves_no_name(tmp_path: Path) -> None:
-    before = set(Path(tempfile.gettempdir()).iterdir())
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine api.wandb.ai login user password {KEY}\n")
     netrc.chmod(0o600)
@@ -107,12 +107,11 @@ def test_local_tracing_opens_no_connection_and_resolves_no_name(tmp_path: Path) 
         NETRC=str(netrc),
         HOME=str(tmp_path / "user"),
         DSPY_CACHEDIR=str(tmp_path / "cache"),
+        TMPDIR=str(temporary),
     )
     assert process.returncode == 0, process.stderr
     assert (json.loads(process.stdout), process.stderr) == ([], "")
-    with_weave = [
-        path for path in set(Path(tempfile.gettempdir()).iterdir()) - before if "weave" in path.name
-    ]
+    with_weave = [path for path in temporary.iterdir() if "weave" in path.name]
     assert (with_weave, list(empty.iterdir()), (tmp_path / "user").exists()) == ([], [], False)
     store = TraceStore(store_path(tmp_path / "home"))
     assert store.count(LOCAL_PROJECT) == 3
@@ -179,7 +178,7 @@ def test_process_with_an_open_tracer_exits_at_once(tmp_path: Path) -> None:
             started = time.monotonic()
             process = run(code, destination, str(tmp_path / "home"), **env)
             assert (process.returncode, process.stderr) == (3, "")
-            assert time.monotonic() - started < 60
+            assert time.monotonic() - started < 180
 
 
 def test_wandb_receives_the_same_trace_as_the_local_store(tmp_path: Path) -> None:
@@ -295,7 +294,7 @@ def test_dying_server_neither_stops_the_run_nor_delays_its_exit(tmp_path: Path) 
             assert traced.stdout.readline() == "ready\n"
             server.kill()
             server.wait()
-            _, errors = traced.communicate("go\n", timeout=60)
+            _, errors = traced.communicate("go\n", timeout=180)
     assert traced.returncode == 0
     assert errors.count("tracing failed (APIConnectionError); the run goes on without its trace") == 1
     assert "Traceback" not in errors

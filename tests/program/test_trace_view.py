@@ -257,6 +257,7 @@ def test_browser_renders_the_exported_page(
 ) -> None:
     (tmp_path / "page.html").write_text(export_page(store))
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    flags += " --disable-dev-shm-usage"
     flags += " --disable-background-networking --disable-component-update --virtual-time-budget=2000"
     process = subprocess.run(
         [
@@ -269,7 +270,7 @@ def test_browser_renders_the_exported_page(
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     content = process.stdout.split("<main", 1)[1].split("</main>", 1)[0]

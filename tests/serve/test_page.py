@@ -55,6 +55,7 @@ def test_a_browser_shows_a_persona_line_by_line_with_its_evidence(
     parts["lines"] = [*parts["lines"], {"text": "<b>bold</b>", "interaction_ids": [newest.id], "since": 2}]
     store.add_persona(ANA, "Likes pulses, boldly.", source="alignment", why="a gain is shown", parts=parts)
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    flags += " --disable-dev-shm-usage"
     flags += " --disable-background-networking --disable-component-update --virtual-time-budget=3000"
     # A key for one user opens that user's view.
     address = f"{serve()}/#key={token(ANA)}"
@@ -69,7 +70,7 @@ def test_a_browser_shows_a_persona_line_by_line_with_its_evidence(
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     content = process.stdout.split("<main", 1)[1].split("</main>", 1)[0]
