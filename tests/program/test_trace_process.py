@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,10 +174,8 @@ def test_process_with_an_open_tracer_exits_at_once(tmp_path: Path) -> None:
     with served(tmp_path / "t.db") as (server, _):
         env = {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": KEY}
         for destination in ("local", "wandb:me/mine"):
-            started = time.monotonic()
             process = run(code, destination, str(tmp_path / "home"), **env)
             assert (process.returncode, process.stderr) == (3, "")
-            assert time.monotonic() - started < 180
 
 
 def test_wandb_receives_the_same_trace_as_the_local_store(tmp_path: Path) -> None:
