@@ -19,6 +19,7 @@ from optimizers.fleet.batch_api.settings import ProviderBatches
 from optimizers.fleet.engines import FleetEngine, open_engine
 from optimizers.fleet.limit import AdaptiveLimit
 from optimizers.fleet.locks import UserLocks
+from optimizers.fleet.many_calls import many_calls
 from optimizers.fleet.order import finished, longest_waiting_first
 from optimizers.fleet.pauses import Pauses
 from optimizers.fleet.place import work_key
@@ -26,12 +27,9 @@ from optimizers.interrupts import not_begun
 from optimizers.stored import aalign_user
 from program.calls import Call, around_calls
 from program.errors import BudgetExceededError, ConfigError, PinnedPersonaError, StoreError
-from program.garbage import few_collections
 from program.home import home as default_home
 from program.limits import MANY, MOST_STEPS, check_at_most
 from program.loop import AgentSettings
-from program.models.connections import most_connections
-from program.models.lookups import few_lookups
 from program.models.outages import ends_by_itself, is_outage
 from program.store import UserStore
 from program.store.personas import refuse_pinned
@@ -251,11 +249,9 @@ class Fleet:
             locks = UserLocks(self.store, self.home)
             stack.callback(locks.close)
             engine = stack.enter_context(open_engine(self.store, self.home))
-            stack.enter_context(few_lookups())
-            stack.enter_context(few_collections())
-            if self.collector is None:
-                stack.enter_context(most_connections(self.slots.ceiling))
-            else:
+            # A batch API has no calls in flight.
+            stack.enter_context(many_calls(self.slots.ceiling if self.collector is None else 0))
+            if self.collector is not None:
                 from optimizers.fleet.batch_api.engine import batched
 
                 engine = await stack.enter_async_context(

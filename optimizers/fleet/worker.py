@@ -22,6 +22,7 @@ from optimizers.fleet.commands import models_of
 from optimizers.fleet.engine import DurableEngine, open_durable
 from optimizers.fleet.limit import AdaptiveLimit
 from optimizers.fleet.locks import UserLocks
+from optimizers.fleet.many_calls import many_calls
 from optimizers.fleet.order import longest_waiting_first
 from optimizers.fleet.pauses import Pauses
 from optimizers.fleet.spending import Spending
@@ -29,10 +30,7 @@ from optimizers.fleet.users import CONCURRENCY, PATIENCE, Fleet, UserResult
 from optimizers.interrupts import to_its_end
 from program.console import exit_code, explain
 from program.errors import ConfigError, StoreUnavailableError
-from program.garbage import few_collections
 from program.loop import AgentSettings
-from program.models.connections import most_connections
-from program.models.lookups import few_lookups
 from program.store import UserStore
 from program.text import one_line
 from program.usage import UsageTracker
@@ -105,9 +103,7 @@ class Worker:
             stack.callback(processes.close)
             stack.callback(locks.close)
             stack.enter_context(processes.live(self._me))
-            stack.enter_context(few_lookups())
-            stack.enter_context(few_collections())
-            stack.enter_context(most_connections(self._concurrency))
+            stack.enter_context(many_calls(self._concurrency))
             tasks.listen(self._take, self._begin)
             # In a thread, so that DBOS runs its workflows in a loop of its own and may block; not in those of
             # the loop, which DBOS replaces by its own and ends.
