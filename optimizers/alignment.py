@@ -93,6 +93,7 @@ class PersonaAlignment(Teleprompter):  # type: ignore[misc]
             trainset=len(trainset),
             valset=len(valset),
             calls_per_rollout=student.calls_per_answer(),
+            calls_per_score=student.calls_per_score(),
             writes=writes(self.prompt_model),
         )
 

@@ -182,6 +182,7 @@ def make_plan(
     trainset: int,
     valset: int = 0,
     calls_per_rollout: tuple[int, int],
+    calls_per_score: int = 0,
     writes: bool = True,
 ) -> Plan:
     """Return the plan of an alignment.
@@ -190,13 +191,16 @@ def make_plan(
         config: The alignment's settings.
         trainset: Number of interactions that can be learned from.
         valset: Number of validation interactions; only a gate that needs scores uses them.
-        calls_per_rollout: Fewest and most model calls of one rollout.
+        calls_per_rollout: Fewest and most model calls of one rollout, without its score.
+        calls_per_score: Model calls that score the true answer of a rollout, if scores are graded.
         writes: Whether the model of feedback and update can write; only edits ask.
 
     Example:
         >>> make_plan(PAPER, trainset=50, calls_per_rollout=(3, 6)).calls
         (13, 22)
     """
+    score = calls_per_score if config.graded else 0
+    calls_per_rollout = calls_per_rollout[0] + score, calls_per_rollout[1] + score
     n = min(config.batch_size, trainset)
     pool = min(config.batch_rule.pool_size(config.batch_size), trainset) if config.steps else 0
     asks = writes or not config.edits
@@ -217,5 +221,5 @@ def make_plan(
         update_calls=config.steps * asks,
         calls_per_rollout=calls_per_rollout,
         n_checks=n_checks,
-        calls_per_check=(1, 1) if config.replay else calls_per_rollout,
+        calls_per_check=(1 + score, 1 + score) if config.replay else calls_per_rollout,
     )

@@ -220,6 +220,11 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
             return 1, 1
         return settings.min_actions + 1 + int(self._always_concludes()), settings.max_steps + 1
 
+    def calls_per_score(self) -> int:
+        """Return the model calls that score a given answer beside the agent's own: one if it is free text."""
+        scores = isinstance(self.context.task.answer, Text) and text_scorer(dspy.settings.lm) is not None
+        return int(scores)
+
     @property
     def persona(self) -> str:
         """The user's system prompt; assign a text, or parts of which it is the text as of now."""

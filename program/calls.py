@@ -1,10 +1,12 @@
 """What stands around each model call of a piece of work: a limit, a record of replies, or nothing.
 
-`program.usage.track_lm` asks here before each asyncio call. Whoever runs the work sets what stands around.
+Whatever makes an asyncio call asks here first: `program.usage.track_lm`, and the embedded model where it
+scores labels and texts. Whoever runs the work sets what stands around.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -58,6 +60,16 @@ async def make_call(request: str, call: Call) -> Any:
     """
     around = _around.get()
     return await (call() if around is None else around(request, call))
+
+
+def digest_of(*parts: Any) -> str:
+    """Return a digest of a request; equal parts have the same one in every process.
+
+    Example:
+        >>> digest_of("model", {"n": 1}) == digest_of("model", {"n": 1})
+        True
+    """
+    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def has_around() -> bool:

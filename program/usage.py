@@ -6,7 +6,6 @@ therefore exact in threads and asyncio, and DSPy's global history, which mixes u
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import dspy
 from dspy.dsp.utils.settings import main_thread_config
 
-from program.calls import has_around, make_call
+from program.calls import digest_of, has_around, make_call
 from program.errors import BudgetExceededError, ConfigError, ModelSetupError
 from program.spans import report_call
 from program.text import counted
@@ -430,7 +429,7 @@ def track_lm(lm: Any, tracker: UsageTracker) -> Any:
     async def acall(prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         if not has_around():
             return await ask(copied, prompt, messages=messages, **kwargs)
-        request = _digest(copied.model, prompt, messages, copied.kwargs, kwargs)
+        request = digest_of(copied.model, prompt, messages, copied.kwargs, kwargs)
         return await make_call(request, lambda: ask(copied, prompt, messages=messages, **kwargs))
 
     copied.update_history = record
@@ -438,10 +437,6 @@ def track_lm(lm: Any, tracker: UsageTracker) -> Any:
     copied.retries = getattr(lm, "retries", getattr(lm, "num_retries", 0))
     copied.num_retries = 0
     return copied
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 @contextmanager

@@ -146,15 +146,14 @@ def plan_batch(
     lm = dspy.settings.lm
 
     @cache
-    def calls_per_rollout(task: str, has_parts: bool) -> tuple[int, int]:
-        agent = PersonaAgent.for_user(
+    def planned_agent(task: str, has_parts: bool) -> PersonaAgent:
+        return PersonaAgent.for_user(
             "plan",
             EpisodicMemory("plan", []),
             make_tools(None, Path(), wikipedia=batch.wikipedia),
             task=get_task(task),
             persona=first_persona() if has_parts else "You help this user.",
         )
-        return agent.calls_per_answer()
 
     def plan_user(user_id: str) -> UserPlan:
         user, head = store.user(user_id), store.persona(user_id)
@@ -168,10 +167,12 @@ def plan_batch(
         if not batch.again and finished(store, user_id, batch.config, prompt_lm) is not None:
             return UserPlan(**facts, done=True, why="nothing new to learn")
         has_parts = batch.config.edits if head is None else head.parts is not None
+        agent = planned_agent(user.task, has_parts)
         plan = make_plan(
             batch.config,
             trainset=user.interactions,
-            calls_per_rollout=calls_per_rollout(user.task, has_parts),
+            calls_per_rollout=agent.calls_per_answer(),
+            calls_per_score=agent.calls_per_score(),
             writes=writes(prompt_lm),
         )
         profile = store.profile(user_id)

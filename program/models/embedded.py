@@ -6,7 +6,7 @@ import asyncio
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import dspy
@@ -16,6 +16,7 @@ from dspy.clients.errors import error_boundary
 from dspy.clients.lm15_boundary import request_kwargs
 from dspy.utils.callback import with_callbacks
 
+from program.calls import digest_of, make_call
 from program.models.decisions import DecisionLM
 from program.models.llama_server import ModelFile, Server, get_server
 from program.models.score_calls import report_scores
@@ -216,7 +217,14 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
     @with_callbacks  # type: ignore[untyped-decorator]
     async def atext_likelihood(self, messages: Sequence[Mapping[str, Any]], text: str) -> TextScore:
         """Score like `text_likelihood`, without blocking the event loop."""
-        return await asyncio.to_thread(self._score_text, messages, text)
+
+        def score() -> dict[str, Any]:
+            return asdict(self._score_text(messages, text))
+
+        found: dict[str, Any] = await make_call(
+            digest_of(self.model, messages, text), lambda: asyncio.to_thread(score)
+        )
+        return TextScore(**found)
 
     def _score_text(self, messages: Sequence[Mapping[str, Any]], text: str) -> TextScore:
         check_text(text)

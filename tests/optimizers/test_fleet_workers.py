@@ -19,7 +19,7 @@ import dspy
 import pytest
 from dspy.clients import execution
 
-from optimizers import PAPER, UserResult
+from optimizers import GROUNDED, PAPER, UserResult
 from optimizers.fleet import tasks
 from optimizers.fleet import worker as worker_module
 from optimizers.fleet.alive import Processes
@@ -452,6 +452,35 @@ def test_a_plan_with_the_embedded_model_costs_nothing(local: UserStore) -> None:
     asked = batch(model="embedded")
     with models_of(asked) as prompt_lm:
         assert plan_batch(local, USERS, asked, prompt_lm=prompt_lm).usd == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("task", "response"), [("LaMP-2M", "action"), ("free-text", "Lentil soup.")])
+def test_calls_that_score_answers_are_planned_and_limited_and_never_paid_twice(
+    tmp_path: Path, home: Path, task: str, response: str
+) -> None:
+    def calls(store: UserStore, max_calls: int) -> tuple[str, int]:
+        asked = batch(config=GROUNDED, users=("ana",), model="embedded", max_calls=max_calls)
+
+        async def collect() -> list[UserResult]:
+            run = align_here(store, ["ana"], asked, prompt_lm=None, home=home, concurrency=4)
+            return [result async for result in run]
+
+        with models_of(asked), track_usage(UsageTracker()) as tracker:
+            [result] = asyncio.run(collect())
+        return result.status, tracker.total().calls
+
+    with UserStore(tmp_path / "users.db") as store:
+        texts = [f"What of evening {n}?" for n in range(6)]
+        past = [Interaction(id=text, user_id="ana", query=text, response=response) for text in texts]
+        store.append("ana", past, task=task)
+        with models_of(batch(config=GROUNDED, model="embedded")):
+            low, high = plan_batch(store, ["ana"], batch(config=GROUNDED, model="embedded")).calls
+        assert calls(store, 3) == ("stopped", 3)
+        status, paid = calls(store, 100)
+        assert status == "aligned"
+        assert low <= 3 + paid <= high
+        whole = store.alignments("ana")[-1].record["usage"]
+        assert sum(usage["calls"] for usage in whole.values()) == 3 + paid
 
 
 def test_cancelled_users_are_not_aligned_until_they_are_tried_again(
