@@ -229,7 +229,7 @@ class _Keys:
         if not n:
             return "no interaction could be scored under both personas"
         on_items = f"gains {tally.n_plus:.1f}, losses {tally.n_minus:.1f} on {items}"
-        expected = f"expected gain {self.gain(tally):+.2f}"
+        expected = f"expected gain {round(self.gain(tally), 2) + 0.0:+.2f}"  # never -0.00
         needed = max(self.gate.min_items, betting.items_needed(self.level, self.prior))
         if outcome == "confirmed":
             return f"a gain is shown: {on_items}"

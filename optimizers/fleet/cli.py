@@ -234,7 +234,7 @@ async def _work(store: UserStore, concurrency: int, drain: bool) -> None:
         if stop.is_set():
             now.set()
         else:
-            err.print_line("ending: waits for the users in progress; again to stop at once")
+            err.print_line("stopping: finishes the users in progress; press Ctrl-C again to stop at once")
             stop.set()
 
     loop = asyncio.get_running_loop()

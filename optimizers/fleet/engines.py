@@ -47,7 +47,7 @@ def check_durable() -> None:
         ConfigError: It is not.
     """
     if not is_durable():
-        raise ConfigError("durable alignments need dbos: install the extra `fleet` of personaagent")
+        raise ConfigError("durable alignments need the extra `fleet`: pip install 'personaagent[fleet]'")
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def find_answer(
     if not calls:
         raise StoreError(
             f"no answer {wanted!r:.80} of user {user_id!r} is traced: `ask`, `align`, `eval` and `serve` "
-            "trace what agents answer; chats that `serve` forwards are no agent's"
+            "trace what agents answer; chats that `serve` forwards are not traced"
         )
     kinds = _kinds(store, calls, project)
     matching = [call for call in calls if kinds[call["trace_id"]] in _TOLD] or calls
