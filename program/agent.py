@@ -221,9 +221,11 @@ class PersonaAgent(RenamedAttributes, dspy.Module):  # type: ignore[misc]
         return settings.min_actions + 1 + int(self._always_concludes()), settings.max_steps + 1
 
     def calls_per_score(self) -> int:
-        """Return the model calls that score a given answer beside the agent's own: one if it is free text."""
-        scores = isinstance(self.context.task.answer, Text) and text_scorer(dspy.settings.lm) is not None
-        return int(scores)
+        """Return the model calls that score a true answer: 1 for a text that DSPy's model can score, else 0.
+
+        The call that answers with a label scores all labels.
+        """
+        return int(isinstance(self.context.task.answer, Text) and text_scorer(dspy.settings.lm) is not None)
 
     @property
     def persona(self) -> str:
