@@ -176,7 +176,7 @@ def _stale(user: UserSummary) -> str:
 
 @app.command()
 def show(user: User, store: Store = None, json: Json = False) -> None:
-    """Show a user's profile, latest interactions (newest first, each as query → response) and alignments."""
+    """Show a user's profile, latest interactions (newest first, each as response: query) and alignments."""
     with open_store(store) as users:
         summary = users.user(user)
         profile = users.profile(user)
@@ -204,7 +204,7 @@ def show(user: User, store: Store = None, json: Json = False) -> None:
     if latest:
         out.print_text("\nLatest interactions:")
     for interaction in reversed(latest):
-        out.print_line(f"  {cut(interaction.query, _MAX_QUERY)} → {interaction.response}")
+        out.print_line(f"  {interaction.response}: {cut(interaction.query, _MAX_QUERY)}")
     if runs:
         out.print_text("\nAlignments:")
     for run in runs:

@@ -123,7 +123,7 @@ def test_import_ask_align_rollback_and_observe_work_in_sequence(run: Run, histor
     assert run("observe", "ana", "--query", "q", "--response", "r").code == 0
     shown = run("users", "show", "ana").out
     assert "ana  free-text, 6 interactions\n" in shown
-    assert "\nLatest interactions:\n  q → r\n" in shown
+    assert "\nLatest interactions:\n  r: q\n" in shown
     assert re.search(r"\nAlignments:\n  \d{4}-\d\d-\d\d \d\d:\d\d UTC: done\n\nCosts:\n", shown)
 
 
