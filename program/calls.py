@@ -34,7 +34,7 @@ def around_calls(around: Around) -> Iterator[None]:
         ...     return ["Lentils."]
         >>> async def ask():
         ...     with around_calls(count):
-        ...         return await make_call("the request", call)
+        ...         return await make_call(call, "the request")
         >>> asyncio.run(ask())
         a call
         ['Lentils.']
@@ -51,27 +51,14 @@ def around_calls(around: Around) -> Iterator[None]:
         _around.reset(token)
 
 
-async def make_call(request: str, call: Call) -> Any:
+async def make_call(call: Call, *request: Any) -> Any:
     """Make one model call within what stands around it.
 
     Args:
-        request: A digest of everything that decides the reply.
         call: Makes the call.
+        request: Everything that decides the reply. A digest is made of it only if something stands around.
     """
     around = _around.get()
-    return await (call() if around is None else around(request, call))
-
-
-def digest_of(*parts: Any) -> str:
-    """Return a digest of a request; equal parts have the same one in every process.
-
-    Example:
-        >>> digest_of("model", {"n": 1}) == digest_of("model", {"n": 1})
-        True
-    """
-    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def has_around() -> bool:
-    """Return whether something stands around the calls; digests are needed only then."""
-    return _around.get() is not None
+    if around is None:
+        return await call()
+    return await around(hashlib.sha256(repr(request).encode("utf-8", "backslashreplace")).hexdigest(), call)

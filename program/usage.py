@@ -18,7 +18,7 @@ from typing import Any
 import dspy
 from dspy.dsp.utils.settings import main_thread_config
 
-from program.calls import digest_of, has_around, make_call
+from program.calls import make_call
 from program.errors import BudgetExceededError, ConfigError, ModelSetupError
 from program.spans import report_call
 from program.text import counted
@@ -427,10 +427,10 @@ def track_lm(lm: Any, tracker: UsageTracker) -> Any:
     ask = type(copied).acall
 
     async def acall(prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        if not has_around():
-            return await ask(copied, prompt, messages=messages, **kwargs)
-        request = digest_of(copied.model, prompt, messages, copied.kwargs, kwargs)
-        return await make_call(request, lambda: ask(copied, prompt, messages=messages, **kwargs))
+        def call() -> Any:
+            return ask(copied, prompt, messages=messages, **kwargs)
+
+        return await make_call(call, copied.model, prompt, messages, copied.kwargs, kwargs)
 
     copied.update_history = record
     copied.acall = acall

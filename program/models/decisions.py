@@ -18,7 +18,7 @@ from dspy.clients.base_lm import LM_CLASS_STATE_KEY
 from dspy.clients.errors import error_boundary
 from dspy.utils.callback import with_callbacks
 
-from program.calls import digest_of, make_call
+from program.calls import make_call
 from program.models.likelihood import LabelScores, label_likelihood
 from program.models.llama_server import ModelFile, get_server
 from program.models.score_calls import report_scores
@@ -79,8 +79,11 @@ class DecisionLM(dspy.BaseLM):  # type: ignore[misc]
     async def acall(self, state: Mapping[str, Any], questions: Mapping[str, Any]) -> dict[str, Any]:
         """Answer like `__call__`, without blocking the event loop."""
         answers: dict[str, Any] = await make_call(
-            digest_of(self.model, self.calibrate, state, questions),
             lambda: asyncio.to_thread(self._answer, state, questions),
+            self.model,
+            self.calibrate,
+            state,
+            questions,
         )
         return answers
 

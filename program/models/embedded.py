@@ -16,7 +16,7 @@ from dspy.clients.errors import error_boundary
 from dspy.clients.lm15_boundary import request_kwargs
 from dspy.utils.callback import with_callbacks
 
-from program.calls import digest_of, make_call
+from program.calls import make_call
 from program.models.decisions import DecisionLM
 from program.models.llama_server import ModelFile, Server, get_server
 from program.models.score_calls import report_scores
@@ -221,9 +221,7 @@ class EmbeddedLM(dspy.LM):  # type: ignore[misc]
         def score() -> dict[str, Any]:
             return asdict(self._score_text(messages, text))
 
-        found: dict[str, Any] = await make_call(
-            digest_of(self.model, messages, text), lambda: asyncio.to_thread(score)
-        )
+        found: dict[str, Any] = await make_call(lambda: asyncio.to_thread(score), self.model, messages, text)
         return TextScore(**found)
 
     def _score_text(self, messages: Sequence[Mapping[str, Any]], text: str) -> TextScore:
